@@ -1,0 +1,40 @@
+//! CRI v1, the interface between a node agent and a container runtime.
+//!
+//! Owns: the wire types ([`v1`], generated from `proto/runtime/v1/api.proto`), the connection to the runtime's unix
+//! socket ([`Connection`]), one method per call with its deadline ([`RuntimeClient`], [`ImageClient`]), and the one error
+//! type of them all ([`CriError`]).
+//!
+//! Inputs: an endpoint and [`ConnectOptions`]. Outputs: answers and `CriError`s; no gRPC type is needed to use them.
+//!
+//! Tasks: each [`Connection`] has one, spawned by the channel, that owns the socket and dies with the last clone.
+//!
+//! Does not: retry a call, cache an answer, or know what a pod is. A call fails at once while the runtime is away; who
+//! called decides when to ask again (see [`Retry`] and [`Connection::next_attempt_in`]).
+
+mod call;
+mod connection;
+mod endpoint;
+mod error;
+mod events;
+mod images;
+mod redact;
+mod runtime;
+
+pub use connection::{ConnectOptions, Connection, MAX_RECEIVE_BYTES, REQUEST_TIMEOUT};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::{CriError, CriErrorKind, MAX_MESSAGE_BYTES, Retry};
+pub use events::ContainerEvents;
+pub use images::ImageClient;
+pub use runtime::RuntimeClient;
+
+/// The generated messages, clients and server traits of `runtime.v1`.
+///
+/// Maps are `BTreeMap`s. An enumeration is an `i32` in a message, since a newer runtime may send a number this list does
+/// not have. The messages that carry secrets have a Debug that does not show them.
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod v1 {
+    tonic::include_proto!("runtime.v1");
+}
