@@ -1,0 +1,198 @@
+//! The manifest directory (or the one manifest file), kept up with.
+//!
+//! Owns: which files there are, what each last held, the node's set of static pods. Inputs: the directory and its
+//! inotify events, a clock for `config.seen`. Outputs: a watch channel of [`ManifestSet`]. Spawns: one blocking read
+//! at a time, and the thread of `notify`; the loop itself is [`ManifestSource::run`], for the caller to spawn.
+//!
+//! ```text
+//! inotify ──> Inbox (coalesces) ──┐
+//! rescan, each check_every ───────┼──> Scanner (blocking: stat, read, parse) ──> ManifestSet ──> watch
+//! settle, while a file is fresh ──┘
+//! ```
+//!
+//! A file counts once its writer is through: at its close, its move into place, or when nothing of it has changed for
+//! a second; the first half of a YAML file is often valid. A file that cannot be read or is wrong keeps the pods it
+//! gave last. At rest there is no timer but the rescan.
+//!
+//! Deliberately not here: running pods, telling mirror pods, keeping the last good version across restarts (a
+//! [`LastGood`] does).
+
+mod inbox;
+mod scan;
+mod set;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::identity::NodeName;
+use crate::manifest::{ManifestError, ManifestWarning, PodKey, StaticPod};
+use inbox::{Armed, Inbox};
+use scan::Scanner;
+
+/// How often the directory is read again without an event (`fileCheckFrequency`, v1beta1 default).
+pub const DEFAULT_CHECK_EVERY: Duration = Duration::from_secs(20);
+/// How long a file must stay as it is before it counts, when nothing says that its writer is through.
+pub const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
+
+/// Where the manifests are, and how to look.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// A directory of manifests, or one manifest (`staticPodPath`). It need not exist yet.
+    pub path: PathBuf,
+    /// The node the pods run on.
+    pub node: NodeName,
+    /// Time between two looks at all files, events aside; zero stands for the default.
+    pub check_every: Duration,
+    /// How long a file must stay as it is before it counts.
+    pub settle: Duration,
+}
+
+impl SourceOptions {
+    /// Options with the default times.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, node: NodeName) -> Self {
+        Self {
+            path: path.into(),
+            node,
+            check_every: DEFAULT_CHECK_EVERY,
+            settle: DEFAULT_SETTLE,
+        }
+    }
+}
+
+/// The static pods of the node, as the manifests have them now.
+#[derive(Clone, Debug, Default)]
+pub struct ManifestSet {
+    /// The pods, one a namespace and name.
+    pub pods: BTreeMap<PodKey, StaticPod>,
+    /// What is wrong with files and pods, by file.
+    pub problems: Vec<ManifestError>,
+    /// What is odd in pods that run, by file.
+    pub warnings: Vec<ManifestWarning>,
+    /// Whether all files have been read once. Until then a pod that is not in the set may yet come; so it may while the
+    /// directory has never been readable. A directory that is not there is empty, and ready.
+    pub ready: bool,
+    /// Counts the changes of the set.
+    pub generation: u64,
+}
+
+/// Keeps the last good text of each manifest, for a restart of the agent at which the file is broken. Called from a
+/// blocking thread.
+pub trait LastGood: Send {
+    /// The text kept for `path`.
+    fn load(&mut self, path: &Path) -> Option<Vec<u8>>;
+    /// Keeps `bytes`, all of whose pods were good, for `path`.
+    fn store(&mut self, path: &Path, bytes: &[u8]);
+    /// Drops what is kept for `path`, which is gone.
+    fn forget(&mut self, path: &Path);
+}
+
+/// Keeps nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NothingKept;
+
+impl LastGood for NothingKept {
+    fn load(&mut self, _: &Path) -> Option<Vec<u8>> {
+        None
+    }
+    fn store(&mut self, _: &Path, _: &[u8]) {}
+    fn forget(&mut self, _: &Path) {}
+}
+
+/// Wall time, for `config.seen` and the age of files.
+type Clock = Box<dyn Fn() -> SystemTime + Send>;
+
+/// Reads manifests and publishes the set of static pods. See the module for how.
+pub struct ManifestSource {
+    path: PathBuf,
+    check_every: Duration,
+    scanner: Scanner,
+    clock: Clock,
+    sets: watch::Sender<Arc<ManifestSet>>,
+}
+
+impl ManifestSource {
+    /// A source and the channel of its sets. Nothing is read before [`ManifestSource::run`].
+    #[must_use]
+    pub fn new(
+        options: SourceOptions,
+        clock: impl Fn() -> SystemTime + Send + 'static,
+    ) -> (Self, watch::Receiver<Arc<ManifestSet>>) {
+        let (sets, receiver) = watch::channel(Arc::default());
+        let check_every = match options.check_every {
+            Duration::ZERO => DEFAULT_CHECK_EVERY,
+            other => other,
+        };
+        let source = Self {
+            path: options.path.clone(),
+            check_every,
+            scanner: Scanner::new(options.path, options.node, options.settle),
+            clock: Box::new(clock),
+            sets,
+        };
+        (source, receiver)
+    }
+
+    /// The same source with a memory of its own for last good manifests.
+    #[must_use]
+    pub fn with_last_good(mut self, last_good: impl LastGood + 'static) -> Self {
+        self.scanner.last_good = Box::new(last_good);
+        self
+    }
+
+    /// Keeps up with the manifests until dropped.
+    pub async fn run(self) -> Infallible {
+        let Self {
+            path,
+            check_every,
+            mut scanner,
+            clock,
+            sets,
+        } = self;
+        let inbox = Arc::new(Inbox::default());
+        let mut armed = Armed::default();
+        loop {
+            // The watch comes before the look, so that no change falls between them.
+            armed.follow(&path, &inbox);
+            let news = inbox.take();
+            let (now, wall) = (Instant::now(), clock());
+            let look = tokio::task::spawn_blocking(move || {
+                let outcome = scanner.scan(&news, now, wall);
+                (scanner, outcome)
+            });
+            let outcome = match look.await {
+                Ok((back, outcome)) => {
+                    scanner = back;
+                    outcome
+                }
+                Err(e) => match e.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is going down and takes this task with it.
+                    Err(_) => match std::future::pending::<Infallible>().await {},
+                },
+            };
+            if let Some(set) = outcome.set {
+                sets.send_replace(Arc::new(set));
+            }
+            if armed.follow(&path, &inbox) {
+                continue;
+            }
+            let rescan = now + check_every;
+            let next = outcome.look_again.map_or(rescan, |at| at.min(rescan));
+            // Both arms are safe to cancel: an event leaves a permit, and the sleep is made anew each round.
+            tokio::select! {
+                () = inbox.changed() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
