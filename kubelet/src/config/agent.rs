@@ -1,0 +1,120 @@
+//! Settings that are this agent's own, in a file and kind of their own: `--agent-config`.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ConfigError;
+use super::check::check;
+use super::fields::{AGENT_FIELDS, Kind};
+use super::issue::{Issue, Issues, Origin};
+use super::layers::single_document;
+
+/// `apiVersion` of the file.
+const API_VERSION: &str = "agent.kubelet/v1alpha1";
+/// `kind` of the file.
+const KIND: &str = "AgentConfiguration";
+
+/// What upstream has no field for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// `startConcurrency`: how many pods start at once; none for two a core.
+    pub start_concurrency: Option<NonZeroU32>,
+}
+
+impl AgentSettings {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or anything in it is unknown or wrong.
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(path, &bytes)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        let path: Arc<Path> = path.into();
+        let document = single_document(&path, bytes, API_VERSION, KIND)?;
+        let checked = check(&document, AGENT_FIELDS);
+        let mut faults = checked.mistyped;
+        faults.extend(checked.strangers);
+        let concurrency = document.root.get("startConcurrency");
+        let value = concurrency.and_then(|node| node.to_json().as_u64());
+        let start_concurrency =
+            value.and_then(|value| NonZeroU32::new(u32::try_from(value).unwrap_or(0)));
+        if let (Some(node), None, true) = (concurrency, start_concurrency, faults.is_empty()) {
+            faults.push((
+                node.at,
+                format!(
+                    "startConcurrency must be {} above zero",
+                    Kind::Int32.describe()
+                ),
+            ));
+        }
+        if faults.is_empty() {
+            return Ok(Self { start_concurrency });
+        }
+        faults.sort();
+        let issue = |(at, message)| {
+            Issue::new(
+                Origin::File {
+                    path: Arc::clone(&path),
+                    at,
+                },
+                message,
+            )
+        };
+        Err(ConfigError::Invalid(Issues(
+            faults.into_iter().map(issue).collect(),
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AgentSettings, String> {
+        AgentSettings::parse(Path::new("/a.yaml"), text.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    const HEAD: &str = "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\n";
+
+    #[test]
+    fn known_fields() {
+        assert_eq!(parse(HEAD), Ok(AgentSettings::default()));
+        let settings = parse(&format!("{HEAD}startConcurrency: 4\n")).unwrap();
+        assert_eq!(settings.start_concurrency, NonZeroU32::new(4));
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_its_place() {
+        for (body, error) in [
+            (
+                "startConcurency: 4\n",
+                "/a.yaml:3:1: unknown field \"startConcurency\"; did you mean \"startConcurrency\"?",
+            ),
+            (
+                "startConcurrency: 0\n",
+                "/a.yaml:3:19: startConcurrency must be a whole number above zero",
+            ),
+            (
+                "startConcurrency: x\n",
+                "/a.yaml:3:19: startConcurrency must be a whole number, found the text \"x\"",
+            ),
+        ] {
+            let found = parse(&format!("{HEAD}{body}")).unwrap_err();
+            assert!(found.ends_with(error), "{found}");
+        }
+        let found = parse("apiVersion: v1\nkind: AgentConfiguration\n").unwrap_err();
+        assert!(
+            found.ends_with(
+                "/a.yaml:1:13: apiVersion must be \"agent.kubelet/v1alpha1\", found \"v1\""
+            ),
+            "{found}"
+        );
+    }
+}

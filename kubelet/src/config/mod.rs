@@ -1,0 +1,252 @@
+//! Flags, the KubeletConfiguration file and the drop-in directory, made one inert, validated [`Config`].
+//!
+//! Owns: the tables of flags, fields and feature gates of Kubernetes v1.36, all of them, so that any command line and
+//! file of that release parses; what the agent does not act on is named in a warning when it is set.
+//! Inputs: the arguments, the files they name, [`Environment`]. Outputs: a [`Config`] and warnings, or everything that
+//! is wrong with what was set, each with its flag or its line and column. Spawns nothing.
+//!
+//! Precedence, least first: built-in defaults, the file of `--config`, the `*.conf` files of `--config-dir` in lexical
+//! order (JSON merge patch), the flags; feature gates merge one by one. Settings that are this agent's own live in a
+//! file and kind of their own (`--agent-config`).
+//!
+//! Deliberately not here: acting on any of it, reading it again, and asking the runtime (its cgroup driver wins over
+//! ours, but it is asked later).
+
+mod agent;
+mod check;
+mod durations;
+mod fields;
+mod flags;
+mod gates;
+mod issue;
+mod labels;
+mod layers;
+mod model;
+mod nearest;
+mod node;
+mod resolve;
+mod settings;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
+
+pub use agent::AgentSettings;
+pub use durations::{DurationError, GoDuration};
+pub use flags::{CommandLine, Invocation, UsageError, parse as parse_arguments};
+pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
+pub use issue::{Issue, Issues, Origin};
+pub use model::*;
+
+use flags::{FLAGS, Group, Target};
+use layers::Layers;
+use resolve::Resolver;
+use settings::Settings;
+
+/// The Kubernetes release this agent is a kubelet of. kubeadm and the node's status read it.
+pub const KUBERNETES_VERSION: &str = "v1.36.2";
+
+/// The text of `kubelet --help`.
+#[must_use]
+pub fn usage() -> String {
+    flags::usage()
+}
+
+/// The line of `kubelet --version`; with all there is to know when `raw`.
+#[must_use]
+pub fn version(raw: bool) -> String {
+    if raw {
+        format!(
+            "version.Info{{Major:\"1\", Minor:\"36\", GitVersion:\"{KUBERNETES_VERSION}\", AgentVersion:\"{}\", Platform:\"linux/{}\"}}",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::ARCH,
+        )
+    } else {
+        format!("Kubernetes {KUBERNETES_VERSION}")
+    }
+}
+
+/// What the host says of itself, read once, so that the rest is pure.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Where relative paths of flags begin.
+    pub working_directory: PathBuf,
+    /// The host's name, as the kernel has it.
+    pub hostname: String,
+    /// Whether `/sys/fs/cgroup` is anything but cgroup v2.
+    pub cgroup_v1: bool,
+}
+
+impl Environment {
+    /// Asks the host.
+    ///
+    /// # Errors
+    /// When the working directory or the host's name cannot be read.
+    pub fn of_host() -> Result<Self, ConfigError> {
+        let working_directory = std::env::current_dir().map_err(|source| ConfigError::Host {
+            what: "the working directory",
+            source,
+        })?;
+        let hostname = nix::unistd::gethostname().map_err(|e| ConfigError::Host {
+            what: "the host's name",
+            source: e.into(),
+        })?;
+        let cgroup_v1 = !matches!(Cgroups::detect(Path::new(MOUNT_ROOT)), Ok(Version::V2));
+        Ok(Self {
+            working_directory,
+            hostname: lossy(hostname),
+            cgroup_v1,
+        })
+    }
+}
+
+fn lossy(text: OsString) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+/// Why there is no configuration. The process exits [`ConfigError::EXIT_CODE`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file or directory cannot be read.
+    #[error("cannot read the configuration file {}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The host does not say what is needed.
+    #[error("cannot read {what}")]
+    Host {
+        /// What was asked.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Something set is wrong; all of it is listed.
+    #[error("the configuration is invalid:\n{0}")]
+    Invalid(Issues),
+}
+
+impl ConfigError {
+    /// The exit status for a configuration error (`EX_CONFIG`, sysexits.h).
+    pub const EXIT_CODE: u8 = 78;
+}
+
+impl UsageError {
+    /// The exit status for a command line that is wrong (`EX_USAGE`, sysexits.h).
+    pub const EXIT_CODE: u8 = 64;
+}
+
+/// The configuration, and what is worth saying about it, once, in the log.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Deprecated flags, unknown fields, settings without effect.
+    pub warnings: Vec<Issue>,
+}
+
+/// Reads every file the command line names, merges, validates and types the result.
+///
+/// # Errors
+/// When a file cannot be read or understood, or what is set breaks a rule.
+pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, ConfigError> {
+    let here: &Path = &environment.working_directory;
+    let mut settings = Settings::new(Layers::read(line, here)?);
+    let agent = match line.text("agent-config") {
+        "" => AgentSettings::default(),
+        path => AgentSettings::read(&here.join(path))?,
+    };
+    let mut issues = Vec::new();
+    let gates =
+        FeatureGates::resolve(&settings.bool_map("featureGates")).unwrap_or_else(|errors| {
+            let origin = settings.origin("featureGates");
+            issues.extend(
+                errors
+                    .into_iter()
+                    .map(|error| Issue::new(origin.clone(), error)),
+            );
+            FeatureGates::default()
+        });
+    let node_flags = node::node_flags(line, &environment.hostname).unwrap_or_else(|errors| {
+        issues.extend(errors);
+        node::NodeFlags::default()
+    });
+    issues.extend(validate::validate(&settings, &gates, environment.cgroup_v1));
+    if !issues.is_empty() {
+        return Err(ConfigError::Invalid(Issues(issues)));
+    }
+    let mut warnings = settings.take_warnings();
+    warnings.extend(settings.unbuilt());
+    warnings.extend(unbuilt_flags(line));
+    warnings.extend(unbuilt_gates(&gates, settings.origin("featureGates")));
+    let mut resolver = Resolver {
+        settings: &settings,
+        line,
+        working_directory: here,
+        hostname: &environment.hostname,
+        warnings: &mut warnings,
+    };
+    let config = resolver.config(node_flags, gates, agent);
+    Ok(Loaded { config, warnings })
+}
+
+/// Flags that are no fields, are set to something else than their default, and that the agent does not act on.
+fn unbuilt_flags(line: &CommandLine) -> Vec<Issue> {
+    let own = line.given().iter().filter(|given| {
+        let flag = given.flag;
+        flag.target == Target::Own
+            && !flag.built
+            && flag.group != Group::Leftover
+            && !is_default(given)
+    });
+    own.map(|given| {
+        Issue::new(
+            Origin::Flag(given.flag.name),
+            "has no effect: this agent does not act on it",
+        )
+    })
+    .collect()
+}
+
+fn is_default(given: &flags::Given) -> bool {
+    debug_assert!(FLAGS.iter().any(|flag| flag.name == given.flag.name));
+    let default = given.flag.default;
+    match &given.value {
+        Value::String(text) => text == default,
+        Value::Bool(value) => default.parse() == Ok(*value),
+        Value::Number(value) => default.parse().ok() == value.as_i64(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Null => true,
+    }
+}
+
+/// Gates that the agent acts on; the rest are known, checked, and change nothing.
+const HEEDED_GATES: &[&str] = &[
+    "AllAlpha",
+    "AllBeta",
+    "GracefulNodeShutdown",
+    "GracefulNodeShutdownBasedOnPodPriority",
+    "KubeletCrashLoopBackOffMax",
+    "LoggingAlphaOptions",
+    "RotateKubeletServerCertificate",
+];
+
+fn unbuilt_gates(gates: &FeatureGates, origin: Origin) -> Option<Issue> {
+    let names: Vec<String> = gates
+        .changed()
+        .filter(|(gate, _)| !HEEDED_GATES.contains(&gate.name))
+        .map(|(gate, on)| format!("{}={on}", gate.name))
+        .collect();
+    let message = || format!("feature gates that have no effect: {}", names.join(", "));
+    (!names.is_empty()).then(|| Issue::new(origin, message()))
+}

@@ -1,0 +1,176 @@
+//! Which events are written.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tracing::{Level, Metadata};
+
+/// One entry of `--vmodule`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// A pattern with `*` and `?`: of a module's own name (`queue`), or of its whole path when it has a slash
+    /// (`kubelet/workers/*`).
+    pub pattern: String,
+    /// The verbosity of what matches.
+    pub verbosity: u32,
+}
+
+/// The crates of this workspace; others speak only when something is wrong, until `--v` asks for them.
+const OWN: &[&str] = &["kubelet", "static_pods", "cri_proto"];
+
+#[derive(Debug)]
+pub(super) struct Filter {
+    verbosity: AtomicU32,
+    modules: Vec<Module>,
+}
+
+impl Filter {
+    pub(super) fn new(verbosity: u32, modules: Vec<Module>) -> Self {
+        Self {
+            verbosity: AtomicU32::new(verbosity),
+            modules,
+        }
+    }
+
+    pub(super) fn set_verbosity(&self, verbosity: u32) {
+        self.verbosity.store(verbosity, Ordering::Relaxed);
+    }
+
+    pub(super) fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level(metadata.target())
+    }
+
+    /// The least severe level that is written for `target`.
+    fn level(&self, target: &str) -> Level {
+        let module = self
+            .modules
+            .iter()
+            .find(|module| matches_module(&module.pattern, target));
+        let own = OWN.contains(&target.split("::").next().unwrap_or(target));
+        match (module, own) {
+            (Some(module), _) => own_level(module.verbosity),
+            (None, true) => own_level(self.verbosity.load(Ordering::Relaxed)),
+            (None, false) => foreign_level(self.verbosity.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+fn own_level(verbosity: u32) -> Level {
+    match verbosity {
+        0..=3 => Level::INFO,
+        4..=5 => Level::DEBUG,
+        _ => Level::TRACE,
+    }
+}
+
+fn foreign_level(verbosity: u32) -> Level {
+    match verbosity {
+        0..=3 => Level::WARN,
+        4..=7 => Level::INFO,
+        8..=9 => Level::DEBUG,
+        _ => Level::TRACE,
+    }
+}
+
+fn matches_module(pattern: &str, target: &str) -> bool {
+    if pattern.contains('/') {
+        glob(pattern.as_bytes(), target.replace("::", "/").as_bytes())
+    } else {
+        glob(
+            pattern.as_bytes(),
+            target.rsplit("::").next().unwrap_or(target).as_bytes(),
+        )
+    }
+}
+
+/// Whether `text` is what `pattern` describes: `*` is any run, `?` any one.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&c) if c == b'?' || c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    p = at + 1;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbosity_goes_by_crate() {
+        for (verbosity, own, foreign) in [
+            (0, Level::INFO, Level::WARN),
+            (3, Level::INFO, Level::WARN),
+            (4, Level::DEBUG, Level::INFO),
+            (6, Level::TRACE, Level::INFO),
+            (8, Level::TRACE, Level::DEBUG),
+            (10, Level::TRACE, Level::TRACE),
+        ] {
+            let filter = Filter::new(verbosity, Vec::new());
+            assert_eq!(filter.level("kubelet::plan"), own, "{verbosity}");
+            assert_eq!(filter.level("static_pods"), own, "{verbosity}");
+            assert_eq!(filter.level("hyper::proto"), foreign, "{verbosity}");
+        }
+    }
+
+    #[test]
+    fn modules_have_their_own() {
+        let module = |pattern: &str, verbosity| Module {
+            pattern: pattern.to_owned(),
+            verbosity,
+        };
+        let filter = Filter::new(
+            0,
+            vec![
+                module("queue", 4),
+                module("kubelet/plan/*", 6),
+                module("h2", 6),
+            ],
+        );
+        assert_eq!(filter.level("kubelet::workers::queue"), Level::DEBUG);
+        assert_eq!(filter.level("kubelet::plan::order"), Level::TRACE);
+        assert_eq!(filter.level("kubelet::plan"), Level::INFO);
+        assert_eq!(filter.level("h2"), Level::TRACE);
+        filter.set_verbosity(4);
+        assert_eq!(filter.level("kubelet::plan"), Level::DEBUG);
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, fits) in [
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("a?c", "abc", true),
+            ("*b*", "abc", true),
+            ("", "", true),
+            ("*", "", true),
+            ("ab", "abc", false),
+            ("a?", "abc", false),
+            ("*x", "abc", false),
+            ("a*b*c", "axxbxxbc", true),
+        ] {
+            assert_eq!(
+                glob(pattern.as_bytes(), text.as_bytes()),
+                fits,
+                "{pattern} {text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! emptyDir: a directory that lives as long as its pod, on disk or in memory.
+
+use std::io;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::Volume;
+use rustix::fs;
+use rustix::io::Errno;
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use static_pods::quantity::Quantity;
+
+use super::{SetUpError, VolumesConfig, ownership};
+use crate::cgroups::resources::{self, CpuQuotaConfig};
+use crate::dir::{Dir, DirError};
+use crate::pod::{self, Pod};
+use crate::poddir::{PLUGINS, PodDir, VOLUMES};
+
+/// The kind's directory in `volumes/` and `plugins/`.
+pub(super) const PLUGIN: &str = "kubernetes.io~empty-dir";
+/// There once the volume is set up whole.
+const READY: &str = "ready";
+/// Anybody in the pod may write.
+const MODE: u32 = 0o777;
+const PRIVATE: u32 = 0o750;
+/// `statfs` magic of tmpfs (`TMPFS_MAGIC`, linux/magic.h).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+pub(super) fn set_up(
+    dir: &PodDir,
+    pod: &Pod,
+    volume: &Volume,
+    config: &VolumesConfig,
+) -> Result<PathBuf, SetUpError> {
+    let source = volume.empty_dir.as_ref();
+    let medium = source.and_then(|source| source.medium.as_deref());
+    let in_memory = match medium.unwrap_or_default() {
+        "" => false,
+        "Memory" => true,
+        huge if huge.starts_with("HugePages") => {
+            return Err(SetUpError::MediumNotBuilt(huge.to_owned()));
+        }
+        other => return Err(SetUpError::Medium(other.to_owned())),
+    };
+    let name = volume.name.as_str();
+    let volumes = dir.dir().ensure_child(VOLUMES, PRIVATE)?;
+    let parent = volumes.ensure_child(PLUGIN, PRIVATE)?;
+    let plugins = dir.dir().ensure_child(PLUGINS, PRIVATE)?;
+    let notes = plugins.ensure_child(PLUGIN, PRIVATE)?;
+    let notes = notes.ensure_child(name, PRIVATE)?;
+
+    let present = present(&parent, name)?;
+    let is_ready = notes.file_size(READY)?.is_some();
+    let volume_dir = match (present, in_memory) {
+        // What the pod did with it since, its modes above all, is the pod's.
+        (Present::Plain, false) | (Present::Tmpfs(_), true) if is_ready => {
+            return Ok(parent.path_of(name));
+        }
+        (Present::Tmpfs(mounted), true) => mounted,
+        (Present::Tmpfs(_), false) => return Err(SetUpError::Foreign(parent.path_of(name))),
+        (Present::Plain | Present::Nothing, false) => parent.ensure_child(name, MODE)?,
+        (Present::Plain | Present::Nothing, true) => {
+            let below = parent.ensure_child(name, MODE)?;
+            let source = source.and_then(|source| source.size_limit.as_ref());
+            let size = size(pod, source.map(|quantity| quantity.0.as_str()), config)?;
+            mount_tmpfs(&below, size).map_err(|source| SetUpError::Mount {
+                path: parent.path_of(name),
+                source,
+            })?;
+            let mounted = parent.child_or_mount(name)?;
+            mounted.ok_or_else(|| SetUpError::Foreign(parent.path_of(name)))?
+        }
+    };
+    let context = pod::spec(pod).security_context.as_ref();
+    if let Some(fs_group) = context.and_then(|context| context.fs_group) {
+        ownership::apply(&volume_dir, fs_group, false)?;
+    }
+    notes.ensure_file(READY, 0o640)?;
+    Ok(parent.path_of(name))
+}
+
+/// What is at the volume's place.
+enum Present {
+    Nothing,
+    Plain,
+    Tmpfs(Dir),
+}
+
+fn present(parent: &Dir, name: &str) -> Result<Present, SetUpError> {
+    match parent.child(name) {
+        Ok(Some(_)) => Ok(Present::Plain),
+        Ok(None) => Ok(Present::Nothing),
+        Err(error) if error.is_mount() => {
+            let foreign = || SetUpError::Foreign(parent.path_of(name));
+            let mounted = parent.child_or_mount(name)?.ok_or_else(foreign)?;
+            let stat = fs::fstatfs(&mounted).map_err(|errno| DirError {
+                action: "look up",
+                path: mounted.path().to_owned(),
+                source: errno.into(),
+            })?;
+            match u64::try_from(stat.f_type) {
+                Ok(TMPFS_MAGIC) => Ok(Present::Tmpfs(mounted)),
+                _ => Err(foreign()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The size of a volume in memory: the least of what pods may use on this node, what this pod may use, and what the
+/// spec says. Bytes; `None` leaves the kernel's default, half of the memory.
+pub(super) fn size(
+    pod: &Pod,
+    size_limit: Option<&str>,
+    config: &VolumesConfig,
+) -> Result<Option<u64>, SetUpError> {
+    let numbers = resources::pod_resources(pod, &CpuQuotaConfig::default())?;
+    let of_pod = numbers.memory_limit_bytes;
+    let of_volume = match size_limit {
+        None => None,
+        Some(text) => match Quantity::parse_amount(text) {
+            Ok(amount) => Some(amount.value()),
+            Err(source) => {
+                let text = text.chars().take(80).collect();
+                return Err(SetUpError::SizeLimit { text, source });
+            }
+        },
+    };
+    let bounds = [of_pod, of_volume].map(|bound| u64::try_from(bound?).ok());
+    let bounds = bounds.into_iter().flatten();
+    let bounds = bounds.chain([config.allocatable_memory_bytes]);
+    Ok(bounds.filter(|bytes| *bytes > 0).min())
+}
+
+/// Mounts a tmpfs of at most `size` bytes on `dir`, by handle; its content is not swapped out where the kernel can
+/// promise that (6.4 and later). The root has tmpfs' own mode, 1777.
+fn mount_tmpfs(dir: &Dir, size: Option<u64>) -> io::Result<()> {
+    let tmpfs = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    mount::fsconfig_set_string(&tmpfs, "source", "tmpfs")?;
+    if let Some(size) = size {
+        mount::fsconfig_set_string(&tmpfs, "size", size.to_string())?;
+    }
+    match mount::fsconfig_set_flag(&tmpfs, "noswap") {
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    mount::fsconfig_create(&tmpfs)?;
+    let detached = mount::fsmount(
+        &tmpfs,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
+    let by_handles =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(mount::move_mount(&detached, "", dir, "", by_handles)?)
+}

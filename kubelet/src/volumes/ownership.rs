@@ -1,0 +1,38 @@
+//! `fsGroup`: a volume belongs to a group, and new files in it too (the Kubernetes document "Configure a security
+//! context for a pod").
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode};
+use rustix::io::Errno;
+
+use super::SetUpError;
+use crate::dir::Dir;
+
+/// Gives all of `volume` to the group `fs_group`, readable and, unless `read_only`, writable for it; directories
+/// hand the group on to what is made in them. Links are given away themselves, not what they point to.
+pub(super) fn apply(volume: &Dir, fs_group: i64, read_only: bool) -> Result<(), SetUpError> {
+    // The largest number is the kernel's "unchanged".
+    let gid = u32::try_from(fs_group).ok().filter(|gid| *gid != u32::MAX);
+    let gid = Gid::from_raw(gid.ok_or(SetUpError::FsGroup(fs_group))?);
+    Ok(volume.walk(&mut |entry| give(entry, gid, read_only))?)
+}
+
+fn give(entry: BorrowedFd<'_>, gid: Gid, read_only: bool) -> Result<(), Errno> {
+    let stat = fs::fstat(entry)?;
+    fs::chownat(entry, "", None, Some(gid), AtFlags::EMPTY_PATH)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Symlink {
+        return Ok(());
+    }
+    let mut more = match read_only {
+        true => Mode::from_raw_mode(0o440),
+        false => Mode::from_raw_mode(0o660),
+    };
+    if kind == FileType::Directory {
+        more |= Mode::from_raw_mode(0o2110);
+    }
+    // By handle: at its name there may be another file by now. Handles of this kind take no fchmod.
+    let by_handle = format!("/proc/self/fd/{}", entry.as_raw_fd());
+    fs::chmod(by_handle, Mode::from_raw_mode(stat.st_mode) | more)
+}

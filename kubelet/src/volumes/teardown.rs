@@ -1,0 +1,94 @@
+//! Unmounts and removes all volumes of one pod, by what is on the node and not by the spec: that may be gone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Component, Path};
+
+use rustix::mount::{self, UnmountFlags};
+
+use super::{VolumeError, empty_dir};
+use crate::dir::{Dir, DirError};
+use crate::mounts;
+use crate::poddir::{PLUGINS, PodDir, VOLUMES};
+
+/// The kinds whose content is a copy or the pod's own, to be removed with it. Those after the first are what an
+/// upstream kubelet may have left. Of all other kinds only the empty directory they were mounted on is removed.
+const OWN_CONTENT: [&str; 5] = [
+    empty_dir::PLUGIN,
+    "kubernetes.io~configmap",
+    "kubernetes.io~secret",
+    "kubernetes.io~downward-api",
+    "kubernetes.io~projected",
+];
+
+pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
+    let Some(volumes) = pod.dir().child(VOLUMES)? else {
+        return Ok(());
+    };
+    // From here on no volume counts as set up.
+    if let Some(notes) = pod.dir().child(PLUGINS)? {
+        notes.remove_tree(empty_dir::PLUGIN)?;
+    }
+    unmount_below(&volumes)?;
+    for plugin in volumes.subdirectories()? {
+        let Some(kind) = volumes.child(&plugin)? else {
+            continue;
+        };
+        for name in kind.names()? {
+            match OWN_CONTENT.contains(&plugin.as_str()) {
+                true => kind.remove_tree(&name)?,
+                false => kind.remove_empty(&name)?,
+            }
+        }
+        volumes.remove_empty(&plugin)?;
+    }
+    Ok(())
+}
+
+/// Unmounts everything mounted below `volumes`, the last first; what a container left there through a mount that
+/// propagates back, too.
+fn unmount_below(volumes: &Dir) -> Result<(), VolumeError> {
+    let lookup = |source| VolumeError::Mounts {
+        path: volumes.path().to_owned(),
+        source,
+    };
+    let root = volumes.path().canonicalize().map_err(lookup)?;
+    for mounted in mounts::below(volumes.path()).map_err(lookup)? {
+        let Ok(path) = mounted.mount_point.strip_prefix(&root) else {
+            continue;
+        };
+        unmount(volumes, path).map_err(|source| VolumeError::Unmount {
+            path: mounted.mount_point.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Unmounts `path` in `volumes`, reached by handle down to the directory it lies in.
+fn unmount(volumes: &Dir, path: &Path) -> io::Result<()> {
+    let names: Option<Vec<&str>> = path
+        .components()
+        .map(|component| match component {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect();
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8");
+    let names = names.ok_or_else(unreadable)?;
+    let Some((last, above)) = names.split_last() else {
+        return Ok(());
+    };
+    let unwrap = |error: DirError| error.source;
+    let mut parent = None;
+    for name in above {
+        let next = parent.as_ref().unwrap_or(volumes).child_or_mount(name);
+        match next.map_err(unwrap)? {
+            Some(next) => parent = Some(next),
+            None => return Ok(()),
+        }
+    }
+    let parent = parent.as_ref().unwrap_or(volumes).as_fd();
+    let target = format!("/proc/self/fd/{}/{last}", parent.as_raw_fd());
+    Ok(mount::unmount(target, UnmountFlags::NOFOLLOW)?)
+}
