@@ -1,0 +1,375 @@
+//! Every field a pod's spec can have, and what this version does about it. The one place that says so.
+//!
+//! A table mirrors one type of the API. A test takes the names of each type's fields from the API crate and holds
+//! them against its table, so that no field is in the API and not here, nor here and not in the API.
+//! To build a feature: build it, then change its row.
+
+use serde_json::Value;
+
+use super::NodeFeatures;
+
+/// Reason of a pod that uses what this version does not have.
+pub(super) const UNSUPPORTED: &str = "PodFeatureUnsupported";
+
+/// What is done about a field.
+pub(super) enum Field {
+    /// It takes effect, whatever it holds.
+    Built,
+    /// It has no effect on a node, for the reason beside the row; upstream's kubelet does not act on it either.
+    NoEffect,
+    /// Accepted, not acted upon yet, and said so once; it changes neither isolation nor resources nor placement.
+    Warned(&'static str),
+    /// The pod is refused when the field asks for what is not built.
+    Refused(Refusal),
+    /// An object, its fields by a table of their own.
+    Object(&'static Table),
+    /// A list of such objects.
+    List(&'static Table),
+    /// A map from resource name to quantity.
+    Resources(fn(resource: &str, node: &NodeFeatures) -> Option<&'static str>),
+}
+
+/// When a field refuses its pod, and the reason and words for it.
+pub(super) struct Refusal {
+    /// Whether this value asks for what is not built.
+    pub(super) when: fn(&Value, &NodeFeatures) -> bool,
+    /// The status reason.
+    pub(super) reason: &'static str,
+    /// What is missing, as an end of the sentence "<path> …".
+    pub(super) why: &'static str,
+}
+
+/// The fields of one type.
+pub(super) type Table = [(&'static str, Field)];
+
+use Field::{Built, List, NoEffect, Object, Refused, Resources, Warned};
+
+const fn refused(when: fn(&Value, &NodeFeatures) -> bool, why: &'static str) -> Field {
+    Refused(Refusal {
+        when,
+        reason: UNSUPPORTED,
+        why,
+    })
+}
+
+/// Anything but what reads as not set.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn set(value: &Value, _: &NodeFeatures) -> bool {
+    is_set(value)
+}
+
+fn disabled(value: &Value, _: &NodeFeatures) -> bool {
+    value == &Value::Bool(false)
+}
+
+fn not_default_proc_mount(value: &Value, _: &NodeFeatures) -> bool {
+    is_set(value) && value != "Default"
+}
+
+const VOLUME_KIND: &str = "is a kind of volume that is not supported in this version";
+
+/// `PodSpec`.
+pub(super) const POD_SPEC: &Table = &[
+    (
+        "activeDeadlineSeconds",
+        Warned("is not enforced in this version"),
+    ),
+    ("affinity", Object(AFFINITY)),
+    ("automountServiceAccountToken", NoEffect), // read by the API server's admission
+    ("containers", List(CONTAINER)),
+    ("dnsConfig", Built),
+    ("dnsPolicy", Built),
+    ("enableServiceLinks", NoEffect), // there are no services without an API server
+    (
+        "ephemeralContainers",
+        refused(set, "are not supported in this version"),
+    ),
+    ("hostAliases", Built),
+    ("hostIPC", Built),
+    ("hostNetwork", Built),
+    ("hostPID", Built),
+    (
+        "hostUsers",
+        refused(
+            disabled,
+            "asks for a user namespace, which is not supported in this version",
+        ),
+    ),
+    ("hostname", Built),
+    ("hostnameOverride", Built),
+    (
+        "imagePullSecrets",
+        refused(set, "are not supported in this version"),
+    ),
+    ("initContainers", List(CONTAINER)),
+    ("nodeName", Built),
+    ("nodeSelector", Built),
+    ("os", Built),
+    ("overhead", Built),
+    ("preemptionPolicy", NoEffect), // read by the scheduler
+    ("priority", Built),
+    ("priorityClassName", NoEffect), // resolved by the API server's admission
+    (
+        "readinessGates",
+        Warned("are not waited for in this version"),
+    ),
+    (
+        "resourceClaims",
+        refused(
+            set,
+            "need dynamic resource allocation, which is not supported in this version",
+        ),
+    ),
+    (
+        "resources",
+        Refused(Refusal {
+            when: |value, node| is_set(value) && !node.pod_level_resources,
+            reason: "PodLevelResourcesNotSupported",
+            why: "at pod level is not supported on the node",
+        }),
+    ),
+    ("restartPolicy", Built),
+    (
+        "runtimeClassName",
+        refused(
+            set,
+            "needs runtime classes, which are not supported in this version",
+        ),
+    ),
+    ("schedulerName", NoEffect), // read by the scheduler
+    (
+        "schedulingGates",
+        refused(
+            set,
+            "keep a pod from running, and nothing on a node lifts them",
+        ),
+    ),
+    ("schedulingGroup", NoEffect), // read by the scheduler
+    ("securityContext", Object(POD_SECURITY_CONTEXT)),
+    ("serviceAccount", NoEffect), // tokens come through volumes, which are refused
+    ("serviceAccountName", NoEffect), // tokens come through volumes, which are refused
+    ("setHostnameAsFQDN", Built),
+    ("shareProcessNamespace", Built),
+    ("subdomain", Built),
+    ("terminationGracePeriodSeconds", Built),
+    ("tolerations", NoEffect), // a node without an API server has no taints
+    ("topologySpreadConstraints", NoEffect), // read by the scheduler
+    ("volumes", List(VOLUME)),
+];
+
+/// `Affinity`.
+pub(super) const AFFINITY: &Table = &[
+    ("nodeAffinity", Object(NODE_AFFINITY)),
+    ("podAffinity", NoEffect),     // read by the scheduler
+    ("podAntiAffinity", NoEffect), // read by the scheduler
+];
+
+/// `NodeAffinity`.
+pub(super) const NODE_AFFINITY: &Table = &[
+    ("preferredDuringSchedulingIgnoredDuringExecution", NoEffect), // read by the scheduler
+    ("requiredDuringSchedulingIgnoredDuringExecution", Built),
+];
+
+/// `Container`, init and regular.
+pub(super) const CONTAINER: &Table = &[
+    ("args", Built),
+    ("command", Built),
+    // Sources that are not there (configMaps, secrets, files) fail the container by name when it is made.
+    ("env", Built),
+    ("envFrom", Built),
+    ("image", Built),
+    ("imagePullPolicy", Built),
+    ("lifecycle", Object(LIFECYCLE)),
+    ("livenessProbe", Warned("is not run in this version")),
+    ("name", Built),
+    ("ports", Built),
+    ("readinessProbe", Warned("is not run in this version")),
+    ("resizePolicy", NoEffect), // read when a running pod is resized, which needs an API server
+    ("resources", Object(RESOURCES)),
+    // Which values are built depends on the kind of container: see `walk::admit_restart_policy`.
+    ("restartPolicy", Built),
+    (
+        "restartPolicyRules",
+        refused(set, "are not supported in this version"),
+    ),
+    ("securityContext", Object(SECURITY_CONTEXT)),
+    ("startupProbe", Warned("is not run in this version")),
+    ("stdin", Built),
+    ("stdinOnce", Built),
+    ("terminationMessagePath", Built),
+    ("terminationMessagePolicy", Built),
+    ("tty", Built),
+    (
+        "volumeDevices",
+        refused(
+            set,
+            "need block volumes, which are not supported in this version",
+        ),
+    ),
+    ("volumeMounts", List(VOLUME_MOUNT)),
+    ("workingDir", Built),
+];
+
+/// `Lifecycle`.
+pub(super) const LIFECYCLE: &Table = &[
+    ("postStart", Warned("is not run in this version")),
+    ("preStop", Warned("is not run in this version")),
+    (
+        "stopSignal",
+        Warned("is not used in this version; the image's own signal is"),
+    ),
+];
+
+/// `ResourceRequirements` of a container.
+pub(super) const RESOURCES: &Table = &[
+    (
+        "claims",
+        refused(
+            set,
+            "need dynamic resource allocation, which is not supported in this version",
+        ),
+    ),
+    ("limits", Resources(limit)),
+    ("requests", Resources(request)),
+];
+
+fn limit(resource: &str, node: &NodeFeatures) -> Option<&'static str> {
+    match resource {
+        "ephemeral-storage" if !node.local_storage_limits => {
+            Some("is not enforced in this version")
+        }
+        "ephemeral-storage" => None,
+        other => request(other, node),
+    }
+}
+
+fn request(resource: &str, node: &NodeFeatures) -> Option<&'static str> {
+    match resource {
+        "cpu" | "memory" | "ephemeral-storage" => None,
+        pages if pages.starts_with("hugepages-") => {
+            (!node.hugepages).then_some("is not supported in this version")
+        }
+        _ => Some("needs device plugins, which are not supported in this version"),
+    }
+}
+
+/// `SecurityContext`.
+pub(super) const SECURITY_CONTEXT: &Table = &[
+    ("allowPrivilegeEscalation", Built),
+    ("appArmorProfile", Built),
+    ("capabilities", Built),
+    ("privileged", Built),
+    (
+        "procMount",
+        refused(
+            not_default_proc_mount,
+            "needs user namespaces, which are not supported in this version",
+        ),
+    ),
+    ("readOnlyRootFilesystem", Built),
+    ("runAsGroup", Built),
+    ("runAsNonRoot", Built),
+    ("runAsUser", Built),
+    ("seLinuxOptions", Built),
+    ("seccompProfile", Built),
+    ("windowsOptions", NoEffect), // for Windows only
+];
+
+/// `PodSecurityContext`.
+pub(super) const POD_SECURITY_CONTEXT: &Table = &[
+    ("appArmorProfile", Built),
+    ("fsGroup", Built),
+    ("fsGroupChangePolicy", NoEffect), // for persistent volumes only
+    ("runAsGroup", Built),
+    ("runAsNonRoot", Built),
+    ("runAsUser", Built),
+    ("seLinuxChangePolicy", NoEffect), // for persistent volumes only
+    ("seLinuxOptions", Built),
+    ("seccompProfile", Built),
+    ("supplementalGroups", Built),
+    (
+        "supplementalGroupsPolicy",
+        Refused(Refusal {
+            when: |value, node| value == "Strict" && !node.supplemental_groups_policy,
+            reason: "SupplementalGroupsPolicyNotSupported",
+            why: "SupplementalGroupsPolicy=Strict is not supported in this node",
+        }),
+    ),
+    ("sysctls", Built),
+    ("windowsOptions", NoEffect), // for Windows only
+];
+
+/// `VolumeMount`.
+pub(super) const VOLUME_MOUNT: &Table = &[
+    ("mountPath", Built),
+    ("mountPropagation", Built),
+    ("name", Built),
+    ("readOnly", Built),
+    ("recursiveReadOnly", Built),
+    ("subPath", refused(set, "is not supported in this version")),
+    (
+        "subPathExpr",
+        refused(set, "is not supported in this version"),
+    ),
+];
+
+/// `Volume`.
+pub(super) const VOLUME: &Table = &[
+    ("awsElasticBlockStore", refused(always, VOLUME_KIND)),
+    ("azureDisk", refused(always, VOLUME_KIND)),
+    ("azureFile", refused(always, VOLUME_KIND)),
+    ("cephfs", refused(always, VOLUME_KIND)),
+    ("cinder", refused(always, VOLUME_KIND)),
+    ("configMap", refused(always, VOLUME_KIND)),
+    ("csi", refused(always, VOLUME_KIND)),
+    ("downwardAPI", refused(always, VOLUME_KIND)),
+    ("emptyDir", Object(EMPTY_DIR)),
+    ("ephemeral", refused(always, VOLUME_KIND)),
+    ("fc", refused(always, VOLUME_KIND)),
+    ("flexVolume", refused(always, VOLUME_KIND)),
+    ("flocker", refused(always, VOLUME_KIND)),
+    ("gcePersistentDisk", refused(always, VOLUME_KIND)),
+    ("gitRepo", refused(always, VOLUME_KIND)),
+    ("glusterfs", refused(always, VOLUME_KIND)),
+    ("hostPath", Built),
+    ("image", refused(always, VOLUME_KIND)),
+    ("iscsi", refused(always, VOLUME_KIND)),
+    ("name", Built),
+    ("nfs", refused(always, VOLUME_KIND)),
+    ("persistentVolumeClaim", refused(always, VOLUME_KIND)),
+    ("photonPersistentDisk", refused(always, VOLUME_KIND)),
+    ("portworxVolume", refused(always, VOLUME_KIND)),
+    ("projected", refused(always, VOLUME_KIND)),
+    ("quobyte", refused(always, VOLUME_KIND)),
+    ("rbd", refused(always, VOLUME_KIND)),
+    ("scaleIO", refused(always, VOLUME_KIND)),
+    ("secret", refused(always, VOLUME_KIND)),
+    ("storageos", refused(always, VOLUME_KIND)),
+    ("vsphereVolume", refused(always, VOLUME_KIND)),
+];
+
+/// A volume's source says its kind by being there, even when it is an empty object.
+fn always(value: &Value, _: &NodeFeatures) -> bool {
+    !value.is_null()
+}
+
+/// `EmptyDirVolumeSource`. Its size limit hangs on its medium: see `walk::admit_empty_dirs`.
+pub(super) const EMPTY_DIR: &Table = &[
+    (
+        "medium",
+        refused(
+            |value, _| is_set(value) && value != "Memory",
+            "is a medium that is not supported in this version",
+        ),
+    ),
+    ("sizeLimit", Built),
+];

@@ -1,0 +1,175 @@
+//! Holds a pod against the tables of [`fields`](super::fields).
+
+use serde_json::{Map, Value};
+
+use super::fields::{Field, POD_SPEC, Table, UNSUPPORTED};
+use super::{NodeFeatures, Rejection};
+use crate::pod::{self, ContainerKind, Pod};
+
+/// What a walk found of note at one field.
+enum Finding<'a> {
+    Warned { path: &'a str, what: &'static str },
+    Refused(Rejection),
+}
+
+pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    let mut first = None;
+    visit(pod, node, &mut |finding| {
+        if let (None, Finding::Refused(rejection)) = (&first, finding) {
+            first = Some(rejection);
+        }
+    });
+    if let Some(rejection) = first {
+        return Err(rejection);
+    }
+    admit_restart_policies(pod)?;
+    admit_empty_dirs(pod, node)
+}
+
+/// What `pod` asks for and does not get in this version, though it runs: a line for each such field. Empty for a
+/// pod whose every field takes effect.
+#[must_use]
+pub fn warnings(pod: &Pod) -> Vec<String> {
+    let mut lines = Vec::new();
+    visit(pod, &NodeFeatures::default(), &mut |finding| {
+        if let Finding::Warned { path, what } = finding {
+            lines.push(format!("{path} {what}"));
+        }
+    });
+    lines
+}
+
+fn visit(pod: &Pod, node: &NodeFeatures, found: &mut dyn FnMut(Finding<'_>)) {
+    // The tree, not the types: a field that a newer API crate adds is met here without a change to this code.
+    match serde_json::to_value(pod::spec(pod)) {
+        Ok(Value::Object(spec)) => object(&spec, POD_SPEC, &mut "spec".to_owned(), node, found),
+        _ => found(Finding::Refused(Rejection::new(
+            UNSUPPORTED,
+            "spec cannot be written as JSON",
+        ))),
+    }
+}
+
+fn object(
+    fields: &Map<String, Value>,
+    table: &Table,
+    path: &mut String,
+    node: &NodeFeatures,
+    found: &mut dyn FnMut(Finding<'_>),
+) {
+    for (name, value) in fields {
+        let parent = path.len();
+        path.push('.');
+        path.push_str(name);
+        match table.iter().find(|(known, _)| known == name) {
+            Some((_, field)) => one(field, value, path, node, found),
+            None => found(unsupported(path, "is not known to this version")),
+        }
+        path.truncate(parent);
+    }
+}
+
+fn one(
+    field: &Field,
+    value: &Value,
+    path: &mut String,
+    node: &NodeFeatures,
+    found: &mut dyn FnMut(Finding<'_>),
+) {
+    match field {
+        Field::Built | Field::NoEffect => {}
+        Field::Warned(what) => found(Finding::Warned { path, what }),
+        Field::Refused(refusal) => {
+            if (refusal.when)(value, node) {
+                // Upstream's sentence where it has one, ours behind the path where it has none.
+                let message = if refusal.reason == "SupplementalGroupsPolicyNotSupported" {
+                    refusal.why.to_owned()
+                } else {
+                    sentence(path, value, refusal.why)
+                };
+                found(Finding::Refused(Rejection::new(refusal.reason, message)));
+            }
+        }
+        Field::Object(table) => {
+            if let Value::Object(fields) = value {
+                object(fields, table, path, node, found);
+            }
+        }
+        Field::List(table) => {
+            for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                let parent = path.len();
+                path.push_str(&format!("[{index}]"));
+                if let Value::Object(fields) = item {
+                    object(fields, table, path, node, found);
+                }
+                path.truncate(parent);
+            }
+        }
+        Field::Resources(refuse) => {
+            for (resource, quantity) in value.as_object().into_iter().flatten() {
+                // A quantity of zero asks for nothing.
+                if quantity.as_str() != Some("0")
+                    && let Some(why) = refuse(resource, node)
+                {
+                    found(unsupported(&format!("{path}[{resource}]"), why));
+                }
+            }
+        }
+    }
+}
+
+fn unsupported(path: &str, why: &str) -> Finding<'static> {
+    Finding::Refused(Rejection::new(UNSUPPORTED, format!("{path} {why}")))
+}
+
+/// `path: value why` for a scalar, `path why` for what would be too long to repeat.
+fn sentence(path: &str, value: &Value, why: &str) -> String {
+    match value {
+        Value::Bool(_) | Value::Number(_) => format!("{path}: {value} {why}"),
+        Value::String(text) if text.len() <= 64 => format!("{path}: {text:?} {why}"),
+        _ => format!("{path} {why}"),
+    }
+}
+
+/// A container may be a sidecar (`restartPolicy: Always` on an init container). Restart policies of single
+/// containers beyond that come with restart rules, which are not built; to ignore one would restart what must not be.
+fn admit_restart_policies(pod: &Pod) -> Result<(), Rejection> {
+    let refused = pod::containers(pod).find_map(|(kind, container)| {
+        let policy = container.restart_policy.as_deref()?;
+        (kind != ContainerKind::Sidecar && !policy.is_empty()).then_some((kind, container, policy))
+    });
+    let Some((kind, container, policy)) = refused else {
+        return Ok(());
+    };
+    let list = match kind {
+        ContainerKind::Regular => "containers",
+        ContainerKind::Init | ContainerKind::Sidecar => "initContainers",
+    };
+    Err(Rejection::new(
+        UNSUPPORTED,
+        format!(
+            "spec.{list}{{{}}}.restartPolicy: {policy:?} is not supported in this version",
+            container.name
+        ),
+    ))
+}
+
+/// The size of a directory in memory is held by its file system; on disk only eviction holds it.
+fn admit_empty_dirs(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    let volumes = pod::spec(pod).volumes.iter().flatten().enumerate();
+    for (index, volume) in volumes {
+        let Some(dir) = &volume.empty_dir else {
+            continue;
+        };
+        let on_disk = dir.medium.as_deref().unwrap_or_default().is_empty();
+        if on_disk && dir.size_limit.is_some() && !node.local_storage_limits {
+            return Err(Rejection::new(
+                UNSUPPORTED,
+                format!(
+                    "spec.volumes[{index}].emptyDir.sizeLimit is not enforced on disk in this version; leave it out, or use medium: Memory"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}

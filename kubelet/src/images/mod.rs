@@ -1,0 +1,54 @@
+//! Images: is it here, may it be pulled, pull it.
+//!
+//! Owns: the queue of pulls, their rate limit and their back-off (all in memory); what an image name may look like;
+//! the node's registry credentials while a pull uses them.
+//! Inputs: a container's image and policy; the runtime's image service behind [`ImageRuntime`]; docker configuration
+//! files. Outputs: [`ImageReady`] or [`ImageError`]; events through the caller's closure.
+//! Spawns no task: a look-up and a pull are part of the future of whoever asked (see [`ImagePuller::ensure`] for what
+//! dropping it does).
+//! Does not: remove images, read pull secrets of pods, run credential-provider plugins, or keep records of who pulled
+//! what.
+
+mod backoff;
+mod credentials;
+mod error;
+mod limit;
+mod name;
+mod policy;
+mod presence;
+mod puller;
+
+pub use credentials::{Credential, CredentialFileError, Keyring, NodeCredentials};
+pub use error::ImageError;
+pub use name::{ImageName, InvalidImageName};
+pub use policy::{Decision, PullPolicy, decide};
+pub use puller::{ImageEvent, ImagePuller, ImageRequest, ImageRuntime, PullConfig};
+
+use crate::runtime::ImageRef;
+
+/// Whom an image runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageUser {
+    /// A numeric user.
+    Uid(i64),
+    /// A user that only the image's own `/etc/passwd` can tell the number of.
+    Name(String),
+}
+
+impl Default for ImageUser {
+    /// Root: what an image that says nothing runs as.
+    fn default() -> Self {
+        Self::Uid(0)
+    }
+}
+
+/// An image that a container can be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageReady {
+    /// What the runtime calls it; a tag that moves after this changes nothing.
+    pub image_ref: ImageRef,
+    /// Whom it runs as unless the pod says otherwise.
+    pub user: ImageUser,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+}

@@ -1,0 +1,542 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cri_proto::CriErrorKind;
+use tokio::sync::Notify;
+
+use super::*;
+
+/// A runtime with a set of images; pulls take as long as told, fail as told, and are counted.
+#[derive(Default)]
+struct FakeRuntime {
+    state: Mutex<Fake>,
+    looks: AtomicUsize,
+    pulls: AtomicUsize,
+    running: AtomicUsize,
+    most_at_once: AtomicUsize,
+    let_looks_end: Option<Notify>,
+}
+
+#[derive(Default)]
+struct Fake {
+    images: HashMap<String, v1::Image>,
+    look_error: Option<CriError>,
+    pull_errors: HashMap<String, CriError>,
+    pull_time: Duration,
+    accepts_user: Option<String>,
+    users_tried: Vec<String>,
+}
+
+impl FakeRuntime {
+    fn with(self, set: impl FnOnce(&mut Fake)) -> Self {
+        set(&mut self.state.lock().unwrap());
+        self
+    }
+
+    fn holding(image: &str) -> Self {
+        Self::default().with(|fake| {
+            fake.images.insert(image.to_owned(), held(image));
+        })
+    }
+}
+
+fn held(image: &str) -> v1::Image {
+    v1::Image {
+        id: format!("sha256:{image}"),
+        size: 42,
+        uid: Some(v1::Int64Value { value: 101 }),
+        ..v1::Image::default()
+    }
+}
+
+fn cri(kind: CriErrorKind, message: &str) -> CriError {
+    CriError::new("PullImage", kind, message)
+}
+
+/// Counts a pull under way, however it ends.
+struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl ImageRuntime for Arc<FakeRuntime> {
+    async fn image_status(&self, image: v1::ImageSpec) -> Result<Option<v1::Image>, CriError> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        if let Some(end) = &self.let_looks_end {
+            end.notified().await;
+        }
+        let fake = self.state.lock().unwrap();
+        match &fake.look_error {
+            Some(error) => Err(error.clone()),
+            None => Ok(fake.images.get(&image.image).cloned()),
+        }
+    }
+
+    async fn pull_image(
+        &self,
+        image: v1::ImageSpec,
+        auth: Option<v1::AuthConfig>,
+        _: Option<v1::PodSandboxConfig>,
+    ) -> Result<String, CriError> {
+        self.pulls.fetch_add(1, Ordering::SeqCst);
+        let at_once = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
+        let _running = Running(&self.running);
+        let time = self.state.lock().unwrap().pull_time;
+        tokio::time::sleep(time).await;
+        let mut fake = self.state.lock().unwrap();
+        if let Some(auth) = auth {
+            fake.users_tried.push(auth.username.clone());
+            if fake.accepts_user.as_ref() != Some(&auth.username) {
+                return Err(cri(
+                    CriErrorKind::Other,
+                    &format!("{} may not", auth.username),
+                ));
+            }
+        }
+        if let Some(error) = fake.pull_errors.get(&image.image) {
+            return Err(error.clone());
+        }
+        fake.images.insert(image.image.clone(), held(&image.image));
+        Ok(format!("sha256:{}", image.image))
+    }
+}
+
+struct Bench {
+    runtime: Arc<FakeRuntime>,
+    puller: Arc<ImagePuller<Arc<FakeRuntime>>>,
+    events: Mutex<Vec<String>>,
+}
+
+impl Bench {
+    fn new(runtime: FakeRuntime) -> Self {
+        Self::configured(runtime, PullConfig::default(), NodeCredentials::default())
+    }
+
+    fn configured(runtime: FakeRuntime, config: PullConfig, credentials: NodeCredentials) -> Self {
+        let runtime = Arc::new(runtime);
+        Self {
+            puller: Arc::new(ImagePuller::new(Arc::clone(&runtime), &config, credentials)),
+            runtime,
+            events: Mutex::default(),
+        }
+    }
+
+    async fn ensure(
+        &self,
+        pod: &str,
+        image: &str,
+        policy: PullPolicy,
+    ) -> Result<ImageReady, ImageError> {
+        let request = ImageRequest {
+            pod: &PodUid::parse(pod).unwrap(),
+            image,
+            policy,
+            annotations: &BTreeMap::new(),
+            sandbox: None,
+        };
+        let record = |event: ImageEvent| {
+            let kind = if event.warning { "Warning" } else { "Normal" };
+            let line = format!("{kind} {} {}", event.reason, event.message);
+            self.events.lock().unwrap().push(line);
+        };
+        self.puller.ensure(&request, &record).await
+    }
+
+    fn events(&self) -> Vec<String> {
+        std::mem::take(&mut self.events.lock().unwrap())
+    }
+
+    fn set(&self, set: impl FnOnce(&mut Fake)) {
+        set(&mut self.runtime.state.lock().unwrap());
+    }
+
+    fn count(&self, counter: fn(&FakeRuntime) -> &AtomicUsize) -> usize {
+        counter(&self.runtime).load(Ordering::SeqCst)
+    }
+}
+
+use PullPolicy::{Always, IfNotPresent, Never};
+
+#[tokio::test(start_paused = true)]
+async fn a_present_image_is_used() {
+    let bench = Bench::new(FakeRuntime::holding("nginx:1"));
+    for policy in [IfNotPresent, Never] {
+        let ready = bench.ensure("p", "nginx:1", policy).await.unwrap();
+        assert_eq!(ready.image_ref.as_str(), "sha256:nginx:1");
+        assert_eq!(ready.user, ImageUser::Uid(101));
+        assert_eq!(
+            bench.events(),
+            [
+                "Normal Pulled Container image \"nginx:1\" already present on machine and can be accessed by the pod"
+            ]
+        );
+    }
+    assert_eq!(bench.count(|r| &r.pulls), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_image_is_pulled_and_so_is_any_under_always() {
+    let bench = Bench::new(
+        FakeRuntime::default().with(|fake| fake.pull_time = Duration::from_millis(1250)),
+    );
+    for policy in [IfNotPresent, Always] {
+        let ready = bench.ensure("p", "nginx", policy).await.unwrap();
+        assert_eq!(
+            (ready.image_ref.as_str(), ready.size_bytes),
+            ("sha256:nginx:latest", 42)
+        );
+        assert_eq!(
+            bench.events(),
+            [
+                "Normal Pulling Pulling image \"nginx\"",
+                "Normal Pulled Successfully pulled image \"nginx\" in 1.25s (1.25s including waiting). Image size: 42 bytes.",
+            ]
+        );
+    }
+    assert_eq!(bench.count(|r| &r.pulls), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_failure_has_upstreams_reason_message_and_events() {
+    let bench = Bench::new(FakeRuntime::default());
+    let fails = async |image: &str, policy, reason: &str, message: &str, events: &[&str]| {
+        let error = bench.ensure("p", image, policy).await.unwrap_err();
+        assert_eq!(
+            (error.reason(), error.to_string().as_str()),
+            (reason, message)
+        );
+        assert_eq!(bench.events(), events);
+        error.retry_after()
+    };
+    let invalid = "Failed to apply default image tag \"N x\": couldn't parse image name \"N x\": invalid reference format: repository name (library/N x) must be lowercase";
+    let event = format!("Warning InspectFailed {invalid}");
+    let retry = fails(
+        "N x",
+        Always,
+        "InvalidImageName",
+        invalid,
+        &[&event, "Warning Failed Error: InvalidImageName"],
+    )
+    .await;
+    assert_eq!(retry, None);
+
+    let never = "Container image \"a\" is not present with pull policy of Never";
+    let event = format!("Warning ErrImageNeverPull {never}");
+    fails(
+        "a",
+        Never,
+        "ErrImageNeverPull",
+        never,
+        &[&event, "Warning Failed Error: ErrImageNeverPull"],
+    )
+    .await;
+
+    for (image, kind, said, reason, message, shown) in [
+        (
+            "b",
+            CriErrorKind::NotFound,
+            "no such thing",
+            "ErrImagePull",
+            "rpc error: code = NotFound desc = no such thing",
+            "rpc error: code = NotFound desc = no such thing",
+        ),
+        (
+            "c",
+            CriErrorKind::Other,
+            "it broke",
+            "ErrImagePull",
+            "it broke",
+            "it broke",
+        ),
+        (
+            "d",
+            CriErrorKind::Other,
+            "RegistryUnavailable: no route",
+            "RegistryUnavailable",
+            "image pull failed for d because the registry is unavailable: no route",
+            "RegistryUnavailable: no route",
+        ),
+        (
+            "e",
+            CriErrorKind::Other,
+            "SignatureValidationFailed",
+            "SignatureValidationFailed",
+            "image pull failed for e because the signature validation failed",
+            "SignatureValidationFailed",
+        ),
+    ] {
+        bench.set(|fake| {
+            fake.pull_errors
+                .insert(format!("{image}:latest"), cri(kind, said));
+        });
+        let pulling = format!("Normal Pulling Pulling image {image:?}");
+        let failed = format!("Warning Failed Failed to pull image {image:?}: {shown}");
+        let error = format!("Warning Failed Error: {reason}");
+        let retry = fails(image, Always, reason, message, &[&pulling, &failed, &error]).await;
+        assert_eq!(retry, Some(Duration::from_secs(10)));
+        let message = format!("Back-off pulling image {image:?}: {reason}: {message}");
+        let event = format!("Normal BackOff Back-off pulling image {image:?}");
+        let retry = fails(
+            image,
+            Always,
+            "ImagePullBackOff",
+            &message,
+            &[&event, "Warning Failed Error: ImagePullBackOff"],
+        )
+        .await;
+        assert_eq!(retry, Some(Duration::from_secs(10)));
+    }
+
+    bench.set(|fake| fake.look_error = Some(cri(CriErrorKind::DeadlineExceeded, "too slow")));
+    let inspect =
+        "Failed to inspect image \"f\": rpc error: code = DeadlineExceeded desc = too slow";
+    let event = format!("Warning InspectFailed {inspect}");
+    fails(
+        "f",
+        IfNotPresent,
+        "ImageInspectError",
+        inspect,
+        &[&event, "Warning Failed Error: ImageInspectError"],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn back_off_ends_by_time_and_with_the_pod() {
+    let bench = Bench::new(FakeRuntime::default().with(|fake| {
+        fake.pull_errors
+            .insert("a:latest".into(), cri(CriErrorKind::Other, "no"));
+    }));
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let error = bench.ensure("p", "a", Always).await.unwrap_err();
+        assert_eq!(error.reason(), "ErrImagePull");
+        let wait = error.retry_after().unwrap();
+        waits.push(wait.as_secs());
+        tokio::time::sleep(wait - Duration::from_millis(1)).await;
+        assert_eq!(
+            bench.ensure("p", "a", Always).await.unwrap_err().reason(),
+            "ImagePullBackOff"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(waits, [10, 20, 40, 80, 160, 300]);
+    assert_eq!(
+        bench.ensure("p", "a", Always).await.unwrap_err().reason(),
+        "ErrImagePull"
+    );
+    assert_eq!(
+        bench.ensure("q", "a", Always).await.unwrap_err().reason(),
+        "ErrImagePull"
+    );
+    bench.puller.forget(&PodUid::parse("p").unwrap());
+    let error = bench.ensure("p", "a", Always).await.unwrap_err();
+    assert_eq!(
+        (error.reason(), error.retry_after()),
+        ("ErrImagePull", Some(Duration::from_secs(10)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pulls_queue_and_a_present_image_does_not_wait_for_them() {
+    let bench = Bench::new(
+        FakeRuntime::holding("here:1").with(|fake| fake.pull_time = Duration::from_secs(60)),
+    );
+    let start = Instant::now();
+    let here = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bench.ensure("c", "here:1", IfNotPresent).await.unwrap();
+        start.elapsed()
+    };
+    let (a, b, here) = tokio::join!(
+        bench.ensure("a", "x", Always),
+        bench.ensure("b", "y", Always),
+        here
+    );
+    assert!(a.is_ok() && b.is_ok());
+    assert_eq!(here, Duration::from_secs(1));
+    assert_eq!(start.elapsed(), Duration::from_secs(120));
+    assert_eq!(bench.count(|r| &r.most_at_once), 1);
+    let events = bench.events();
+    assert!(
+        events.contains(
+            &"Normal Pulled Successfully pulled image \"y\" in 1m0s (2m0s including waiting). Image size: 42 bytes.".to_owned()
+        ),
+        "{events:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn parallel_pulls_are_as_many_as_configured() {
+    for (max_parallel, most, secs) in [(Some(2), 2, 30), (None, 5, 10)] {
+        let config = PullConfig {
+            serialize: false,
+            max_parallel,
+            ..PullConfig::default()
+        };
+        let runtime = FakeRuntime::default().with(|fake| fake.pull_time = Duration::from_secs(10));
+        let bench = Bench::configured(runtime, config, NodeCredentials::default());
+        let start = Instant::now();
+        let _ = tokio::join!(
+            bench.ensure("a", "a", Always),
+            bench.ensure("b", "b", Always),
+            bench.ensure("c", "c", Always),
+            bench.ensure("d", "d", Always),
+            bench.ensure("e", "e", Always),
+        );
+        assert_eq!(bench.count(|r| &r.most_at_once), most);
+        assert_eq!(start.elapsed(), Duration::from_secs(secs));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_while_the_image_was_pulled_does_not_pull_it_again() {
+    let bench =
+        Bench::new(FakeRuntime::default().with(|fake| fake.pull_time = Duration::from_secs(5)));
+    let (a, b) = tokio::join!(
+        bench.ensure("a", "x:1", IfNotPresent),
+        bench.ensure("b", "x:1", IfNotPresent)
+    );
+    assert_eq!(a.unwrap(), b.unwrap());
+    assert_eq!(bench.count(|r| &r.pulls), 1);
+    assert_eq!(
+        bench.events().last().unwrap(),
+        "Normal Pulled Successfully pulled image \"x:1\" in 0s (5s including waiting). Image size: 42 bytes."
+    );
+    let _ = tokio::join!(
+        bench.ensure("a", "x:1", Always),
+        bench.ensure("b", "x:1", Always)
+    );
+    assert_eq!(bench.count(|r| &r.pulls), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_pulls_in_a_while_fail() {
+    let config = PullConfig {
+        burst: 2,
+        per_second: 1,
+        ..PullConfig::default()
+    };
+    let bench = Bench::configured(FakeRuntime::default(), config, NodeCredentials::default());
+    let mut reasons = Vec::new();
+    for image in ["a", "b", "c"] {
+        reasons.push(
+            bench
+                .ensure("p", image, Always)
+                .await
+                .map(drop)
+                .map_err(|e| (e.reason(), e.to_string())),
+        );
+    }
+    assert_eq!(
+        reasons,
+        [
+            Ok(()),
+            Ok(()),
+            Err(("ErrImagePull", "pull QPS exceeded".to_owned()))
+        ]
+    );
+    assert_eq!(bench.count(|r| &r.pulls), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_asks_for_presence_once_and_survives_the_one_who_asked() {
+    let bench = Arc::new(Bench::new(FakeRuntime {
+        let_looks_end: Some(Notify::new()),
+        ..FakeRuntime::holding("x:1")
+    }));
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.ensure(&format!("p{n}"), "x:1", IfNotPresent).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.count(|r| &r.looks), 1);
+    tasks[0].abort();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.count(|r| &r.looks), 2, "another asks in its place");
+    bench.runtime.let_looks_end.as_ref().unwrap().notify_one();
+    for task in tasks.into_iter().skip(1) {
+        assert!(task.await.unwrap().is_ok());
+    }
+    assert_eq!(bench.count(|r| &r.looks), 2);
+    // The answer is old after a second.
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    bench.runtime.let_looks_end.as_ref().unwrap().notify_one();
+    bench.ensure("p", "x:1", IfNotPresent).await.unwrap();
+    assert_eq!(bench.count(|r| &r.looks), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_image_is_asked_for_anew_each_time() {
+    let bench = Bench::new(FakeRuntime::default());
+    assert!(bench.ensure("p", "x:1", Never).await.is_err());
+    bench.set(|fake| {
+        fake.images.insert("x:1".into(), held("x:1"));
+    });
+    assert!(bench.ensure("p", "x:1", Never).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_frees_its_turn_and_leaves_no_back_off() {
+    let bench =
+        Bench::new(FakeRuntime::default().with(|fake| fake.pull_time = Duration::from_secs(60)));
+    let dropped =
+        tokio::time::timeout(Duration::from_secs(1), bench.ensure("p", "x", Always)).await;
+    assert!(dropped.is_err());
+    assert_eq!(bench.count(|r| &r.running), 0, "the pull is cancelled");
+    let start = Instant::now();
+    bench.ensure("p", "x", Always).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn credentials_are_tried_until_one_pulls() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("config.json"),
+        r#"{"auths": {"r.io": {"username": "u1", "password": "p"}, "r.io/team": {"username": "u2", "password": "p"}}}"#,
+    )
+    .unwrap();
+    let credentials = || NodeCredentials::search(dir.path(), dir.path(), None);
+    let bench = Bench::configured(
+        FakeRuntime::default().with(|fake| fake.accepts_user = Some("u1".into())),
+        PullConfig::default(),
+        credentials(),
+    );
+    bench.ensure("p", "r.io/team/app", Always).await.unwrap();
+    assert_eq!(
+        bench.runtime.state.lock().unwrap().users_tried,
+        ["u2", "u1"]
+    );
+
+    let bench = Bench::configured(FakeRuntime::default(), PullConfig::default(), credentials());
+    let error = bench
+        .ensure("p", "r.io/team/app", Always)
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "[u2 may not, u1 may not]");
+}
+
+#[test]
+fn durations_are_printed_as_go_does() {
+    for (millis, text) in [
+        (0, "0s"),
+        (7, "7ms"),
+        (340, "340ms"),
+        (1000, "1s"),
+        (1200, "1.2s"),
+        (1234, "1.234s"),
+        (60_000, "1m0s"),
+        (90_500, "1m30.5s"),
+        (3_600_000, "1h0m0s"),
+    ] {
+        assert_eq!(go_duration(Duration::from_millis(millis)), text);
+    }
+}

@@ -1,0 +1,133 @@
+//! A container.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use cri_proto::v1;
+use k8s_openapi::api::core::v1::Container;
+
+use super::env::{self, EnvError};
+use super::mounts::{self, MountError};
+use super::security::{self, SecurityError};
+use super::{NodeSettings, identity, resources};
+use crate::cgroups::resources::ResourceError;
+use crate::images::ImageUser;
+use crate::pod::Pod;
+use crate::runtime::ImageRef;
+use crate::volumes::MountedVolumes;
+
+/// What is known of a container beyond the pod's spec.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerInputs<'a> {
+    /// Counts the instances of the container, from 0: its restart count.
+    pub attempt: u32,
+    /// The image as the runtime knows it.
+    pub image_ref: &'a ImageRef,
+    /// Whom the image runs as.
+    pub image_user: &'a ImageUser,
+    /// The pod's volumes by name, set up.
+    pub volumes: &'a MountedVolumes,
+    /// The pod's addresses as the runtime gave them; none on the host's network, or before there are.
+    pub pod_ips: &'a [IpAddr],
+    /// The pod's hosts file. `None` leaves the image's own: for a pod off the host's network and without an address.
+    pub hosts_file: Option<&'a Path>,
+    /// The file, made and empty, that takes the termination message.
+    pub termination_log: Option<&'a Path>,
+    /// The node.
+    pub node: &'a NodeSettings,
+}
+
+/// A container that cannot be asked for. Its text is the message of the waiting container and of the event `Error: …`.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerConfigError {
+    /// The environment.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The security context.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// A quantity.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+}
+
+impl ContainerConfigError {
+    /// Upstream's reason for all of them.
+    pub const REASON: &'static str = "CreateContainerConfigError";
+}
+
+/// The message that makes `container` of `pod`.
+///
+/// # Errors
+/// When the spec, or the image under it, asks for what cannot be.
+pub fn container_config(
+    pod: &Pod,
+    container: &Container,
+    inputs: &ContainerInputs<'_>,
+) -> Result<v1::ContainerConfig, ContainerConfigError> {
+    let env = env::environment(&env::Sources {
+        pod,
+        container,
+        pod_ips: inputs.pod_ips,
+        node: inputs.node,
+    })?;
+    let mounts = mounts::mounts(
+        pod,
+        container,
+        &mounts::Places {
+            volumes: inputs.volumes,
+            hosts_file: inputs.hosts_file,
+            termination_log: inputs.termination_log,
+            node: inputs.node,
+        },
+    )?;
+    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        words
+            .iter()
+            .flatten()
+            .map(|word| env.expand(word))
+            .collect()
+    };
+    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    Ok(v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: container.name.clone(),
+            attempt: inputs.attempt,
+        }),
+        image: Some(v1::ImageSpec {
+            image: inputs.image_ref.as_str().to_owned(),
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..v1::ImageSpec::default()
+        }),
+        command,
+        args,
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: env
+            .into_iter()
+            .map(|(key, value)| v1::KeyValue {
+                key,
+                value: value.into(),
+            })
+            .collect(),
+        mounts,
+        labels: identity::container_labels(pod, container),
+        annotations: identity::container_annotations(pod, container, inputs.attempt),
+        log_path: identity::container_log_path(&container.name, inputs.attempt),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(resources::of_container(pod, container, inputs.node)?),
+            security_context: Some(security::of_container(
+                pod,
+                container,
+                inputs.image_user,
+                inputs.node,
+            )?),
+        }),
+        ..v1::ContainerConfig::default()
+    })
+}

@@ -1,0 +1,71 @@
+//! From a pod's spec to the messages that make its sandbox and containers.
+//!
+//! Owns: names, labels and annotations under which the runtime keeps a pod; DNS, host name, environment, command,
+//! mounts, security context and resources as CRI has them.
+//! Inputs: the pod, [`NodeSettings`], and what was found out just before (addresses, image, volumes, paths).
+//! Outputs: [`PodSandboxConfig`](cri_proto::v1::PodSandboxConfig) and
+//! [`ContainerConfig`](cri_proto::v1::ContainerConfig), or the error whose text is the waiting container's message.
+//! Spawns no task. Pure: no clock, no I/O; that a path exists is the caller's business.
+//! Does not: service variables, configMaps, secrets, devices, user namespaces, or a path beneath a volume (`subPath`):
+//! what needs them is refused, here or in admission.
+
+mod container;
+pub mod dns;
+mod env;
+mod expand;
+mod hostname;
+mod identity;
+mod mounts;
+mod resources;
+mod sandbox;
+mod security;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
+
+pub use container::{ContainerConfigError, ContainerInputs, container_config};
+pub use env::EnvError;
+pub use hostname::{HostnameError, PodHostname, pod_hostname};
+pub use identity::{
+    DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
+};
+pub use mounts::MountError;
+pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
+pub use security::{SecurityError, default_masked_paths};
+
+/// What is the same for every pod of the node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeSettings {
+    /// `clusterDomain`, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// The directory of Localhost seccomp profiles, `<root>/seccomp`.
+    pub seccomp_root: PathBuf,
+    /// `seccompDefault`: a container without a profile gets the runtime's instead of none.
+    pub seccomp_default: bool,
+    /// Paths hidden from containers: [`default_masked_paths`].
+    pub masked_paths: Vec<String>,
+    /// The runtime's default handler can mount recursively read-only (CRI `Status`).
+    pub recursive_read_only: bool,
+    /// SELinux is enabled.
+    pub selinux: bool,
+    /// The node has cgroup v2.
+    pub cgroup_v2: bool,
+    /// When memory runs out, all processes of a container die together (the opposite of `singleProcessOOMKill`;
+    /// cgroup v2 only).
+    pub group_oom_kill: bool,
+    /// The kernel can limit swap. Containers then get none (`NoSwap`).
+    pub swap_controller: bool,
+    /// Memory and huge pages of the machine.
+    pub capacity: NodeCapacity,
+    /// How cpu limits are enforced.
+    pub cpu_quota: CpuQuotaConfig,
+    /// What pods may use of the node: the limit, for the downward API, of a container that has none.
+    pub allocatable: ResourceList,
+    /// The node's addresses, primary first.
+    pub host_ips: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! A container's mounts, in the order in which the runtime makes them.
+
+use std::path::{Path, PathBuf};
+
+use cri_proto::v1;
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
+
+use super::NodeSettings;
+use super::identity::termination_message_path;
+use crate::pod::{self, Pod};
+use crate::volumes::MountedVolumes;
+
+/// Where programs look up names before they ask a server.
+const HOSTS_FILE: &str = "/etc/hosts";
+
+/// A mount that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// The volume is not set up yet, or not in the spec.
+    #[error("cannot find volume {volume:?} to mount into container {container:?}")]
+    NoVolume {
+        /// The volume's name.
+        volume: String,
+        /// The container's name.
+        container: String,
+    },
+    /// `subPath` or `subPathExpr`.
+    #[error("volume {volume:?}: subPath is not supported in this version")]
+    SubPath {
+        /// The volume's name.
+        volume: String,
+    },
+    /// A propagation there is not.
+    #[error("invalid MountPropagation mode: {0:?}")]
+    Propagation(String),
+    /// A recursive mode there is not.
+    #[error("failed to resolve recursive read-only mode: unknown recursive read-only mode {0:?}")]
+    RecursiveMode(String),
+    /// Recursively read-only, and not read-only.
+    #[error(
+        "failed to resolve recursive read-only mode: volume {volume:?} requested recursive read-only mode, but it is not read-only"
+    )]
+    RecursiveNotReadOnly {
+        /// The volume's name.
+        volume: String,
+    },
+    /// Recursively read-only, and mounts of the host are to appear in it.
+    #[error(
+        "failed to resolve recursive read-only mode: volume {volume:?} requested recursive read-only mode, but it is not compatible with propagation {propagation:?}"
+    )]
+    RecursivePropagation {
+        /// The volume's name.
+        volume: String,
+        /// The mount's propagation.
+        propagation: String,
+    },
+    /// Recursively read-only, and the runtime cannot.
+    #[error(
+        "failed to resolve recursive read-only mode: volume {volume:?} requested recursive read-only mode, but it is not supported by the runtime"
+    )]
+    RecursiveUnsupported {
+        /// The volume's name.
+        volume: String,
+    },
+    /// A path on the node that is no UTF-8 text, which is all that the runtime takes.
+    #[error("path {0:?} is not UTF-8")]
+    NotUtf8(PathBuf),
+}
+
+/// The node's side of the mounts of one container.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    pub(super) volumes: &'a MountedVolumes,
+    pub(super) hosts_file: Option<&'a Path>,
+    pub(super) termination_log: Option<&'a Path>,
+    pub(super) node: &'a NodeSettings,
+}
+
+/// Volumes in spec order, `/etc/hosts` unless a volume is mounted there, and the termination log last.
+pub(super) fn mounts(
+    pod: &Pod,
+    container: &Container,
+    places: &Places<'_>,
+) -> Result<Vec<v1::Mount>, MountError> {
+    let mut mounts = Vec::new();
+    let mut has_hosts = false;
+    for mount in container.volume_mounts.iter().flatten() {
+        has_hosts |= mount.mount_path == HOSTS_FILE;
+        mounts.push(volume_mount(pod, container, mount, places)?);
+    }
+    if let (Some(file), false) = (places.hosts_file, has_hosts) {
+        mounts.push(v1::Mount {
+            container_path: HOSTS_FILE.to_owned(),
+            host_path: text(file)?,
+            selinux_relabel: places.node.selinux,
+            ..v1::Mount::default()
+        });
+    }
+    let message_path = termination_message_path(container);
+    if let (Some(file), false) = (places.termination_log, message_path.is_empty()) {
+        mounts.push(v1::Mount {
+            container_path: message_path.to_owned(),
+            host_path: text(file)?,
+            selinux_relabel: places.node.selinux,
+            ..v1::Mount::default()
+        });
+    }
+    Ok(mounts)
+}
+
+fn volume_mount(
+    pod: &Pod,
+    container: &Container,
+    mount: &VolumeMount,
+    places: &Places<'_>,
+) -> Result<v1::Mount, MountError> {
+    let volume = places
+        .volumes
+        .get(&mount.name)
+        .ok_or_else(|| MountError::NoVolume {
+            volume: mount.name.clone(),
+            container: container.name.clone(),
+        })?;
+    let set = |field: &Option<String>| field.as_deref().is_some_and(|text| !text.is_empty());
+    if set(&mount.sub_path) || set(&mount.sub_path_expr) {
+        return Err(MountError::SubPath {
+            volume: mount.name.clone(),
+        });
+    }
+    let container_path = match mount.mount_path.starts_with('/') {
+        true => mount.mount_path.clone(),
+        false => format!("/{}", mount.mount_path),
+    };
+    Ok(v1::Mount {
+        container_path,
+        host_path: text(&volume.path)?,
+        readonly: mount.read_only.unwrap_or(false) || volume.read_only,
+        recursive_read_only: recursive_read_only(mount, places.node.recursive_read_only)?,
+        // The label is the pod's to set only where the directory is: never on a path of the host's own.
+        selinux_relabel: places.node.selinux && is_empty_dir(pod, &mount.name),
+        propagation: propagation(mount)?.into(),
+        ..v1::Mount::default()
+    })
+}
+
+fn is_empty_dir(pod: &Pod, volume: &str) -> bool {
+    let mut volumes = pod::spec(pod).volumes.iter().flatten();
+    volumes.any(|have| have.name == volume && have.empty_dir.is_some())
+}
+
+fn propagation(mount: &VolumeMount) -> Result<v1::MountPropagation, MountError> {
+    match mount.mount_propagation.as_deref() {
+        None | Some("None") => Ok(v1::MountPropagation::PropagationPrivate),
+        Some("HostToContainer") => Ok(v1::MountPropagation::PropagationHostToContainer),
+        Some("Bidirectional") => Ok(v1::MountPropagation::PropagationBidirectional),
+        Some(other) => Err(MountError::Propagation(other.to_owned())),
+    }
+}
+
+fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, MountError> {
+    let volume = || mount.name.clone();
+    let mode = match mount.recursive_read_only.as_deref() {
+        None | Some("Disabled") => return Ok(false),
+        Some(mode) => mode,
+    };
+    if !mount.read_only.unwrap_or(false) {
+        return Err(MountError::RecursiveNotReadOnly { volume: volume() });
+    }
+    if let Some(propagation) = mount.mount_propagation.as_deref()
+        && propagation != "None"
+    {
+        return Err(MountError::RecursivePropagation {
+            volume: volume(),
+            propagation: propagation.to_owned(),
+        });
+    }
+    match mode {
+        "IfPossible" => Ok(supported),
+        "Enabled" if supported => Ok(true),
+        "Enabled" => Err(MountError::RecursiveUnsupported { volume: volume() }),
+        other => Err(MountError::RecursiveMode(other.to_owned())),
+    }
+}
+
+fn text(path: &Path) -> Result<String, MountError> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| MountError::NotUtf8(path.to_owned()))
+}

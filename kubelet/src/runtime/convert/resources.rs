@@ -1,0 +1,126 @@
+//! Resources as CRI has them.
+
+use std::collections::BTreeMap;
+
+use cri_proto::v1;
+use k8s_openapi::api::core::v1::Container;
+use static_pods::quantity::Quantity;
+
+use super::NodeSettings;
+use crate::cgroups::resources::{
+    CpuQuotaConfig, ResourceError, ResourceList, container_resources, pod_limits, pod_requests,
+    quota, shares,
+};
+use crate::pod::{self, Pod};
+
+/// The resources of one container.
+pub(super) fn of_container(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeSettings,
+) -> Result<v1::LinuxContainerResources, ResourceError> {
+    let numbers = container_resources(pod, container, &node.capacity, &node.cpu_quota)?;
+    let mut resources = v1::LinuxContainerResources {
+        cpu_period: numbers.cpu_period,
+        cpu_quota: numbers.cpu_quota,
+        cpu_shares: numbers.cpu_shares,
+        memory_limit_in_bytes: numbers.memory_limit_bytes,
+        oom_score_adj: numbers.oom_score_adj,
+        hugepage_limits: numbers
+            .hugepages
+            .into_iter()
+            .map(|limit| v1::HugepageLimit {
+                page_size: limit.page_size,
+                limit: limit.limit_bytes,
+            })
+            .collect(),
+        unified: oom_group(node),
+        ..v1::LinuxContainerResources::default()
+    };
+    if node.swap_controller {
+        match node.cgroup_v2 {
+            true => {
+                resources
+                    .unified
+                    .insert("memory.swap.max".to_owned(), "0".to_owned());
+            }
+            // Memory and swap together no more than memory alone.
+            false => resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes,
+        }
+    }
+    Ok(resources)
+}
+
+/// What the whole sandbox gets, its overhead aside: runtimes that put a machine around a pod size it by this.
+pub(super) fn of_sandbox(
+    pod: &Pod,
+    node: &NodeSettings,
+) -> Result<v1::LinuxContainerResources, ResourceError> {
+    let bare;
+    let pod = match pod::spec(pod).overhead {
+        None => pod,
+        Some(_) => {
+            let mut copy = pod.clone();
+            if let Some(spec) = copy.spec.as_mut() {
+                spec.overhead = None;
+            }
+            bare = copy;
+            &bare
+        }
+    };
+    let limits = pod_limits(pod)?;
+    Ok(linux(pod_requests(pod)?.get("cpu").cloned(), &limits, node))
+}
+
+/// The overhead of the sandbox, which is request and limit at once; empty for a pod without.
+pub(super) fn overhead(
+    pod: &Pod,
+    node: &NodeSettings,
+) -> Result<v1::LinuxContainerResources, ResourceError> {
+    if pod::spec(pod).overhead.is_none() {
+        return Ok(v1::LinuxContainerResources::default());
+    }
+    // The overhead is what is left of a pod without containers.
+    let mut empty = Pod {
+        spec: Some(k8s_openapi::api::core::v1::PodSpec::default()),
+        ..Pod::default()
+    };
+    if let (Some(into), Some(from)) = (empty.spec.as_mut(), pod.spec.as_ref()) {
+        into.overhead.clone_from(&from.overhead);
+    }
+    let overhead = pod_requests(&empty)?;
+    Ok(linux(overhead.get("cpu").cloned(), &overhead, node))
+}
+
+fn linux(
+    cpu_request: Option<Quantity>,
+    limits: &ResourceList,
+    node: &NodeSettings,
+) -> v1::LinuxContainerResources {
+    let limit = |name: &str| limits.get(name).cloned().unwrap_or_default();
+    let (cpu_period, cpu_quota) = cfs(limit("cpu"), &node.cpu_quota);
+    let cpu_shares = shares(cpu_request.unwrap_or_else(|| limit("cpu")).milli());
+    v1::LinuxContainerResources {
+        cpu_period,
+        cpu_quota,
+        cpu_shares: i64::try_from(cpu_shares).unwrap_or(i64::MAX),
+        memory_limit_in_bytes: limit("memory").value(),
+        unified: oom_group(node),
+        ..v1::LinuxContainerResources::default()
+    }
+}
+
+fn cfs(limit: Quantity, config: &CpuQuotaConfig) -> (i64, i64) {
+    if !config.enabled {
+        return (0, 0);
+    }
+    let period = i64::try_from(config.period.as_micros()).unwrap_or(i64::MAX);
+    (period, quota(limit.milli(), period))
+}
+
+fn oom_group(node: &NodeSettings) -> BTreeMap<String, String> {
+    match node.cgroup_v2 && node.group_oom_kill {
+        true => BTreeMap::from([("memory.oom.group".to_owned(), "1".to_owned())]),
+        false => BTreeMap::new(),
+    }
+}

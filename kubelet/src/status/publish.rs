@@ -1,0 +1,206 @@
+//! The board: each pod's latest status, written by its worker alone and read by everybody.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::types::PodStatus;
+use crate::pod::{Pod, PodUid};
+
+/// A pod with its status; cloning it copies two pointers.
+#[derive(Clone, Debug)]
+pub struct PodView {
+    /// The pod as its source gave it.
+    pub pod: Arc<Pod>,
+    /// Its latest status.
+    pub status: Arc<PodStatus>,
+}
+
+/// A second writer was asked for while the first one lives.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the status of pod {0} already has a writer")]
+pub struct WriterTaken(pub PodUid);
+
+#[derive(Default)]
+struct Entry {
+    claimed: bool,
+    view: Option<PodView>,
+}
+
+/// The statuses of all pods. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct StatusBoard {
+    entries: Arc<Mutex<BTreeMap<PodUid, Entry>>>,
+}
+
+impl StatusBoard {
+    /// An empty board.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The writer of the pod with `uid`. A status that an earlier writer left stays until the first
+    /// [`StatusWriter::set`].
+    ///
+    /// # Errors
+    /// When the pod has a writer: two workers for one pod are a mistake in the agent.
+    pub fn writer(&self, uid: &PodUid) -> Result<StatusWriter, WriterTaken> {
+        let mut entries = self.lock();
+        let entry = entries.entry(uid.clone()).or_default();
+        if entry.claimed {
+            return Err(WriterTaken(uid.clone()));
+        }
+        entry.claimed = true;
+        drop(entries);
+        Ok(StatusWriter {
+            board: self.clone(),
+            uid: uid.clone(),
+        })
+    }
+
+    /// The pod with `uid` and its status.
+    #[must_use]
+    pub fn get(&self, uid: &PodUid) -> Option<PodView> {
+        self.lock().get(uid)?.view.clone()
+    }
+
+    /// Every pod that has a status, by UID.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<PodView> {
+        let entries = self.lock();
+        entries.values().filter_map(|e| e.view.clone()).collect()
+    }
+
+    /// No code that can panic runs under the lock, so a poisoned one still guards a whole map.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one hand that writes a pod's status. Dropped, it leaves the status where it is: a worker that was lost is
+/// replaced, and its pod is shown meanwhile.
+pub struct StatusWriter {
+    board: StatusBoard,
+    uid: PodUid,
+}
+
+impl StatusWriter {
+    /// Publishes `status`; says whether anything changed. An unchanged status keeps its place in memory.
+    pub fn set(&mut self, pod: &Arc<Pod>, status: PodStatus) -> bool {
+        let mut entries = self.board.lock();
+        let entry = entries.entry(self.uid.clone()).or_default();
+        if let Some(view) = &mut entry.view
+            && *view.status == status
+        {
+            let same_pod = Arc::ptr_eq(&view.pod, pod);
+            view.pod = pod.clone();
+            return !same_pod;
+        }
+        entry.view = Some(PodView {
+            pod: pod.clone(),
+            status: Arc::new(status),
+        });
+        true
+    }
+
+    /// The status on the board.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<PodStatus>> {
+        self.board.get(&self.uid).map(|view| view.status)
+    }
+
+    /// Takes the pod off the board: nobody asks for it any more.
+    pub fn remove(self) {
+        if let Some(entry) = self.board.lock().get_mut(&self.uid) {
+            entry.view = None;
+        }
+    }
+}
+
+impl Drop for StatusWriter {
+    fn drop(&mut self) {
+        let mut entries = self.board.lock();
+        if let Some(entry) = entries.get_mut(&self.uid) {
+            entry.claimed = false;
+            if entry.view.is_none() {
+                entries.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::QosClass;
+    use crate::status::Phase;
+
+    fn uid(text: &str) -> PodUid {
+        PodUid::parse(text).unwrap()
+    }
+
+    fn status(phase: Phase) -> PodStatus {
+        PodStatus {
+            phase,
+            reason: None,
+            message: None,
+            start_time: None,
+            conditions: Vec::new(),
+            init_containers: Vec::new(),
+            containers: Vec::new(),
+            pod_ips: Vec::new(),
+            host_ips: Vec::new(),
+            qos: QosClass::BestEffort,
+        }
+    }
+
+    #[test]
+    fn readers_see_what_the_writer_set_in_order_of_uid_and_share_the_pod() {
+        let board = StatusBoard::new();
+        let pod = Arc::new(Pod::default());
+        let mut b = board.writer(&uid("b")).unwrap();
+        let mut a = board.writer(&uid("a")).unwrap();
+        assert!(board.snapshot().is_empty(), "no status yet");
+        assert!(b.set(&pod, status(Phase::Running)));
+        assert!(a.set(&pod, status(Phase::Pending)));
+        let phases: Vec<_> = board.snapshot().iter().map(|v| v.status.phase).collect();
+        assert_eq!(phases, [Phase::Pending, Phase::Running]);
+        assert!(Arc::ptr_eq(&board.get(&uid("a")).unwrap().pod, &pod));
+    }
+
+    #[test]
+    fn an_equal_status_is_no_change_and_keeps_its_allocation() {
+        let board = StatusBoard::new();
+        let pod = Arc::new(Pod::default());
+        let mut writer = board.writer(&uid("a")).unwrap();
+        assert!(writer.set(&pod, status(Phase::Running)));
+        let first = writer.current().unwrap();
+        assert!(!writer.set(&pod, status(Phase::Running)));
+        assert!(Arc::ptr_eq(&first, &writer.current().unwrap()));
+        assert!(
+            writer.set(&Arc::new(Pod::default()), status(Phase::Running)),
+            "another pod object"
+        );
+        assert!(writer.set(&pod, status(Phase::Failed)));
+    }
+
+    #[test]
+    fn a_pod_has_one_writer_at_a_time_and_outlives_it() {
+        let board = StatusBoard::new();
+        let mut writer = board.writer(&uid("a")).unwrap();
+        assert_eq!(board.writer(&uid("a")).err(), Some(WriterTaken(uid("a"))));
+        writer.set(&Arc::new(Pod::default()), status(Phase::Running));
+        drop(writer);
+        assert_eq!(
+            board.snapshot().len(),
+            1,
+            "a lost worker's pod is still shown"
+        );
+        board.writer(&uid("a")).unwrap().remove();
+        assert!(board.snapshot().is_empty());
+        assert!(
+            board.lock().is_empty(),
+            "nothing stays of a pod that is gone"
+        );
+    }
+}
