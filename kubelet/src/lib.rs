@@ -2,10 +2,27 @@
 //!
 //! Data flows one way; the only back edge is an observation that wakes the worker of its pod.
 //!
+//! ```text
+//! sources ─▶ desired ─▶ workers ─▶ plan ─▶ runtime ─▶ observe ─▶ status ─▶ server
+//!                          ▲                             │
+//!                          └─────────────────────────────┘
+//! ```
 //!
+//! | task | channel it reads | channel it writes |
+//! |---|---|---|
+//! | manifest watch (`static-pods`) | inotify | `watch<Arc<ManifestSet>>` |
+//! | file source ([`sources`]) | `watch<Arc<ManifestSet>>` | `watch<Arc<Desired>>` |
+//! | events ([`observe`]) | the runtime's stream | one settle task an exit |
+//! | settle, look ([`observe`]) | the runtime | a pod's `watch<Arc<ObservedPod>>` |
+//! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
+//! | worker ([`workers`]), one a pod | its orders, its pod's observation | the runtime, files, the board |
+//! | log rotation ([`logs`]) | running containers | their logs |
+//! | servers ([`server`]) | the board | HTTP |
 //!
+//! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.
 
 pub mod admission;
+pub mod agent;
 pub mod cgroups;
 pub mod clock;
 pub mod config;
@@ -14,13 +31,18 @@ pub mod errors;
 pub mod events;
 pub mod images;
 pub mod logging;
+pub mod logs;
 pub mod mounts;
 pub mod node;
+pub mod observe;
 pub mod plan;
 pub mod pod;
 pub mod poddir;
 pub mod process;
 pub mod record;
 pub mod runtime;
+pub mod server;
+pub mod sources;
 pub mod status;
 pub mod volumes;
+pub mod workers;

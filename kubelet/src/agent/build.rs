@@ -1,0 +1,287 @@
+//! From the configuration to the tools that workers work with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cri_proto::Connection;
+use static_pods::quantity::Quantity;
+
+use super::{AgentError, Surroundings};
+use crate::admission::NodeFeatures;
+use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
+use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
+use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, Version};
+use crate::config::{CgroupDriver, Config};
+use crate::images::{ImagePuller, NodeCredentials, PullConfig};
+use crate::logs::{LogsConfig, PodLogs};
+use crate::node;
+use crate::observe::Observer;
+use crate::poddir::PodDirs;
+use crate::runtime::convert::dns::DnsSettings;
+use crate::runtime::convert::{NodeSettings, default_masked_paths};
+use crate::volumes::{Volumes, VolumesConfig};
+use crate::workers::{NodeFacts, StartPermits, Tools};
+
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
+
+/// Pods started at once for each core: with more, each start only takes longer.
+const STARTS_PER_CORE: usize = 2;
+
+/// Checks the machine, makes the directories and the cgroups, and puts the tools together.
+pub(super) fn tools(
+    config: &Config,
+    surroundings: Surroundings,
+    runtime: &Connection,
+    images: &Connection,
+) -> Result<Tools, AgentError> {
+    check_machine(config)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let capacity = NodeCapacity {
+        memory_bytes: node::memory_bytes()?,
+        huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
+    };
+    let allocatable = allocatable(config, capacity.memory_bytes, cores)?;
+    let cgroups = Cgroups::new(cgroups_config(config, &capacity, &allocatable))?;
+    cgroups.ensure_node_levels()?;
+    let dirs = PodDirs::new(&config.paths.root)?;
+    let logs = PodLogs::new(LogsConfig {
+        pod_logs_dir: config.paths.pod_logs.clone(),
+        links_dir: surroundings.log_links,
+    })?;
+    let volumes = Volumes::new(
+        dirs.clone(),
+        VolumesConfig {
+            allocatable_memory_bytes: memory_of(&allocatable),
+        },
+    );
+    let client = runtime.runtime();
+    let starts = config
+        .agent
+        .start_concurrency
+        .map_or(cores * STARTS_PER_CORE, |n| n.get() as usize);
+    Ok(Tools {
+        clock: surroundings.clock,
+        observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
+        runtime: client,
+        images: image_puller(config, images),
+        volumes: Arc::new(volumes),
+        node: node_facts(config, capacity, allocatable, cgroups.version())?,
+        cgroups: Arc::new(cgroups),
+        dirs,
+        logs,
+        board: surroundings.board,
+        starts: StartPermits::new(starts),
+    })
+}
+
+/// What upstream refuses to start on.
+fn check_machine(config: &Config) -> Result<(), AgentError> {
+    let swaps = node::swaps()?;
+    if config.node.fail_on_swap && !swaps.is_empty() {
+        return Err(AgentError::Swap(swaps));
+    }
+    if Cgroups::detect(Path::new(cgroups::MOUNT_ROOT))? == Version::V1 {
+        if config.node.fail_on_cgroup_v1 {
+            return Err(AgentError::CgroupV1);
+        }
+        tracing::warn!(
+            "cgroup v1: its support is in maintenance mode, please migrate to cgroup v2"
+        );
+    }
+    Ok(())
+}
+
+/// Capacity less what is reserved for the system and for Kubernetes.
+fn allocatable(
+    config: &Config,
+    memory_bytes: u64,
+    cores: usize,
+) -> Result<ResourceList, AgentError> {
+    let cgroups = &config.cgroups;
+    let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
+    for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
+        *reserved.entry(resource).or_insert(0) += amount;
+    }
+    let less = |resource: &str, milli: i64| {
+        milli
+            .saturating_sub(reserved.get(resource).copied().unwrap_or(0))
+            .max(0)
+            .unsigned_abs()
+    };
+    let memory_milli = i64::try_from(memory_bytes)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1000);
+    let cpu_milli = i64::try_from(cores)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1000);
+    Ok(ResourceList::from([
+        (
+            "memory".to_owned(),
+            Quantity::of(less("memory", memory_milli) / 1000),
+        ),
+        ("cpu".to_owned(), Quantity::of_milli(less("cpu", cpu_milli))),
+    ]))
+}
+
+/// Thousandths, by resource.
+fn amounts(
+    field: &'static str,
+    texts: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, i64>, AgentError> {
+    let read = |(resource, text): (&String, &String)| match Quantity::parse_amount(text) {
+        Ok(amount) => Ok((resource.clone(), amount.milli())),
+        Err(_) => Err(AgentError::Reserved {
+            field,
+            resource: resource.clone(),
+            text: text.clone(),
+        }),
+    };
+    texts.iter().map(read).collect()
+}
+
+fn memory_of(allocatable: &ResourceList) -> u64 {
+    allocatable
+        .get("memory")
+        .map_or(0, |amount| amount.value().max(0).unsigned_abs())
+}
+
+fn cpu_quota(config: &Config) -> CpuQuotaConfig {
+    CpuQuotaConfig {
+        enabled: config.cgroups.cpu_quota,
+        period: config.cgroups.cpu_quota_period,
+    }
+}
+
+fn cgroups_config(
+    config: &Config,
+    capacity: &NodeCapacity,
+    allocatable: &ResourceList,
+) -> CgroupsConfig {
+    let levels = &config.cgroups.enforce_allocatable;
+    let enforced = levels.iter().any(|level| level == "pods");
+    for level in levels.iter().filter(|level| *level != "pods") {
+        tracing::warn!(
+            "enforceNodeAllocatable: {level} has no effect: this agent enforces pods only"
+        );
+    }
+    let limits = NodeLimits {
+        memory_bytes: allocatable.get("memory").map(|amount| amount.value()),
+        cpu_milli: allocatable.get("cpu").map(|amount| amount.milli()),
+        pids: None,
+    };
+    CgroupsConfig {
+        mount_root: cgroups::MOUNT_ROOT.into(),
+        cgroup_root: config.cgroups.root.clone(),
+        driver: match config.cgroups.driver {
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+            CgroupDriver::Systemd => Driver::Systemd,
+        },
+        per_qos: config.cgroups.per_qos,
+        cpu_quota: cpu_quota(config),
+        pod_pids_limit: config
+            .node
+            .pod_pids_limit
+            .and_then(|limit| i64::try_from(limit).ok()),
+        node: if enforced {
+            limits
+        } else {
+            NodeLimits::default()
+        },
+        huge_page_sizes: capacity.huge_page_sizes.clone(),
+    }
+}
+
+fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::ImageClient> {
+    let pulls = PullConfig {
+        serialize: config.images.parallel_pulls == Some(1),
+        max_parallel: config.images.parallel_pulls,
+        per_second: config.images.pull_rate.per_second.unwrap_or(0),
+        burst: config.images.pull_rate.burst,
+    };
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let home = std::env::home_dir();
+    let credentials = NodeCredentials::search(&config.paths.root, &here, home.as_deref());
+    ImagePuller::new(images.images(), &pulls, credentials)
+}
+
+fn node_facts(
+    config: &Config,
+    capacity: NodeCapacity,
+    allocatable: ResourceList,
+    version: Version,
+) -> Result<NodeFacts, AgentError> {
+    let v2 = version == Version::V2;
+    let ips = match config
+        .node
+        .ips
+        .iter()
+        .copied()
+        .filter(|ip| !ip.is_unspecified())
+        .collect::<Vec<_>>()
+    {
+        none if none.is_empty() => node::default_route_addresses(),
+        configured => configured,
+    };
+    let possible_cpus = std::fs::read_to_string(POSSIBLE_CPUS).unwrap_or_default();
+    let cluster_domain = config.network.cluster_domain.clone().unwrap_or_default();
+    let kernel = kernel_version(&node::kernel_release()?).unwrap_or_default();
+    let settings = NodeSettings {
+        cluster_domain: cluster_domain.clone(),
+        seccomp_root: config.paths.root.join("seccomp"),
+        seccomp_default: config.runtime.seccomp_default,
+        masked_paths: default_masked_paths(&possible_cpus, Path::exists),
+        recursive_read_only: false,
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        cgroup_v2: v2,
+        group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
+        swap_controller: v2 && Path::new("/proc/swaps").exists(),
+        capacity,
+        cpu_quota: cpu_quota(config),
+        allocatable,
+        host_ips: ips.clone(),
+    };
+    let dns = DnsSettings {
+        cluster_dns: config.network.cluster_dns.clone(),
+        cluster_domain,
+        resolv_conf: None,
+        node_ips: ips,
+    };
+    let features = NodeFeatures {
+        node_name: config.node.name.clone(),
+        labels: node_labels(config),
+        sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
+        supplemental_groups_policy: false,
+        app_armor: node::has_apparmor(),
+        pod_level_resources: true,
+        hugepages: true,
+        local_storage_limits: false,
+    };
+    Ok(NodeFacts {
+        settings,
+        dns,
+        resolv_conf: config.network.resolv_conf.clone(),
+        features,
+        crash_loop_cap: config.runtime.max_restart_backoff,
+    })
+}
+
+/// The labels that a node without an API server goes by: its own, and those of `--node-labels`.
+fn node_labels(config: &Config) -> BTreeMap<String, String> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let own = [
+        ("kubernetes.io/hostname", config.node.hostname.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ];
+    let mut labels = config.node.labels.clone();
+    labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    labels
+}

@@ -1,0 +1,252 @@
+//! The whole agent: built from its configuration, run until it is told to stop.
+//!
+//! Owns: the singleton tasks. Inputs: a [`Config`]. Outputs: an exit. Tasks: all that ARCHITECTURE.md lists as living as
+//! long as the agent. Does not: touch a running pod when it ends.
+
+mod build;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cri_proto::{ConnectOptions, Connection, EndpointError};
+use static_pods::identity::NodeName;
+use static_pods::watch::{ManifestSource, SourceOptions};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+
+use crate::admission::sysctls::SysctlPatternError;
+use crate::cgroups::CgroupsError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
+use crate::node::NodeError;
+use crate::observe::run_events;
+use crate::poddir::PodDirError;
+use crate::server::{self, BindError, HealthChecks, Heartbeat, Server};
+use crate::sources::{Copies, Desired, run_file_source};
+use crate::status::StatusBoard;
+use crate::workers::{Tools, run_registry};
+
+/// Why the agent cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The runtime's endpoint.
+    #[error("containerRuntimeEndpoint is of no use")]
+    Endpoint(#[from] EndpointError),
+    /// A fact of the machine.
+    #[error("cannot learn about this machine")]
+    Node(#[from] NodeError),
+    /// Swap is on, and must not be.
+    #[error(
+        "running with swap on is not supported, please disable swap or set failSwapOn to false (--fail-swap-on=false); in use: {}",
+        .0.join(", ")
+    )]
+    Swap(Vec<String>),
+    /// cgroup v1, and it must not be.
+    #[error(
+        "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode; set failCgroupV1 to false to run on it all the same"
+    )]
+    CgroupV1,
+    /// The cgroups above the pods.
+    #[error("cannot set up the cgroups of pods")]
+    Cgroups(#[from] CgroupsError),
+    /// The root directory.
+    #[error("cannot set up the root directory")]
+    Directories(#[from] PodDirError),
+    /// The log directories.
+    #[error("cannot set up the directories of logs")]
+    Logs(#[from] LogsError),
+    /// `allowedUnsafeSysctls`.
+    #[error("allowedUnsafeSysctls")]
+    Sysctls(#[from] SysctlPatternError),
+    /// A reserved amount.
+    #[error("{field}[{resource}]: {text:?} is not a quantity")]
+    Reserved {
+        /// `systemReserved` or `kubeReserved`.
+        field: &'static str,
+        /// `cpu`, `memory` …
+        resource: String,
+        /// What the configuration has.
+        text: String,
+    },
+    /// A port that cannot be served.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// A task that must live as long as the agent ended.
+    #[error("the agent's {task} ended: {why}")]
+    TaskEnded {
+        /// Which one.
+        task: &'static str,
+        /// A panic's text, or that it returned.
+        why: String,
+    },
+}
+
+/// Tasks that live as long as the agent, by name.
+#[derive(Default)]
+struct Singletons {
+    tasks: JoinSet<()>,
+    names: Vec<(Id, &'static str)>,
+}
+
+impl Singletons {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(task).id();
+        self.names.push((id, name));
+    }
+
+    /// Waits for the first that ends, which none should.
+    async fn ended(&mut self) -> AgentError {
+        let (id, why) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (Some(id), "it returned".to_owned()),
+            Some(Err(error)) => (Some(error.id()), error.to_string()),
+            None => std::future::pending().await,
+        };
+        let named = self.names.iter().find(|(known, _)| Some(*known) == id);
+        AgentError::TaskEnded {
+            task: named.map_or("task", |(_, name)| name),
+            why,
+        }
+    }
+}
+
+/// What the agent has besides its configuration. A test, with several agents on one machine, gives each its own.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Wall clock and monotonic time.
+    pub clock: Clock,
+    /// Where the links to containers' logs go.
+    pub log_links: PathBuf,
+    /// Where the pods' statuses go.
+    pub board: StatusBoard,
+}
+
+impl Surroundings {
+    /// Those of a node.
+    #[must_use]
+    pub fn of_node() -> Self {
+        Self {
+            clock: Clock::system(),
+            log_links: LogsConfig::default().links_dir,
+            board: StatusBoard::new(),
+        }
+    }
+}
+
+/// Runs the agent until `stop` resolves. Running pods are left as they are.
+///
+/// # Errors
+/// When it cannot start, or one of its tasks ends.
+pub async fn run(
+    config: Config,
+    surroundings: Surroundings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let clock = surroundings.clock.clone();
+    let options = ConnectOptions {
+        request_timeout: config.runtime.request_timeout,
+        ..ConnectOptions::default()
+    };
+    let connection = Connection::connect(&unix(&config.runtime.socket), options.clone())?;
+    let images = match config.runtime.image_socket == config.runtime.socket {
+        true => connection.clone(),
+        false => Connection::connect(&unix(&config.runtime.image_socket), options)?,
+    };
+    let tools = Arc::new(build::tools(&config, surroundings, &connection, &images)?);
+    let mut singletons = Singletons::default();
+    let heartbeat = Heartbeat::new(clock.clone());
+    serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
+    let desired = start_sources(&config, clock, &mut singletons);
+    if let Some(rotation) = rotation(&config) {
+        let (logs, observer) = (tools.logs.clone(), tools.observer.clone());
+        let (runtime, clock) = (tools.runtime.clone(), tools.clock.clone());
+        let task = run_rotation(rotation, logs, observer, runtime, clock);
+        singletons.spawn("log rotation", task);
+    }
+    singletons.spawn(
+        "runtime events",
+        run_events(tools.observer.clone(), connection),
+    );
+    singletons.spawn("registry of pods", run_registry(tools, desired, heartbeat));
+    tracing::info!(node = config.node.name, "kubelet has started");
+    tokio::select! {
+        () = stop => Ok(()),
+        error = singletons.ended() => Err(error),
+    }
+}
+
+/// How container logs are rotated; none where the configuration has it off.
+fn rotation(config: &Config) -> Option<RotationConfig> {
+    let logs = &config.container_logs;
+    Some(RotationConfig {
+        limits: RotationLimits {
+            max_size: logs.max_size?,
+            max_files: logs.max_files,
+        },
+        interval: logs.check_every,
+        workers: usize::try_from(logs.workers).unwrap_or(usize::MAX),
+    })
+}
+
+fn unix(path: &std::path::Path) -> String {
+    format!("unix://{}", path.display())
+}
+
+/// The sources of pods. Without any, the desired pods are an empty set that is ready at once.
+fn start_sources(
+    config: &Config,
+    clock: Clock,
+    singletons: &mut Singletons,
+) -> watch::Receiver<Arc<Desired>> {
+    let Some(path) = config.sources.static_pod_path.clone() else {
+        let (sender, desired) = watch::channel(Arc::new(Desired {
+            ready: true,
+            ..Desired::default()
+        }));
+        singletons.spawn("empty source", async move {
+            sender.closed().await;
+        });
+        return desired;
+    };
+    let (sender, desired) = watch::channel(Arc::new(Desired::default()));
+    let options = SourceOptions {
+        check_every: config.sources.file_check_every,
+        ..SourceOptions::new(path, NodeName::new(&config.node.name))
+    };
+    let (source, manifests) = ManifestSource::new(options, move || clock.system_time());
+    let source = match Copies::new(&config.paths.root) {
+        Ok(copies) => source.with_last_good(copies),
+        Err(error) => {
+            tracing::warn!(%error, "good manifests are not kept across a restart of the agent");
+            source
+        }
+    };
+    singletons.spawn("manifest watch", async move { match source.run().await {} });
+    singletons.spawn("file source", run_file_source(manifests, sender));
+    desired
+}
+
+/// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
+async fn serve(
+    config: &Config,
+    tools: &Tools,
+    heartbeat: Heartbeat,
+    singletons: &mut Singletons,
+) -> Result<(), AgentError> {
+    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
+    if let Some(address) = config.server.healthz {
+        let routes = server::healthz_routes(checks.clone());
+        let server = Server::bind(address, "healthz", routes).await?;
+        singletons.spawn("healthz server", async move { match server.run().await {} });
+    }
+    if let Some(address) = config.server.read_only {
+        let routes = server::read_only_routes(checks, Arc::new(tools.board.clone()));
+        let server = Server::bind(address, "the read-only port", routes).await?;
+        singletons.spawn(
+            "read-only server",
+            async move { match server.run().await {} },
+        );
+    }
+    Ok(())
+}

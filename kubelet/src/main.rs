@@ -1,0 +1,151 @@
+//! The `kubelet` binary: arguments, logging, configuration, build, run, exit code.
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use kubelet::config::{
+    self, CommandLine, Config, ConfigError, Environment, Invocation, UsageError,
+};
+use kubelet::errors::error_chain;
+use kubelet::process::{self, LockFile, ProcessError, RootLock};
+use kubelet::{agent, logging};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Threads that run tasks: an agent that waits needs few.
+const WORKER_THREADS: usize = 2;
+/// Threads for mounts and other calls that block.
+const BLOCKING_THREADS: usize = 4;
+/// Bytes of stack a thread reserves; what is touched of it is resident. Without optimisation the generated code that
+/// reads and writes API types needs many times as much.
+const STACK_BYTES: usize = if cfg!(debug_assertions) {
+    8 << 20
+} else {
+    512 << 10
+};
+
+/// Only this kubelet's own words; there are none yet.
+const SUBCOMMANDS: [&str; 0] = [];
+
+fn main() -> ExitCode {
+    // First of all, before any thread has a stack: a huge page of which little is touched is resident as a whole.
+    let huge_pages = process::disable_huge_pages();
+    match config::parse_arguments(std::env::args().skip(1), &SUBCOMMANDS) {
+        Ok(Invocation::Run(line)) => run(&line, huge_pages),
+        Ok(Invocation::Help) => print(&config::usage()),
+        Ok(Invocation::Version { raw }) => print(&config::version(raw)),
+        Ok(Invocation::Subcommand { name, .. }) => {
+            eprintln!("kubelet: {name} is not built");
+            ExitCode::from(UsageError::EXIT_CODE)
+        }
+        Err(error) => {
+            eprintln!("kubelet: {}", error_chain(&error));
+            eprintln!("Run 'kubelet --help' for usage.");
+            ExitCode::from(UsageError::EXIT_CODE)
+        }
+    }
+}
+
+fn warn(error: &ProcessError) {
+    tracing::warn!("{}", error_chain(error));
+}
+
+fn print(text: &str) -> ExitCode {
+    println!("{}", text.trim_end());
+    ExitCode::SUCCESS
+}
+
+fn run(line: &CommandLine, huge_pages: Result<(), ProcessError>) -> ExitCode {
+    let loaded = match Environment::of_host().and_then(|host| config::load(line, &host)) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("kubelet: {}", error_chain(&error));
+            return ExitCode::from(ConfigError::EXIT_CODE);
+        }
+    };
+    match run_agent(loaded, huge_pages) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_agent(loaded: config::Loaded, huge_pages: Result<(), ProcessError>) -> anyhow::Result<()> {
+    let config = loaded.config;
+    logging::init(&config.logging)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    huge_pages.unwrap_or_else(|error| warn(&error));
+    process::raise_open_files(config.process.max_open_files).unwrap_or_else(|error| warn(&error));
+    process::set_oom_score_adj(config.process.oom_score_adj).unwrap_or_else(|error| warn(&error));
+    std::fs::create_dir_all(&config.paths.root).with_context(|| {
+        format!(
+            "cannot make the root directory {}",
+            config.paths.root.display()
+        )
+    })?;
+    let _root_lock = RootLock::acquire(&config.paths.root)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the agent")?;
+    let done = runtime.block_on(supervise(config));
+    // A thread that hangs in a mount must not keep the process from ending.
+    runtime.shutdown_background();
+    done
+}
+
+/// Waits for the lock file where there is one, then runs the agent until a signal, or another process, ends it.
+async fn supervise(config: Config) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let lock = match &config.process.lock_file {
+        Some(path) => Some(LockFile::acquire(path).await?),
+        None => None,
+    };
+    let contention = match &lock {
+        Some(lock) if config.process.exit_on_lock_contention => Some(lock.contention()?),
+        _ => None,
+    };
+    let contended = async {
+        match contention {
+            Some(contention) => contention.happened().await,
+            None => std::future::pending().await,
+        }
+    };
+    // Cancel-safe: whichever comes first ends the process.
+    tokio::select! {
+        done = agent::run(config, agent::Surroundings::of_node(), stop) => Ok(done?),
+        looked = contended => {
+            looked.context("cannot watch the lock file")?;
+            anyhow::bail!("another process wants the lock file")
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once, with status 1.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        next(&mut terminate, &mut interrupt).await;
+        tracing::info!("told to stop; pods go on running");
+        tokio::spawn(async move {
+            next(&mut terminate, &mut interrupt).await;
+            std::process::exit(1);
+        });
+    })
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
+    // Cancel-safe: a signal that arrives while the other is waited for stays pending.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

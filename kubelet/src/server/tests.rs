@@ -1,0 +1,260 @@
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::clock::Clock;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+struct Pods(Vec<Arc<Pod>>);
+
+impl PodsView for Pods {
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.0.clone()
+    }
+
+    fn status(&self, pod: &Pod) -> Option<PodStatus> {
+        (pod.metadata.name.as_deref() == Some("a")).then(|| PodStatus {
+            phase: Some("Running".to_owned()),
+            ..PodStatus::default()
+        })
+    }
+}
+
+fn pod(name: &str) -> Arc<Pod> {
+    let mut pod = Pod::default();
+    pod.metadata.name = Some(name.to_owned());
+    pod.status = Some(PodStatus {
+        phase: Some("Pending".to_owned()),
+        ..PodStatus::default()
+    });
+    Arc::new(pod)
+}
+
+fn checks() -> HealthChecks {
+    HealthChecks::new(Heartbeat::new(Clock::system()), Duration::from_secs(60))
+}
+
+async fn start(routes: Router) -> SocketAddr {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = Server::bind(any, "tests", routes).await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(server.run());
+    address
+}
+
+/// Sends one request; the status line with the headers, and the body with its chunks joined.
+async fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body = if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        unchunk(body)
+    } else {
+        body.to_owned()
+    };
+    (head.to_ascii_lowercase(), body)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut joined = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        joined.push_str(&rest[..size]);
+        body = rest.get(size + 2..).unwrap_or_default();
+    }
+    joined
+}
+
+#[tokio::test]
+async fn healthz_says_ok_to_every_method() {
+    let address = start(healthz_routes(checks())).await;
+    for path in [
+        "/healthz",
+        "/healthz/ping",
+        "/healthz/log",
+        "/healthz/syncloop",
+    ] {
+        for method in ["GET", "POST"] {
+            let (head, body) = ask(address, method, path).await;
+            assert!(
+                head.starts_with("http/1.1 200 ok"),
+                "{method} {path}: {head}"
+            );
+            assert_eq!(body, "ok", "{method} {path}");
+        }
+    }
+    let (head, body) = ask(address, "HEAD", "/healthz").await;
+    assert!(head.starts_with("http/1.1 200 ok"), "{head}");
+    assert_eq!(body, "");
+}
+
+#[tokio::test]
+async fn healthz_tells_more_when_asked() {
+    let address = start(healthz_routes(checks())).await;
+    let (head, body) = ask(address, "GET", "/healthz?verbose").await;
+    assert!(
+        head.contains("content-type: text/plain; charset=utf-8"),
+        "{head}"
+    );
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    assert_eq!(
+        body,
+        "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n"
+    );
+    let (_, body) = ask(
+        address,
+        "GET",
+        "/healthz?verbose=1&exclude=log&exclude=etcd",
+    )
+    .await;
+    assert_eq!(
+        body,
+        "[+]ping ok\n[+]log excluded: ok\n[+]syncloop ok\nwarn: some health checks cannot be excluded: no matches for \"etcd\"\nhealthz check passed\n"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stands_still_is_unhealthy() {
+    let heart = Heartbeat::new(Clock::system());
+    let checks = HealthChecks::new(heart.clone(), Duration::from_secs(200));
+    tokio::time::advance(Duration::from_secs(1000)).await;
+    assert_eq!(
+        checks.all(),
+        Ok(()),
+        "before the first beat there is nothing to be late"
+    );
+    heart.beat();
+    tokio::time::advance(Duration::from_secs(400)).await;
+    assert_eq!(checks.all(), Ok(()));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(
+        checks.all(),
+        Err("syncloop: sync Loop took longer than expected".to_owned())
+    );
+    heart.beat();
+    assert_eq!(checks.all(), Ok(()));
+
+    let short = HealthChecks::new(heart.clone(), Duration::from_secs(1));
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert_eq!(short.all(), Ok(()), "never sooner than after five minutes");
+}
+
+#[tokio::test]
+async fn a_failing_check_is_named() {
+    let (clock, _) = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+    let heart = Heartbeat::new(clock);
+    heart.beat();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    tokio::time::resume();
+    let address = start(healthz_routes(HealthChecks::new(
+        heart,
+        Duration::from_secs(60),
+    )))
+    .await;
+    let (head, body) = ask(address, "GET", "/healthz").await;
+    assert!(head.starts_with("http/1.1 500 "), "{head}");
+    assert_eq!(
+        body,
+        "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n"
+    );
+    let (head, body) = ask(address, "GET", "/healthz/syncloop").await;
+    assert!(head.starts_with("http/1.1 500 "), "{head}");
+    assert_eq!(
+        body,
+        "internal server error: sync Loop took longer than expected\n"
+    );
+    assert_eq!(ask(address, "GET", "/healthz/ping").await.1, "ok");
+    assert_eq!(
+        ask(address, "GET", "/healthz?exclude=syncloop").await.1,
+        "ok"
+    );
+}
+
+#[tokio::test]
+async fn the_read_only_port_lists_pods() {
+    let view: Arc<dyn PodsView> = Arc::new(Pods(vec![pod("a"), pod("b")]));
+    let address = start(read_only_routes(checks(), view)).await;
+    let (head, body) = ask(address, "GET", "/pods").await;
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert_eq!(
+        body,
+        concat!(
+            r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#,
+            r#"{"metadata":{"name":"a"},"status":{"phase":"Running"}},"#,
+            r#"{"metadata":{"name":"b"},"status":{"phase":"Pending"}}]}"#,
+            "\n"
+        )
+    );
+    assert_eq!(ask(address, "GET", "/healthz").await.1, "ok");
+    let (head, body) = ask(address, "POST", "/pods").await;
+    assert!(head.starts_with("http/1.1 405 "), "{head}");
+    assert_eq!(body, "405: Method Not Allowed");
+}
+
+#[tokio::test]
+async fn no_pods_are_null_as_upstream_writes_them() {
+    let address = start(read_only_routes(checks(), Arc::new(Pods(Vec::new())))).await;
+    let (_, body) = ask(address, "GET", "/pods").await;
+    assert_eq!(
+        body,
+        "{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{},\"items\":null}\n"
+    );
+}
+
+#[tokio::test]
+async fn other_paths_are_not_found() {
+    let address = start(healthz_routes(checks())).await;
+    for path in ["/", "/pods", "/healthz/nothing", "/metrics"] {
+        let (head, body) = ask(address, "GET", path).await;
+        assert!(head.starts_with("http/1.1 404 "), "{path}: {head}");
+        assert_eq!(body, "404 page not found\n");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_clear_error() {
+    let address = start(healthz_routes(checks())).await;
+    let error = Server::bind(address, "healthz", Router::new())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot listen on {address} for healthz; stop what listens there (another kubelet?), or choose another port"
+        )
+    );
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_their_turn() {
+    let address = start(healthz_routes(checks())).await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        idle.push(stream);
+    }
+    let waiting = tokio::spawn(ask(address, "GET", "/healthz"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished(), "the 65th is not served yet");
+    idle.pop();
+    let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    assert_eq!(answer.expect("a slot is free").unwrap().1, "ok");
+}

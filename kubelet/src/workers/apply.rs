@@ -1,0 +1,328 @@
+//! Takes the steps of a plan, one after the other.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_proto::CriError;
+use tokio::task::JoinSet;
+
+use super::hold::Hold;
+use super::start::StartError;
+use super::{StartPermit, StartPermits, Worker};
+use crate::errors::error_chain;
+use crate::events::About;
+use crate::plan::{ContainerStart, ContainerStop, PodPlan, Step};
+use crate::pod::{ContainerKind, Pod};
+use crate::record::BackoffKey;
+use crate::runtime::{ContainerId, ObservedPod, SandboxId};
+
+/// What came of a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Applied {
+    /// Something was done, or at least tried: the runtime has to be looked at again.
+    pub(super) acted: bool,
+    /// Something could not be done, and is tried again after its hold.
+    pub(super) failed: bool,
+}
+
+/// Whether the steps that follow still make sense.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Halt,
+}
+
+impl Worker {
+    /// Takes the steps of `plan` in order. One that fails puts off itself and whatever depends on it; the rest goes on.
+    pub(super) async fn apply(
+        &mut self,
+        pod: &Arc<Pod>,
+        observed: &ObservedPod,
+        plan: &PodPlan,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        let mut permit: Option<StartPermit> = None;
+        let mut sandbox = observed
+            .sandboxes
+            .first()
+            .filter(|s| s.ready)
+            .map(|s| s.id.clone());
+        for step in &plan.steps {
+            if permit.is_none() && matches!(step, Step::CreateSandbox { .. } | Step::Start(_)) {
+                permit = Some(self.tools.starts.acquire().await);
+            }
+            let next = match step {
+                Step::Stop(stops) => self.stop(pod, stops, &mut applied).await,
+                Step::StopSandbox(id) => self.stop_sandbox(id, &mut applied).await,
+                Step::CreateSandbox { attempt } => {
+                    let created = self
+                        .make_sandbox(pod, *attempt, permit.as_mut(), &mut applied)
+                        .await;
+                    sandbox = created;
+                    if sandbox.is_some() {
+                        Next::GoOn
+                    } else {
+                        Next::Halt
+                    }
+                }
+                Step::Start(start) => match &sandbox {
+                    Some(sandbox) => {
+                        self.start(pod, sandbox, start, permit.as_mut(), &mut applied)
+                            .await
+                    }
+                    None => Next::Halt,
+                },
+                Step::RemoveContainer(id) => {
+                    self.remove_container(observed, id, &mut applied).await
+                }
+                Step::RemoveSandbox(id) => self.remove_sandbox(id, &mut applied).await,
+            };
+            if next == Next::Halt {
+                break;
+            }
+        }
+        applied
+    }
+
+    /// Stops containers side by side, and waits for all of them.
+    async fn stop(&mut self, pod: &Pod, stops: &[ContainerStop], applied: &mut Applied) -> Next {
+        if self.held(None) {
+            applied.failed = true;
+            return Next::Halt;
+        }
+        applied.acted = true;
+        let mut calls = JoinSet::new();
+        for stop in stops.iter().cloned() {
+            About::container(pod, &stop.name).normal("Killing", &stop.message());
+            let runtime = self.tools.runtime.clone();
+            calls.spawn(async move {
+                (
+                    runtime.stop_container(stop.id.as_str(), stop.grace).await,
+                    stop,
+                )
+            });
+        }
+        let mut next = Next::GoOn;
+        while let Some(joined) = calls.join_next().await {
+            match joined {
+                Ok((Ok(()), _)) => {}
+                Ok((Err(error), _)) if error.is_not_found() => {}
+                Ok((Err(error), stop)) => {
+                    About::container(pod, &stop.name)
+                        .warning("FailedKillPod", &format!("error killing pod: {error}"));
+                    next = Next::Halt;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "stopping a container ended in a panic");
+                    next = Next::Halt;
+                }
+            }
+        }
+        self.settle_hold(None, next == Next::GoOn, applied);
+        next
+    }
+
+    async fn stop_sandbox(&mut self, id: &SandboxId, applied: &mut Applied) -> Next {
+        if self.held(None) {
+            applied.failed = true;
+            return Next::Halt;
+        }
+        applied.acted = true;
+        let done = gone_is_done(self.tools.runtime.stop_pod_sandbox(id.as_str()).await);
+        if let Err(error) = &done {
+            tracing::warn!(pod = %self.name, sandbox = %id, %error, "could not stop a sandbox");
+        }
+        self.settle_hold(None, done.is_ok(), applied);
+        if done.is_ok() { Next::GoOn } else { Next::Halt }
+    }
+
+    async fn make_sandbox(
+        &mut self,
+        pod: &Arc<Pod>,
+        attempt: u32,
+        mut permit: Option<&mut StartPermit>,
+        applied: &mut Applied,
+    ) -> Option<SandboxId> {
+        if self.held(None) {
+            applied.failed = true;
+            return None;
+        }
+        applied.acted = true;
+        if attempt > 0 {
+            About::pod(pod).normal(
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
+        }
+        let attempt = attempt.max(self.memory.sandbox_attempt);
+        let made = patiently(
+            permit.as_deref_mut(),
+            Box::pin(self.create_sandbox(pod, attempt)),
+        )
+        .await;
+        match made {
+            Ok(id) => {
+                self.settle_hold(None, true, applied);
+                // Its address goes into the containers; and the status shows it before any image is pulled.
+                patiently(permit, Box::pin(self.look_again())).await;
+                Some(id)
+            }
+            Err(error) => {
+                let message = error_chain(&error);
+                About::pod(pod).warning(error.reason(), &message);
+                self.settle_hold(None, false, applied);
+                None
+            }
+        }
+    }
+
+    async fn start(
+        &mut self,
+        pod: &Arc<Pod>,
+        sandbox: &SandboxId,
+        start: &ContainerStart,
+        permit: Option<&mut StartPermit>,
+        applied: &mut Applied,
+    ) -> Next {
+        let key = Some(start.name.clone());
+        // A plain init container that cannot be started holds up all that follows it; the others only themselves.
+        let failed = if start.kind == ContainerKind::Init {
+            Next::Halt
+        } else {
+            Next::GoOn
+        };
+        if self.held(key.as_ref()) {
+            applied.failed = true;
+            return failed;
+        }
+        applied.acted = true;
+        let started = patiently(permit, Box::pin(self.start_container(pod, sandbox, start))).await;
+        let now = self.tools.clock.now();
+        // A restart that fails counts as much as one that succeeds.
+        if let Some((ended, container)) = start.replaces.zip(spec_of(pod, &start.name)) {
+            self.memory
+                .backoffs
+                .advance(BackoffKey::of(container), ended, now.monotonic);
+        }
+        match started {
+            Ok(()) => {
+                self.memory.holds.remove(&key);
+                Next::GoOn
+            }
+            Err(error) => {
+                applied.failed = true;
+                self.hold_container(pod, start, &error, now.monotonic);
+                failed
+            }
+        }
+    }
+
+    /// Says why a container did not start, and puts it off.
+    fn hold_container(
+        &mut self,
+        pod: &Pod,
+        start: &ContainerStart,
+        error: &StartError,
+        now: Duration,
+    ) {
+        let waiting = error.waiting();
+        let key = Some(start.name.clone());
+        let hold = match error.retry_at() {
+            Some(until) => Hold::until(until, waiting.clone()),
+            None => Hold::after(self.memory.holds.get(&key), now, Some(waiting.clone())),
+        };
+        if !error.is_told() {
+            About::container(pod, &start.name)
+                .warning("Failed", &format!("Error: {}", waiting.message));
+        }
+        self.memory.holds.insert(key, hold);
+    }
+
+    async fn remove_container(
+        &mut self,
+        observed: &ObservedPod,
+        id: &ContainerId,
+        applied: &mut Applied,
+    ) -> Next {
+        applied.acted = true;
+        match gone_is_done(self.tools.runtime.remove_container(id.as_str()).await) {
+            Ok(()) => {
+                self.forget_instance(observed, id);
+            }
+            Err(error) => {
+                applied.failed = true;
+                tracing::warn!(pod = %self.name, container = %id, %error, "could not remove an ended container");
+            }
+        }
+        Next::GoOn
+    }
+
+    /// Removes the log of an instance that the runtime has forgotten.
+    fn forget_instance(&self, observed: &ObservedPod, id: &ContainerId) {
+        let Some(gone) = observed.containers.iter().find(|c| c.id == *id) else {
+            return;
+        };
+        let others = observed.instances(&gone.name).filter(|c| c.id != *id);
+        let keep: Vec<u32> = others.map(|c| c.attempt).collect();
+        let logs = &self.tools.logs;
+        if let Err(error) =
+            logs.remove_instance(&self.name, &self.uid, &gone.name, id.as_str(), &keep)
+        {
+            tracing::warn!(pod = %self.name, error = error_chain(&error), "could not remove an old log");
+        }
+    }
+
+    async fn remove_sandbox(&mut self, id: &SandboxId, applied: &mut Applied) -> Next {
+        applied.acted = true;
+        if let Err(error) = gone_is_done(self.tools.runtime.remove_pod_sandbox(id.as_str()).await) {
+            applied.failed = true;
+            tracing::warn!(pod = %self.name, sandbox = %id, %error, "could not remove a stopped sandbox");
+        }
+        Next::GoOn
+    }
+
+    fn held(&self, key: Option<&Arc<str>>) -> bool {
+        let now = self.tools.clock.now().monotonic;
+        self.memory
+            .holds
+            .get(&key.cloned())
+            .is_some_and(|hold| hold.left(now).is_some())
+    }
+
+    fn settle_hold(&mut self, key: Option<Arc<str>>, done: bool, applied: &mut Applied) {
+        if done {
+            self.memory.holds.remove(&key);
+            return;
+        }
+        applied.failed = true;
+        let now = self.tools.clock.now().monotonic;
+        let hold = Hold::after(self.memory.holds.get(&key), now, None);
+        self.memory.holds.insert(key, hold);
+    }
+}
+
+fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a k8s_openapi::api::core::v1::Container> {
+    crate::pod::containers(pod)
+        .map(|(_, c)| c)
+        .find(|c| c.name == name)
+}
+
+/// What is no longer there need not be stopped or removed.
+fn gone_is_done(result: Result<(), CriError>) -> Result<(), CriError> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+/// Awaits a start with its place held. Boxed, because a pod that only runs must not carry the room a start needs.
+async fn patiently<T>(
+    permit: Option<&mut StartPermit>,
+    work: Pin<Box<impl Future<Output = T>>>,
+) -> T {
+    match permit {
+        Some(permit) => permit.during(StartPermits::PATIENCE, work).await,
+        None => work.await,
+    }
+}

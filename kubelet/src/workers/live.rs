@@ -1,0 +1,225 @@
+//! The life of a pod that is wanted: plan, apply, publish, wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hold::Hold;
+use super::queue::Wanted;
+use super::{Worker, apply::Applied};
+use crate::admission;
+use crate::cgroups::resources::qos_class;
+use crate::events::About;
+use crate::observe::RuntimeState;
+use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
+use crate::pod::Pod;
+use crate::runtime::ObservedPod;
+use crate::status::{StatusInput, Waiting, derive_status};
+
+impl Worker {
+    /// Keeps the pod as its manifest has it, until it is told to stop.
+    ///
+    /// Cancel-safe: `live` keeps nothing across an await that `self` does not hold, and what a dropped call to the
+    /// runtime leaves behind, the look at the start of the termination shows.
+    pub(super) async fn live_until_stopped(&mut self) {
+        let mut orders = self.orders.clone();
+        tokio::select! {
+            biased;
+            // An error means that the registry is gone, which ends the process.
+            _ = orders.wait_for(|o| o.wanted == Wanted::Stop) => {}
+            () = self.live() => {}
+        }
+    }
+
+    async fn live(&mut self) {
+        self.publish_first();
+        // An error means that the registry is gone, which ends the process.
+        let _ = self.orders.wait_for(|o| o.wanted == Wanted::Run).await;
+        self.memory.begin_life();
+        // Nothing seen of the pod may mean that nobody could look at it yet.
+        self.memory.stale |= self.observed.borrow().is_empty();
+        let mut admitted = false;
+        loop {
+            let pod = self.orders.borrow_and_update().pod.clone();
+            if self.memory.stale && !self.look_again().await {
+                let blind = Applied {
+                    acted: false,
+                    failed: true,
+                };
+                self.hold_pod();
+                let observed = self.observed.borrow().clone();
+                self.publish(&pod, &observed, &PodPlan::default());
+                self.wait(&PodPlan::default(), &blind).await;
+                continue;
+            }
+            if !std::mem::replace(&mut admitted, true) {
+                self.admit();
+            }
+            let observed = self.observed.borrow_and_update().clone();
+            self.memory.note_exits(&observed, self.tools.clock.now());
+            let plan = if self.memory.is_over() {
+                end_of(&pod, &observed)
+            } else {
+                self.plan(&pod, &observed)
+            };
+            let mut applied = self.apply(&pod, &observed, &plan).await;
+            if applied.acted {
+                self.look_again().await;
+                let last = self.memory.last_plan.take();
+                if !applied.failed {
+                    // The same steps again, though each went well: whatever it is, hurrying will not help.
+                    if last.as_ref() == Some(&plan) {
+                        self.hold_pod();
+                        applied.failed = true;
+                    }
+                    self.memory.last_plan = Some(plan.clone());
+                }
+            }
+            if applied.acted && !applied.failed {
+                continue;
+            }
+            let observed = self.observed.borrow().clone();
+            self.publish(&pod, &observed, &plan);
+            if self.memory.is_over() && plan.finished && !self.memory.released {
+                self.memory.released = true;
+                self.release().await;
+            }
+            self.wait(&plan, &applied).await;
+        }
+    }
+
+    fn hold_pod(&mut self) {
+        let now = self.tools.clock.now().monotonic;
+        let hold = Hold::after(self.memory.holds.get(&None), now, None);
+        self.memory.holds.insert(None, hold);
+    }
+
+    fn plan(&self, pod: &Pod, observed: &ObservedPod) -> PodPlan {
+        plan_pod(&PlanInput {
+            pod,
+            observed,
+            backoff: &self.memory.backoffs,
+            exits: &self.memory.exits,
+            attempts_on_disk: &self.memory.attempts_on_disk,
+            now: self.tools.clock.now().monotonic,
+        })
+    }
+
+    /// Renews the observation after a change; says whether that went well. Nothing is planned from a stale one.
+    pub(super) async fn look_again(&mut self) -> bool {
+        let looked = self.tools.observer.refresh(&self.uid).await;
+        if let Err(error) = &looked {
+            tracing::warn!(pod = %self.name, uid = %self.uid, %error, "cannot look at the pod in the runtime");
+        }
+        self.memory.stale = looked.is_err();
+        looked.is_ok()
+    }
+
+    /// Refuses the pod for good when this node or this version cannot run it as it is meant.
+    fn admit(&mut self) {
+        let pod = self.orders.borrow().pod.clone();
+        if self.memory.is_over() || !self.observed.borrow().is_empty() {
+            return;
+        }
+        for warning in admission::warnings(&pod) {
+            About::pod(&pod).warning("NotBuilt", &warning);
+        }
+        if let Err(rejection) = admission::admit_features(&pod, &self.tools.node.features) {
+            About::pod(&pod).warning(rejection.reason, &rejection.message);
+            self.memory.reject(rejection);
+        }
+    }
+
+    /// A pod that nobody has looked at yet is pending.
+    fn publish_first(&mut self) {
+        self.board = match self.tools.board.writer(&self.uid) {
+            Ok(writer) => Some(writer),
+            Err(error) => {
+                tracing::error!(error = %error, "the pod's status cannot be shown");
+                None
+            }
+        };
+        let pod = self.orders.borrow().pod.clone();
+        self.publish(&pod, &ObservedPod::default(), &PodPlan::default());
+    }
+
+    /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
+    pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
+        let now = self.tools.clock.now();
+        let waiting = self.waiting(plan, now.monotonic);
+        let finished = plan.finished || self.memory.is_over();
+        let status = derive_status(&StatusInput {
+            pod,
+            qos: qos_class(pod),
+            observed,
+            waiting: &waiting,
+            probes: &BTreeMap::new(),
+            previous: self.memory.status.as_ref(),
+            start_time: self.memory.start_time,
+            terminating: self.orders.borrow().wanted == Wanted::Stop,
+            finished,
+            rejected: self.memory.rejected.as_ref(),
+            failure: None,
+            // Upstream leaves the node's addresses out of the status without an API server.
+            host_ips: &[],
+            now: now.wall,
+        });
+        if status.phase.is_terminal() && self.memory.phase() != Some(status.phase) {
+            tracing::info!(pod = %self.name, uid = %self.uid, phase = status.phase.as_str(), "pod has finished");
+        }
+        if let Some(writer) = &mut self.board {
+            writer.set(pod, status.clone());
+        }
+        self.memory.status = Some(status);
+        self.memory.store(now);
+    }
+
+    fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {
+        let mut waiting = plan.waiting.clone();
+        for (name, hold) in &self.memory.holds {
+            if let (Some(name), Some(why)) = (name, &hold.waiting)
+                && hold.left(now).is_some()
+            {
+                waiting.insert(name.clone(), why.clone());
+            }
+        }
+        waiting
+    }
+
+    /// Waits for whatever may change the plan: the spec, an observation, the runtime's return, or time.
+    async fn wait(&mut self, plan: &PodPlan, applied: &Applied) {
+        let now = self.tools.clock.now().monotonic;
+        let hold = self.memory.holds.values().filter_map(|h| h.left(now)).min();
+        let flush = self.memory.next_flush(now);
+        let delay = [plan.wake_in, hold.filter(|_| applied.failed), flush]
+            .into_iter()
+            .flatten()
+            .min();
+        let alarm = async {
+            match delay {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Cancel-safe: all that a dropped arm could lose is still in its channel.
+        tokio::select! {
+            _ = self.orders.changed() => {}
+            _ = self.observed.changed() => {}
+            _ = self.runtime.changed() => {
+                if matches!(*self.runtime.borrow_and_update(), RuntimeState::Up(_)) {
+                    self.memory.holds.clear();
+                }
+            }
+            () = alarm => {}
+        }
+    }
+}
+
+/// A pod that is over starts nothing; what still runs of it is stopped.
+fn end_of(pod: &Pod, observed: &ObservedPod) -> PodPlan {
+    let grace = Duration::from_secs(crate::pod::grace_seconds(pod).unsigned_abs());
+    let mut plan = crate::plan::plan_termination(pod, observed, grace);
+    plan.steps
+        .retain(|step| matches!(step, Step::Stop(_) | Step::StopSandbox(_)));
+    plan
+}

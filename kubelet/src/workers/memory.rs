@@ -1,0 +1,188 @@
+//! What a worker knows that neither the spec nor the runtime says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_proto::v1::PodSandboxConfig;
+use jiff::{SignedDuration, Timestamp};
+
+use super::Tools;
+use super::hold::Hold;
+use super::start::Prepared;
+use crate::admission::Rejection;
+use crate::clock::Now;
+use crate::errors::error_chain;
+use crate::plan::PodPlan;
+use crate::pod::{self, Pod, PodName, PodUid};
+use crate::record::{Backoffs, Exit, Loaded, Record, RecordFile, RecordWriter, Termination};
+use crate::runtime::{ContainerId, ContainerState, ObservedPod};
+use crate::status::{Phase, PodStatus, Rejected};
+
+/// What a worker remembers. The part that must survive a restart of the agent is in the record.
+pub(super) struct Memory {
+    record: Record,
+    writer: RecordWriter,
+    pub(super) start_time: Timestamp,
+    pub(super) backoffs: Backoffs,
+    /// When each ended container that the runtime shows ended.
+    pub(super) exits: BTreeMap<ContainerId, Exit>,
+    /// The attempt that follows the highest one with a log, by container.
+    pub(super) attempts_on_disk: BTreeMap<Arc<str>, u32>,
+    /// The attempt that the next sandbox has at least: higher after the runtime refused a name as taken.
+    pub(super) sandbox_attempt: u32,
+    /// What failed last, by container; `None` is the pod itself.
+    pub(super) holds: BTreeMap<Option<Arc<str>>, Hold>,
+    /// The pod's directories, volumes and cgroup, once they are there.
+    pub(super) prepared: Option<Prepared>,
+    /// What the sandbox was made from.
+    pub(super) sandbox_config: Option<PodSandboxConfig>,
+    /// The last status, or what the record kept of it.
+    pub(super) status: Option<PodStatus>,
+    /// The pod is over and its volumes and cgroup were given back.
+    pub(super) released: bool,
+    /// A change was made and has not been looked at.
+    pub(super) stale: bool,
+    /// The last plan, when all of it went well.
+    pub(super) last_plan: Option<PodPlan>,
+    /// Why the pod may not run here.
+    pub(super) rejected: Option<Rejected>,
+}
+
+impl Memory {
+    /// With what an earlier life of the agent left in the pod's record.
+    pub(super) fn load(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
+        let record = match RecordFile::load(&tools.dirs.path(uid)) {
+            Loaded::Good(record) => *record,
+            // What was bad about it has been said.
+            Loaded::Missing | Loaded::Bad { .. } => Record::default(),
+        };
+        Self::new(tools, pod, uid, record)
+    }
+
+    /// For a pod that begins anew.
+    pub(super) fn fresh(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
+        Self::new(tools, pod, uid, Record::default())
+    }
+
+    fn new(tools: &Tools, pod: &Pod, uid: &PodUid, record: Record) -> Self {
+        let now = tools.clock.now();
+        let cap = tools.node.crash_loop_cap;
+        Self {
+            start_time: record.start_time.unwrap_or(now.wall),
+            backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
+            attempts_on_disk: attempts_on_disk(tools, pod, uid),
+            status: record.previous_status(crate::cgroups::resources::qos_class(pod)),
+            writer: RecordWriter::resume(tools.dirs.path(uid), &record),
+            record,
+            exits: BTreeMap::new(),
+            sandbox_attempt: 0,
+            holds: BTreeMap::new(),
+            prepared: None,
+            sandbox_config: None,
+            rejected: None,
+            released: false,
+            stale: false,
+            last_plan: None,
+        }
+    }
+
+    /// Notes when containers ended, by the runtime's account.
+    pub(super) fn note_exits(&mut self, observed: &ObservedPod, now: Now) {
+        self.exits
+            .retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
+        for container in observed
+            .containers
+            .iter()
+            .filter(|c| c.state == ContainerState::Exited)
+        {
+            if !self.exits.contains_key(&container.id) {
+                let finished =
+                    Timestamp::from_nanosecond(container.finished_at.into()).unwrap_or(now.wall);
+                let exit = self
+                    .backoffs
+                    .note_exit(&container.name, &container.id, finished, now);
+                self.exits.insert(container.id.clone(), exit);
+            }
+        }
+    }
+
+    /// Whether the pod has ended or was refused: nothing of it is started any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.rejected.is_some() || self.record.terminal.is_some()
+    }
+
+    /// Refuses the pod for good.
+    pub(super) fn reject(&mut self, rejection: Rejection) {
+        self.rejected = Some(Rejected {
+            reason: rejection.reason.into(),
+            message: rejection.message.into(),
+        });
+    }
+
+    /// The pod is wanted: a termination that an earlier life of the agent had begun is none any more.
+    pub(super) fn begin_life(&mut self) {
+        self.record.termination = None;
+    }
+
+    /// When the termination under way has to be done; begins one of `grace` where none is.
+    pub(super) fn termination_deadline(&mut self, grace: Duration, now: Now) -> Duration {
+        let left = match &self.record.termination {
+            // Never longer than the grace period, whatever has happened to the wall clock.
+            Some(begun) => {
+                Duration::try_from(begun.deadline_wall.duration_since(now.wall)).unwrap_or_default()
+            }
+            None => grace,
+        };
+        let left = left.min(grace);
+        if self.record.termination.is_none() {
+            let span = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+            self.record.termination = Some(Termination {
+                grace_seconds: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+                deadline_wall: now.wall.checked_add(span).unwrap_or(Timestamp::MAX),
+            });
+        }
+        now.monotonic + left
+    }
+
+    /// Takes over what a new status says, and writes the record where it changed.
+    ///
+    /// A record that cannot be written costs what it would have held after a restart of the agent, and nothing now.
+    pub(super) fn store(&mut self, now: Now) {
+        if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
+            self.record.take_status(status);
+        }
+        self.backoffs.write_records(&mut self.record.backoffs, now);
+        // The deadline of a termination too is written at once: nothing else is going to write it later.
+        let durable = self.record.terminal.is_some() || self.record.termination.is_some();
+        if let Err(error) = self.writer.store(&self.record, now.monotonic, durable) {
+            tracing::debug!(
+                error = error_chain(&error),
+                "could not write a pod's record"
+            );
+        }
+    }
+
+    /// How long until the record wants to be written again.
+    pub(super) fn next_flush(&self, now: Duration) -> Option<Duration> {
+        self.writer.next_flush().map(|at| at.saturating_sub(now))
+    }
+
+    /// The last phase that was published.
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.status.as_ref().map(|status| status.phase)
+    }
+}
+
+/// What the runtime may have forgotten: the attempt after the highest one with a log, by container.
+fn attempts_on_disk(tools: &Tools, pod: &Pod, uid: &PodUid) -> BTreeMap<Arc<str>, u32> {
+    let name = PodName::of(pod);
+    let next = |container: &str| {
+        tools.logs.next_attempt(&name, uid, container).unwrap_or_else(|error| {
+            tracing::warn!(pod = %name, container, error = error_chain(&error), "restart count is lost");
+            0
+        })
+    };
+    let attempts = pod::containers(pod).map(|(_, c)| (c.name.as_str().into(), next(&c.name)));
+    attempts.filter(|(_, attempt)| *attempt > 0).collect()
+}

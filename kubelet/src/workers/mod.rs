@@ -1,0 +1,206 @@
+//! One task per pod: it alone changes that pod's sandbox and containers.
+//!
+//! Owns: the registry (UID to worker), each pod's lifecycle, its back-off and its record.
+//! Inputs: the desired pods (`sources/`), the observations (`observe/`), time.
+//! Outputs: calls to the runtime and the node's file system, a status per pod on the board.
+//! Tasks: the registry, with one that writes the weight of burstable pods; one worker a pod.
+//! Does not: decide (that is `plan/` and `queue`, both pure) or look at the runtime itself (that is `observe/`).
+//!
+//! ```text
+//!          begin                 stop ordered              stopped, given back        a minute later
+//! (none) ───────▶ Live ─────────────────────▶ Terminating ───────────────▶ Terminated ───────────▶ (none)
+//!                  ▲                                                           │
+//!                  └──────────────────── run ordered again ────────────────────┘
+//! ```
+//!
+//! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
+//! never asked. An order to stop pre-empts every wait of a living pod, calls to the runtime included: what such a call
+//! leaves behind, the next look at the runtime shows.
+
+mod apply;
+mod hold;
+mod live;
+mod memory;
+mod qos;
+pub mod queue;
+mod registry;
+mod start;
+mod terminate;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_proto::RuntimeClient;
+use tokio::sync::{Semaphore, watch};
+
+use crate::admission::NodeFeatures;
+use crate::cgroups::Cgroups;
+use crate::clock::Clock;
+use crate::images::ImagePuller;
+use crate::logs::PodLogs;
+use crate::observe::{Observer, RuntimeState};
+use crate::pod::{Pod, PodName, PodUid};
+use crate::poddir::PodDirs;
+use crate::runtime::ObservedPod;
+use crate::runtime::convert::NodeSettings;
+use crate::runtime::convert::dns::DnsSettings;
+use crate::status::{StatusBoard, StatusWriter};
+use crate::volumes::Volumes;
+
+pub use queue::{Stage, Wanted};
+pub use registry::{Registry, run_registry};
+
+/// What every worker works with. One for the whole agent.
+pub struct Tools {
+    /// Wall clock and monotonic time.
+    pub clock: Clock,
+    /// The runtime's calls.
+    pub runtime: RuntimeClient,
+    /// What the runtime shows.
+    pub observer: Arc<Observer>,
+    /// Presence and pulls of images.
+    pub images: ImagePuller<cri_proto::ImageClient>,
+    /// Volumes of the kinds that are built.
+    pub volumes: Arc<Volumes>,
+    /// The cgroups above the containers.
+    pub cgroups: Arc<Cgroups>,
+    /// `<root>/pods`.
+    pub dirs: PodDirs,
+    /// `/var/log/pods` and `/var/log/containers`.
+    pub logs: PodLogs,
+    /// The statuses, for whoever asks.
+    pub board: StatusBoard,
+    /// How many pods are started at once.
+    pub starts: StartPermits,
+    /// Facts of the node and settings that shape pods.
+    pub node: NodeFacts,
+}
+
+/// Facts of the node and settings that shape pods. Inert.
+pub struct NodeFacts {
+    /// What shapes sandboxes and containers.
+    pub settings: NodeSettings,
+    /// How pods look names up, but for the node's own file.
+    pub dns: DnsSettings,
+    /// `resolvConf`: the file that `dnsPolicy: Default` copies; none where the configuration has it empty.
+    pub resolv_conf: Option<PathBuf>,
+    /// What pods may ask for here.
+    pub features: NodeFeatures,
+    /// The most that a crash loop waits.
+    pub crash_loop_cap: Duration,
+}
+
+/// How many pods are started at the same time. First come, first served.
+///
+/// More than two a core only makes each start slower; a start that hangs gives its place away after
+/// [`StartPermits::PATIENCE`], so that a few stuck pods never hold up the rest.
+pub struct StartPermits(Arc<Semaphore>);
+
+impl StartPermits {
+    /// How long a start may hold its place while nothing comes of it.
+    pub const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Places for `starts` pods at once.
+    #[must_use]
+    pub fn new(starts: usize) -> Self {
+        Self(Arc::new(Semaphore::new(starts.max(1))))
+    }
+
+    async fn acquire(&self) -> StartPermit {
+        // The semaphore is never closed; without a permit a start would merely be early.
+        StartPermit {
+            semaphore: self.0.clone(),
+            held: self.0.clone().acquire_owned().await.ok(),
+        }
+    }
+}
+
+struct StartPermit {
+    semaphore: Arc<Semaphore>,
+    held: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl StartPermit {
+    /// Awaits `work`. Should it take longer than `patience`, the place is given away until it is done.
+    async fn during<T>(&mut self, patience: Duration, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        // Cancel-safe: `work` is polled on below, nothing of it is dropped.
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(patience) => {}
+        }
+        self.held = None;
+        let done = work.await;
+        self.held = self.semaphore.clone().acquire_owned().await.ok();
+        done
+    }
+}
+
+/// What the registry tells a worker: the pod as its source has it now, and whether it is wanted.
+#[derive(Clone)]
+pub(crate) struct Orders {
+    pod: Arc<Pod>,
+    wanted: Wanted,
+}
+
+/// The task of one pod.
+struct Worker {
+    tools: Arc<Tools>,
+    uid: PodUid,
+    name: PodName,
+    orders: watch::Receiver<Orders>,
+    stage: watch::Sender<Stage>,
+    observed: watch::Receiver<Arc<ObservedPod>>,
+    runtime: watch::Receiver<RuntimeState>,
+    memory: memory::Memory,
+    /// The pod's place on the board, for as long as the pod is wanted.
+    board: Option<StatusWriter>,
+}
+
+impl Worker {
+    fn new(
+        tools: Arc<Tools>,
+        uid: PodUid,
+        orders: watch::Receiver<Orders>,
+        stage: watch::Sender<Stage>,
+    ) -> Self {
+        let pod = orders.borrow().pod.clone();
+        Self {
+            observed: tools.observer.subscribe(&uid),
+            runtime: tools.observer.state(),
+            memory: memory::Memory::load(&tools, &pod, &uid),
+            board: None,
+            name: PodName::of(&pod),
+            tools,
+            uid,
+            orders,
+            stage,
+        }
+    }
+
+    /// Lives the pod's life until nothing of it is left.
+    async fn run(mut self) {
+        loop {
+            self.live_until_stopped().await;
+            self.stage.send_replace(Stage::Terminating);
+            self.terminate().await;
+            self.stage.send_replace(Stage::Terminated);
+            if !self.linger().await {
+                return;
+            }
+            let pod = self.orders.borrow().pod.clone();
+            self.memory = memory::Memory::fresh(&self.tools, &pod, &self.uid);
+            self.stage.send_replace(Stage::Live);
+        }
+    }
+
+    /// Waits until the runtime has been seen, and all that it held then.
+    async fn runtime_seen(&mut self) {
+        // An error means that the observer is gone, which ends the process.
+        let _ = self
+            .runtime
+            .wait_for(|state| *state != RuntimeState::NeverSeen)
+            .await;
+    }
+}

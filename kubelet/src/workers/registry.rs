@@ -1,0 +1,367 @@
+//! UID to worker: begins workers, passes orders to them, and clears up behind them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::qos::QosShares;
+use super::queue::{Action, QueueInput, Stage, Wanted, WorkerView, reconcile};
+use super::{Orders, Tools, Worker};
+use crate::errors::error_chain;
+use crate::observe::{FoundPod, RuntimeState};
+use crate::pod::{Pod, PodName, PodUid};
+use crate::runtime::ObservedPod;
+use crate::server::Heartbeat;
+use crate::sources::Desired;
+use crate::status::PodStatus;
+
+/// The loop goes round at least this often: a fraction of what the `syncloop` check bears.
+const BEAT: Duration = Duration::from_secs(60);
+/// Before a worker that panicked is begun again.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// The workers there are.
+pub struct Registry {
+    tools: Arc<Tools>,
+    handles: BTreeMap<PodUid, Handle>,
+    tasks: JoinSet<()>,
+    by_task: BTreeMap<Id, PodUid>,
+    /// Woken by any worker that changes its stage.
+    staged: Arc<tokio::sync::Notify>,
+    /// Pods whose worker panicked, until they have another.
+    panicked: BTreeMap<PodUid, Panicked>,
+    /// Logs that no pod of this life of the agent has are gone.
+    logs_collected: bool,
+    /// Pods that left traces on the node's disk, from before this life of the agent.
+    on_disk: Vec<FoundPod>,
+}
+
+/// A pod that is left alone for a while. What it runs may be younger than the last list of what the runtime holds.
+struct Panicked {
+    pod: FoundPod,
+    until: Duration,
+}
+
+struct Handle {
+    name: PodName,
+    orders: watch::Sender<Orders>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// Runs the registry for as long as the agent lives: it ends only with an error of the process.
+pub async fn run_registry(
+    tools: Arc<Tools>,
+    mut desired: watch::Receiver<Arc<Desired>>,
+    heartbeat: Heartbeat,
+) {
+    let on_disk = traces_on_disk(&tools);
+    let mut found = tools.observer.found();
+    let mut runtime = tools.observer.state();
+    let mut qos = QosShares::new(tools.cgroups.clone());
+    let mut registry = Registry {
+        tools,
+        handles: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        by_task: BTreeMap::new(),
+        staged: Arc::default(),
+        panicked: BTreeMap::new(),
+        logs_collected: false,
+        on_disk,
+    };
+    loop {
+        heartbeat.beat();
+        let wanted = desired.borrow_and_update().clone();
+        let seen = *runtime.borrow_and_update() != RuntimeState::NeverSeen;
+        let in_runtime = found.borrow_and_update().clone();
+        registry.update_specs(&wanted);
+        qos.follow(&wanted);
+        registry.act(&wanted, &in_runtime, seen);
+        let rest = registry.rest_left();
+        let rested = async {
+            match rest {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Cancel-safe: each arm is a channel that keeps its news, a task set, or a timer.
+        tokio::select! {
+            changed = desired.changed() => if changed.is_err() { return },
+            _ = found.changed() => {}
+            _ = runtime.changed() => {}
+            () = registry.staged.notified() => {}
+            Some(ended) = registry.tasks.join_next_with_id() => registry.clear_up(ended),
+            () = rested => {}
+            // Nothing happened: the loop shows that it could have gone round.
+            () = tokio::time::sleep(BEAT) => {}
+        }
+    }
+}
+
+impl Registry {
+    fn update_specs(&self, desired: &Desired) {
+        for (uid, pod) in &desired.pods {
+            if let Some(handle) = self.handles.get(uid) {
+                handle.orders.send_if_modified(|orders| {
+                    let news = !Arc::ptr_eq(&orders.pod, pod);
+                    orders.pod = pod.clone();
+                    news
+                });
+            }
+        }
+    }
+
+    fn act(&mut self, desired: &Desired, in_runtime: &[FoundPod], runtime_seen: bool) {
+        let now = self.tools.clock.now().monotonic;
+        self.on_disk
+            .retain(|pod| !desired.pods.contains_key(&pod.uid));
+        let names: BTreeMap<PodUid, PodName> = desired
+            .pods
+            .iter()
+            .filter(|(uid, _)| !self.rests(uid, now))
+            .map(|(uid, pod)| (uid.clone(), PodName::of(pod)))
+            .collect();
+        // Of those found twice the later one counts: traces on the disk have no name, and a name must not be lost.
+        let panicked = self.panicked.values().map(|panicked| &panicked.pod);
+        let found: BTreeMap<PodUid, PodName> = self
+            .on_disk
+            .iter()
+            .chain(panicked)
+            .chain(in_runtime)
+            .filter(|pod| !desired.pods.contains_key(&pod.uid))
+            .map(|pod| {
+                (
+                    pod.uid.clone(),
+                    PodName {
+                        namespace: pod.namespace.clone(),
+                        name: pod.name.clone(),
+                    },
+                )
+            })
+            .collect();
+        let views = self
+            .handles
+            .iter()
+            .map(|(uid, handle)| (uid.clone(), handle.view()))
+            .collect();
+        let input = QueueInput {
+            desired: &names,
+            workers: &views,
+            found: &found,
+            sources_ready: desired.ready,
+            runtime_seen,
+        };
+        for action in reconcile(&input) {
+            match action {
+                Action::Begin(uid) => {
+                    if let Some(pod) = desired.pods.get(&uid) {
+                        self.begin(uid, pod.clone(), Wanted::Wait);
+                    }
+                }
+                // Its name stays taken while it rests.
+                Action::BeginEnding(uid) if self.rests(&uid, now) => {}
+                Action::BeginEnding(uid) => {
+                    if let Some(name) = found.get(&uid) {
+                        tracing::info!(pod = %name, %uid, "found a pod that no source has; ending it");
+                        let observed = self.tools.observer.subscribe(&uid).borrow().clone();
+                        self.begin(
+                            uid.clone(),
+                            Arc::new(stand_in(&uid, name, &observed)),
+                            Wanted::Stop,
+                        );
+                    }
+                }
+                Action::Run(uid) => self.order(&uid, Wanted::Run),
+                Action::Stop(uid) => self.order(&uid, Wanted::Stop),
+            }
+        }
+        if desired.ready && runtime_seen && !self.logs_collected {
+            self.on_disk.clear();
+            self.collect_logs(in_runtime);
+        }
+    }
+
+    /// Removes the logs of pods that were there before this life of the agent and are no more. Once: from now on each
+    /// worker removes its own.
+    fn collect_logs(&mut self, in_runtime: &[FoundPod]) {
+        self.logs_collected = true;
+        let live = self
+            .handles
+            .keys()
+            .chain(in_runtime.iter().map(|pod| &pod.uid))
+            .cloned()
+            .collect();
+        let collected = self.tools.logs.collect(&live, usize::MAX);
+        for error in &collected.errors {
+            tracing::warn!(error = error_chain(error), "could not remove old logs");
+        }
+        if collected.removed > 0 {
+            tracing::info!(
+                removed = collected.removed,
+                "removed logs of pods that are gone"
+            );
+        }
+    }
+
+    fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, wanted: Wanted) {
+        self.panicked.remove(&uid);
+        let name = PodName::of(&pod);
+        let (orders, orders_seen) = watch::channel(Orders { pod, wanted });
+        let (stage_told, stage) = watch::channel(Stage::Live);
+        self.forward_stage(stage.clone());
+        let worker = Worker::new(self.tools.clone(), uid.clone(), orders_seen, stage_told);
+        let task = self.tasks.spawn(worker.run());
+        self.by_task.insert(task.id(), uid.clone());
+        self.handles.insert(
+            uid,
+            Handle {
+                name,
+                orders,
+                stage,
+            },
+        );
+    }
+
+    /// Wakes the registry on each stage of one worker. Ends with the worker.
+    fn forward_stage(&self, mut stage: watch::Receiver<Stage>) {
+        let staged = self.staged.clone();
+        tokio::spawn(async move {
+            while stage.changed().await.is_ok() {
+                staged.notify_one();
+            }
+        });
+    }
+
+    fn order(&self, uid: &PodUid, wanted: Wanted) {
+        if let Some(handle) = self.handles.get(uid) {
+            handle.orders.send_modify(|orders| orders.wanted = wanted);
+        }
+    }
+
+    /// A worker's task has ended: its pod is gone, or its code panicked.
+    fn clear_up(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let (id, panic) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let Some(uid) = self.by_task.remove(&id) else {
+            return;
+        };
+        let handle = self.handles.remove(&uid);
+        let Some((panic, handle)) = panic.zip(handle) else {
+            return;
+        };
+        tracing::error!(pod = %handle.name, %uid, error = %panic, "a pod's worker panicked; it is begun again in {AFTER_PANIC:?}");
+        self.show_panic(&uid, &handle.orders.borrow().pod, &panic);
+        let pod = FoundPod {
+            uid: uid.clone(),
+            namespace: handle.name.namespace,
+            name: handle.name.name,
+        };
+        let until = self.tools.clock.now().monotonic + AFTER_PANIC;
+        self.panicked.insert(uid, Panicked { pod, until });
+    }
+
+    /// Shows on the pod that its worker is gone: what the worker last said stays, with the reason beside it.
+    fn show_panic(&self, uid: &PodUid, pod: &Arc<Pod>, panic: &JoinError) {
+        let Some(view) = self.tools.board.get(uid) else {
+            return;
+        };
+        let Ok(mut writer) = self.tools.board.writer(uid) else {
+            return;
+        };
+        let mut status = PodStatus::clone(&view.status);
+        status.reason = Some("WorkerPanic".into());
+        status.message =
+            Some(format!("the agent failed while it worked on this pod: {panic}").into());
+        writer.set(pod, status);
+    }
+
+    fn rests(&self, uid: &PodUid, now: Duration) -> bool {
+        self.panicked.get(uid).is_some_and(|p| p.until > now)
+    }
+
+    fn rest_left(&self) -> Option<Duration> {
+        let now = self.tools.clock.now().monotonic;
+        let left = |p: &Panicked| p.until.checked_sub(now).filter(|left| !left.is_zero());
+        self.panicked.values().filter_map(left).min()
+    }
+}
+
+impl Handle {
+    fn view(&self) -> WorkerView {
+        WorkerView {
+            name: self.name.clone(),
+            wanted: self.orders.borrow().wanted,
+            stage: *self.stage.borrow(),
+        }
+    }
+}
+
+/// Pods that have a directory or a cgroup on this node.
+fn traces_on_disk(tools: &Tools) -> Vec<FoundPod> {
+    let nameless = |uid: PodUid| FoundPod {
+        name: uid.as_str().into(),
+        namespace: "".into(),
+        uid,
+    };
+    let mut traces: BTreeMap<PodUid, FoundPod> = BTreeMap::new();
+    let dirs = tools
+        .dirs
+        .list()
+        .unwrap_or_else(|error| unreadable("the pods' directories", &error));
+    let cgroups = tools
+        .cgroups
+        .list_pods()
+        .unwrap_or_else(|error| unreadable("the pods' cgroups", &error));
+    traces.extend(
+        dirs.into_iter()
+            .chain(cgroups)
+            .map(|uid| (uid.clone(), nameless(uid))),
+    );
+    traces.into_values().collect()
+}
+
+/// What cannot be listed is left alone.
+fn unreadable(what: &str, error: &dyn std::error::Error) -> Vec<PodUid> {
+    tracing::warn!(
+        error = error_chain(error),
+        "cannot list {what}; nothing of them is collected"
+    );
+    Vec::new()
+}
+
+/// A pod made up from what the runtime holds, for one that no source has: enough to end it as it wished to be ended.
+fn stand_in(uid: &PodUid, name: &PodName, observed: &ObservedPod) -> Pod {
+    let mut names: Vec<&str> = observed.containers.iter().map(|c| &*c.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let containers = names
+        .into_iter()
+        .map(|n| Container {
+            name: n.to_owned(),
+            ..Container::default()
+        })
+        .collect();
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.name.to_string()),
+            namespace: Some(name.namespace.to_string()),
+            uid: Some(uid.to_string()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers,
+            termination_grace_period_seconds: observed
+                .containers
+                .iter()
+                .find_map(|c| c.grace_seconds),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}

@@ -1,0 +1,412 @@
+//! Makes a sandbox, makes and starts a container: what a pod needs first, then the call.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_proto::{CriError, CriErrorKind, v1};
+use k8s_openapi::api::core::v1::Container;
+
+use super::Worker;
+use crate::cgroups::CgroupsError;
+use crate::errors::error_chain;
+use crate::events::About;
+use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
+use crate::logs::LogsError;
+use crate::plan::ContainerStart;
+use crate::pod::{self, Pod};
+use crate::poddir::{PodDir, PodDirError, etc_hosts};
+use crate::runtime::convert::dns::{DnsSettings, ResolvConf, ResolvConfError};
+use crate::runtime::convert::{
+    self, ContainerConfigError, ContainerInputs, HostnameError, SandboxConfigError, SandboxInputs,
+};
+use crate::runtime::{ContainerId, SandboxId};
+use crate::status::Waiting;
+use crate::volumes::{MountedVolumes, VolumeError};
+
+/// What a pod has on the node before its first sandbox.
+pub(super) struct Prepared {
+    dir: PodDir,
+    cgroup_parent: String,
+    log_directory: PathBuf,
+    volumes: MountedVolumes,
+}
+
+/// Why a pod's sandbox or one of its containers did not start. Retried with back-off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("cannot make the pod's directory")]
+    Directory(#[from] PodDirError),
+    #[error("cannot make the pod's cgroup")]
+    Cgroup(#[from] CgroupsError),
+    #[error("cannot make the pod's log directory")]
+    Logs(#[from] LogsError),
+    #[error("{}", volume_texts(.0))]
+    Volumes(Vec<VolumeError>),
+    #[error("cannot describe the pod's sandbox")]
+    SandboxConfig(#[from] SandboxConfigError),
+    #[error("Failed to create pod sandbox")]
+    Sandbox(#[source] CriError),
+    #[error(transparent)]
+    Image(ImageFailure),
+    #[error(transparent)]
+    Config(#[from] ContainerConfigError),
+    #[error(transparent)]
+    Hostname(#[from] HostnameError),
+    #[error("cannot read {}", path.display())]
+    ResolvConf {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Dns(#[from] ResolvConfError),
+    #[error("the pod's directory, cgroup and volumes are not ready")]
+    NotPrepared,
+    #[error("cannot read the node's hosts file")]
+    Hosts(#[source] std::io::Error),
+    #[error("the spec has no container of this name")]
+    NoSuchContainer,
+    #[error(transparent)]
+    Create(CriError),
+    #[error(transparent)]
+    Run(CriError),
+}
+
+/// An image that is not there yet, and when to ask again, on the agent's monotonic clock.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub(super) struct ImageFailure {
+    source: ImageError,
+    retry_at: Duration,
+}
+
+impl StartError {
+    /// Upstream's reason of the event.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Volumes(_) => VolumeError::REASON,
+            Self::Sandbox(_) | Self::SandboxConfig(_) => "FailedCreatePodSandBox",
+            Self::Cgroup(_) => "FailedCreatePodContainer",
+            Self::Directory(_) | Self::Logs(_) | Self::NotPrepared => "FailedSync",
+            Self::Hostname(_) | Self::ResolvConf { .. } | Self::Dns(_) => "FailedCreatePodSandBox",
+            Self::Image(failure) => failure.source.reason(),
+            Self::Config(_) | Self::Hosts(_) | Self::NoSuchContainer => {
+                "CreateContainerConfigError"
+            }
+            Self::Create(_) => "CreateContainerError",
+            Self::Run(_) => "RunContainerError",
+        }
+    }
+
+    /// What the status says of the container meanwhile.
+    pub(super) fn waiting(&self) -> Waiting {
+        let reason = match self.reason() {
+            reason @ ("CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError") => reason,
+            reason if matches!(self, Self::Image(_)) => reason,
+            _ => "ContainerCreating",
+        };
+        Waiting {
+            reason: reason.into(),
+            message: error_chain(self).into(),
+        }
+    }
+
+    /// When to try again, where somebody else has decided that.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        match self {
+            Self::Image(failure) => Some(failure.retry_at),
+            _ => None,
+        }
+    }
+
+    /// Whether an event has told of it already.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self, Self::Image(_))
+    }
+}
+
+fn volume_texts(errors: &[VolumeError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+impl Worker {
+    /// The pod's directory, cgroup, log directory and volumes. Idempotent; done once in a worker's life.
+    async fn prepare(&mut self, pod: &Arc<Pod>) -> Result<(), StartError> {
+        if self.memory.prepared.is_some() {
+            return Ok(());
+        }
+        let dir = self.tools.dirs.ensure(&self.uid)?;
+        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid)?;
+        let log_directory = self.tools.logs.ensure_pod(&self.name, &self.uid)?;
+        let volumes = self.set_up_volumes(pod).await?;
+        self.memory.prepared = Some(Prepared {
+            dir,
+            cgroup_parent,
+            log_directory,
+            volumes,
+        });
+        Ok(())
+    }
+
+    async fn set_up_volumes(&self, pod: &Arc<Pod>) -> Result<MountedVolumes, StartError> {
+        if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
+            return Ok(MountedVolumes::new());
+        }
+        let set_up = self
+            .tools
+            .volumes
+            .clone()
+            .set_up_in_background(pod.clone(), self.uid.clone());
+        set_up.await.map_err(StartError::Volumes)
+    }
+
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, StartError> {
+        let prepared = self
+            .memory
+            .prepared
+            .as_ref()
+            .ok_or(StartError::NotPrepared)?;
+        let node = &self.tools.node;
+        let dns = DnsSettings {
+            resolv_conf: self.read_resolv_conf()?,
+            ..node.dns.clone()
+        };
+        let (dns, warnings) = convert::dns::pod_dns(pod, &dns);
+        for warning in &warnings {
+            About::pod(pod).warning(warning.reason, &warning.message);
+        }
+        let inputs = SandboxInputs {
+            attempt,
+            log_directory: &prepared.log_directory.to_string_lossy(),
+            cgroup_parent: &prepared.cgroup_parent,
+            dns,
+            node: &node.settings,
+        };
+        Ok(convert::sandbox_config(pod, &inputs)?)
+    }
+
+    /// The file may change while the agent runs, so each sandbox reads it anew.
+    fn read_resolv_conf(&self) -> Result<Option<ResolvConf>, StartError> {
+        let Some(path) = &self.tools.node.resolv_conf else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| StartError::ResolvConf {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Some(ResolvConf::parse(&text)?))
+    }
+
+    /// Makes the pod's sandbox and waits until it is ready.
+    pub(super) async fn create_sandbox(
+        &mut self,
+        pod: &Arc<Pod>,
+        attempt: u32,
+    ) -> Result<SandboxId, StartError> {
+        // A new sandbox means that something was lost, the cgroup perhaps with it.
+        if attempt > 0 {
+            self.memory.prepared = None;
+        }
+        self.prepare(pod).await?;
+        let config = self.sandbox_config(pod, attempt)?;
+        self.memory.sandbox_config = Some(config.clone());
+        match self
+            .tools
+            .runtime
+            .run_pod_sandbox(config, String::new())
+            .await
+        {
+            Ok(id) => {
+                self.tools.observer.claim(&self.uid, &id);
+                Ok(SandboxId::from(id))
+            }
+            Err(error) => {
+                if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {
+                    self.memory.sandbox_attempt = attempt + 1;
+                }
+                Err(StartError::Sandbox(error))
+            }
+        }
+    }
+
+    /// Gets the container's image, makes the container (or adopts one that was made), and starts it.
+    pub(super) async fn start_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        sandbox: &SandboxId,
+        start: &ContainerStart,
+    ) -> Result<(), StartError> {
+        self.prepare(pod).await?;
+        let spec = pod::containers(pod)
+            .map(|(_, c)| c)
+            .find(|c| c.name == *start.name);
+        let spec = spec.ok_or(StartError::NoSuchContainer)?;
+        let about = About::container(pod, &start.name);
+        let id = match &start.adopt {
+            Some(id) => id.clone(),
+            None => {
+                let id = self.make_container(pod, sandbox, start, spec).await?;
+                about.normal("Created", "Container created");
+                id
+            }
+        };
+        self.tools
+            .runtime
+            .start_container(id.as_str())
+            .await
+            .map_err(StartError::Run)?;
+        about.normal("Started", "Container started");
+        self.link_log(start, &id);
+        Ok(())
+    }
+
+    /// Log collectors look in /var/log/containers.
+    fn link_log(&self, start: &ContainerStart, id: &ContainerId) {
+        let Some(prepared) = &self.memory.prepared else {
+            return;
+        };
+        let log = prepared
+            .log_directory
+            .join(convert::container_log_path(&start.name, start.attempt));
+        if let Err(error) = self
+            .tools
+            .logs
+            .link(&self.name, &start.name, id.as_str(), &log)
+        {
+            tracing::warn!(pod = %self.name, error = error_chain(&error), "no link to the container's log");
+        }
+    }
+
+    async fn make_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        sandbox: &SandboxId,
+        start: &ContainerStart,
+        spec: &Container,
+    ) -> Result<ContainerId, StartError> {
+        let observed = self.observed.borrow().clone();
+        let seen = observed.sandboxes.iter().find(|s| s.id == *sandbox);
+        let sandbox_config = match self.memory.sandbox_config.take() {
+            Some(config) => config,
+            // Of a sandbox that an earlier life of the agent made.
+            None => self.sandbox_config(pod, seen.map_or(0, |s| s.attempt))?,
+        };
+        self.memory.sandbox_config = Some(sandbox_config.clone());
+        let image = self.ensure_image(pod, spec, &sandbox_config).await?;
+        let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
+        let config = self.container_config(pod, spec, start, &image, &pod_ips)?;
+        let made = self
+            .tools
+            .runtime
+            .create_container(sandbox.as_str(), config, sandbox_config)
+            .await;
+        if let Ok(id) = &made {
+            self.tools.observer.claim(&self.uid, id);
+        }
+        made.map(ContainerId::from).map_err(|error| {
+            if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {
+                // Whoever holds the name shows at the next look, or the next attempt takes the next number.
+                self.memory
+                    .attempts_on_disk
+                    .insert(start.name.clone(), start.attempt + 1);
+            }
+            StartError::Create(error)
+        })
+    }
+
+    async fn ensure_image(
+        &self,
+        pod: &Pod,
+        spec: &Container,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<ImageReady, StartError> {
+        let about = About::container(pod, &spec.name);
+        let none = BTreeMap::new();
+        let image = spec.image.as_deref().unwrap_or_default();
+        let request = ImageRequest {
+            pod: &self.uid,
+            image,
+            policy: PullPolicy::of(spec.image_pull_policy.as_deref(), image),
+            annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
+            sandbox: Some(sandbox),
+        };
+        let record = |event: crate::images::ImageEvent| {
+            if event.warning {
+                about.warning(event.reason, &event.message);
+            } else {
+                about.normal(event.reason, &event.message);
+            }
+        };
+        self.tools
+            .images
+            .ensure(&request, &record)
+            .await
+            .map_err(|source| {
+                let now = self.tools.clock.now().monotonic;
+                // An image name that is none is looked at again only so that the hold has an end.
+                let retry_at = now + source.retry_after().unwrap_or(Duration::from_secs(3600));
+                StartError::Image(ImageFailure { source, retry_at })
+            })
+    }
+
+    fn container_config(
+        &self,
+        pod: &Pod,
+        spec: &Container,
+        start: &ContainerStart,
+        image: &ImageReady,
+        pod_ips: &[std::net::IpAddr],
+    ) -> Result<v1::ContainerConfig, StartError> {
+        let prepared = self
+            .memory
+            .prepared
+            .as_ref()
+            .ok_or(StartError::NotPrepared)?;
+        let hosts_file = self.write_hosts(pod, prepared, pod_ips)?;
+        let termination_log = prepared
+            .dir
+            .ensure_termination_log(&start.name, start.attempt)?;
+        self.tools
+            .logs
+            .ensure_container(&self.name, &self.uid, &start.name)?;
+        let inputs = ContainerInputs {
+            attempt: start.attempt,
+            image_ref: &image.image_ref,
+            image_user: &image.user,
+            volumes: &prepared.volumes,
+            pod_ips,
+            hosts_file: hosts_file.as_deref(),
+            termination_log: Some(&termination_log),
+            node: &self.tools.node.settings,
+        };
+        Ok(convert::container_config(pod, spec, &inputs)?)
+    }
+
+    /// The pod's `/etc/hosts`, with its addresses as they are now.
+    fn write_hosts(
+        &self,
+        pod: &Pod,
+        prepared: &Prepared,
+        pod_ips: &[std::net::IpAddr],
+    ) -> Result<Option<PathBuf>, StartError> {
+        let aliases = pod::spec(pod).host_aliases.as_deref().unwrap_or_default();
+        let text = if pod::host_network(pod) {
+            let node_file =
+                etc_hosts::node_file("/etc/hosts".as_ref()).map_err(StartError::Hosts)?;
+            etc_hosts::of_host_network(&node_file, aliases)
+        } else if pod_ips.is_empty() {
+            return Ok(None);
+        } else {
+            let name = convert::pod_hostname(pod, &self.tools.node.settings.cluster_domain)?;
+            etc_hosts::of_pod(pod_ips, &name.host, name.domain.as_deref(), aliases).into_bytes()
+        };
+        Ok(Some(prepared.dir.write_etc_hosts(&text)?))
+    }
+}
