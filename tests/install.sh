@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what the tests with real containers, the demo and the build need on Debian or Ubuntu, and nothing that is
+# there already. Safe to run again. The packages stay; every run removes whatever else it makes.
+set -euo pipefail
+
+# command-or-file:package
+needed=(
+    /usr/bin/containerd:containerd
+    runc:runc
+    /usr/lib/cni/bridge:containernetworking-plugins
+    /usr/bin/busybox:busybox-static
+    /usr/bin/catatonit:catatonit
+    ip:iproute2
+    iptables:iptables
+    nsenter:util-linux
+    protoc:protobuf-compiler
+)
+
+missing=()
+for entry in "${needed[@]}"; do
+    have=${entry%:*} package=${entry##*:}
+    if [ "$package" = busybox-static ]; then
+        # The package busybox has the same path, and links libc: no use in an image of its own.
+        dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q ' installed$' || missing+=("$package")
+    elif ! PATH=$PATH:/usr/sbin:/sbin command -v "$have" >/dev/null; then
+        missing+=("$package")
+    fi
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "install.sh: missing: ${missing[*]}; there is no apt-get here, install them by hand" >&2
+    exit 1
+fi
+if dpkg-query -W -f '${Status}' containerd.io 2>/dev/null | grep -q ' installed$'; then
+    # Debian's containerd and runc would replace Docker's.
+    for package in "${missing[@]}"; do
+        case $package in containerd | runc)
+            echo "install.sh: $package is missing, but containerd.io is installed and would be removed by it: not done" >&2
+            exit 1
+            ;;
+        esac
+    done
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "install.sh: missing: ${missing[*]}; run 'sudo make install-test-packages' or 'sudo apt-get install ${missing[*]}'" >&2
+    exit 1
+fi
+
+echo "installing: ${missing[*]}"
+# Debian starts a containerd service of its own when there is systemd; the tests do not use it.
+export DEBIAN_FRONTEND=noninteractive
+install=(apt-get install -y -q --no-install-recommends "${missing[@]}")
+"${install[@]}" >/tmp/kubelet-install.log 2>&1 || {
+    # The package lists may be absent or old.
+    apt-get update -q >>/tmp/kubelet-install.log 2>&1 && "${install[@]}" >>/tmp/kubelet-install.log 2>&1
+} || {
+    tail -n 20 /tmp/kubelet-install.log >&2
+    exit 1
+}
+rm -f /tmp/kubelet-install.log

@@ -1,0 +1,39 @@
+//! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, waits.
+
+pub mod agent;
+pub mod containerd;
+pub mod fake_runtime;
+pub mod http;
+pub mod images;
+pub mod in_process;
+pub mod scenario;
+pub mod wait;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+/// The target directory that the running test or demo was built into.
+///
+/// # Errors
+/// When the running program does not lie in `<target>/<profile>/` or `<target>/<profile>/deps/`.
+pub fn target_dir() -> Result<PathBuf> {
+    let profile = profile_dir()?;
+    let target = profile.parent().context("the profile's directory")?;
+    Ok(target.to_owned())
+}
+
+/// The directory of the profile, where the workspace's binaries are built.
+///
+/// # Errors
+/// As [`target_dir`].
+pub fn profile_dir() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("path of the running program")?;
+    let dir = program.parent().context("directory of the program")?;
+    let profile = if dir.ends_with("deps") {
+        dir.parent().context("parent of deps")?
+    } else {
+        dir
+    };
+    Ok(profile.to_owned())
+}
