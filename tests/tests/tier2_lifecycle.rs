@@ -294,6 +294,24 @@ fn images_that_are_missing_appear() {
 }
 
 #[test]
+fn a_pod_has_its_address_while_its_image_is_pulled() {
+    with_agent(async |node| {
+        node.runtime.fault(Fault::on("PullImage").hangs());
+        node.put("a.yaml", &pod("a", "1", ""))?;
+        eventually("an address", LIMIT, async || {
+            let pods = node.pods();
+            let status = pods.first().and_then(|pod| pod.status.as_ref());
+            ensure!(status.is_some_and(|s| s.pod_ip.is_some()), "{status:?}");
+            Ok(())
+        })
+        .await?;
+        node.waiting("a", "main", "ContainerCreating").await?;
+        node.runtime.clear_faults();
+        Ok(())
+    });
+}
+
+#[test]
 fn containers_of_others_are_left_alone() {
     with_node(async |node| {
         let theirs = foreign_container(&node.runtime).await?;

@@ -166,6 +166,8 @@ impl Worker {
                 self.settle_hold(None, true, applied);
                 // Its address goes into the containers; and the status shows it before any image is pulled.
                 patiently(permit, Box::pin(self.look_again())).await;
+                let observed = self.observed.borrow().clone();
+                self.publish(pod, &observed, &PodPlan::default());
                 Some(id)
             }
             Err(error) => {
