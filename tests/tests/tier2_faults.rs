@@ -131,7 +131,7 @@ fn pods_whose_calls_hang_hold_up_no_other_and_can_be_deleted() {
     for method in MAKING {
         with_agent(async |node| {
             // More than there are places for starts.
-            let hanging: Vec<String> = (0..20).map(|n| format!("h{n}")).collect();
+            let hanging: Vec<String> = (0..8).map(|n| format!("h{n}")).collect();
             for name in &hanging {
                 node.runtime
                     .fault(Fault::on(method).about(&about(method, name)).hangs());
