@@ -3,7 +3,8 @@
 //! Everything it is told is in flags and fields that upstream's kubelet 1.36 has too, so that the scenarios can be
 //! run against it, and differ in nothing but the binary.
 
-use std::ffi::OsString;
+mod view;
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -13,13 +14,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::List;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::containerd::Node;
 use crate::wait::{Never, eventually};
+
+pub use view::PodView;
 
 /// The environment variable with the path of another kubelet to test.
 pub const KUBELET_VARIABLE: &str = "KUBELET";
@@ -61,17 +64,38 @@ impl<'n> Agent<'n> {
     /// # Errors
     /// When there is no such binary.
     pub fn with(node: &'n Node, own: PathBuf) -> Result<Self> {
-        let other = std::env::var_os(KUBELET_VARIABLE).filter(|path| !path.is_empty());
-        let foreign = other.is_some();
-        let source = other.map_or(own, |path: OsString| PathBuf::from(path));
+        Self::foreign(node).unwrap_or_else(|| Self::of(node, own, false))
+    }
+
+    /// Our own agent, whatever `$KUBELET` says.
+    ///
+    /// # Errors
+    /// When there is no such binary.
+    pub fn ours(node: &'n Node) -> Result<Self> {
+        Self::of(node, crate::profile_dir()?.join("kubelet"), false)
+    }
+
+    /// The kubelet of `$KUBELET`, where it is set.
+    #[must_use]
+    pub fn foreign(node: &'n Node) -> Option<Result<Self>> {
+        let path = std::env::var_os(KUBELET_VARIABLE).filter(|path| !path.is_empty())?;
+        Some(Self::of(node, path.into(), true))
+    }
+
+    fn of(node: &'n Node, source: PathBuf, foreign: bool) -> Result<Self> {
         ensure!(
             source.is_file(),
             "no kubelet at {} (cargo build --workspace makes it)",
             source.display()
         );
         // Into the node's directory: the place it was built in may be one that the node has its own of.
-        let binary = node.path("kubelet-binary");
-        if fs::hard_link(&source, &binary).is_err() {
+        let binary = node.path(if foreign {
+            "foreign-kubelet"
+        } else {
+            "kubelet-binary"
+        });
+        // An earlier agent's may be a link to the source: a copy onto that would empty the source.
+        if !binary.exists() && fs::hard_link(&source, &binary).is_err() {
             fs::copy(&source, &binary)
                 .with_context(|| format!("copy {} to the node", source.display()))?;
         }
@@ -412,94 +436,4 @@ fn ensure_ready(pod: &Pod) -> Result<()> {
         pod.describe()
     );
     Ok(())
-}
-
-/// What tests read of a pod.
-pub trait PodView {
-    /// The UID.
-    fn uid(&self) -> &str;
-    /// `status.phase`.
-    fn phase(&self) -> &str;
-    /// `status.podIP`.
-    fn ip(&self) -> &str;
-    /// `status.containerStatuses`.
-    fn statuses(&self) -> &[ContainerStatus];
-    /// The status of one container, init containers included.
-    ///
-    /// # Errors
-    /// When there is none yet.
-    fn container(&self, name: &str) -> Result<&ContainerStatus>;
-    /// Id and start time of every container: what does not change while nothing is restarted.
-    fn instances(&self) -> Vec<(String, String, String)>;
-    /// One line for a failed wait.
-    fn describe(&self) -> String;
-}
-
-impl PodView for Pod {
-    fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    fn phase(&self) -> &str {
-        let status = self.status.as_ref();
-        status.and_then(|s| s.phase.as_deref()).unwrap_or_default()
-    }
-
-    fn ip(&self) -> &str {
-        let status = self.status.as_ref();
-        status.and_then(|s| s.pod_ip.as_deref()).unwrap_or_default()
-    }
-
-    fn statuses(&self) -> &[ContainerStatus] {
-        let status = self.status.as_ref();
-        status
-            .and_then(|s| s.container_statuses.as_deref())
-            .unwrap_or_default()
-    }
-
-    fn container(&self, name: &str) -> Result<&ContainerStatus> {
-        let status = self.status.as_ref().context("the pod has no status")?;
-        status
-            .container_statuses
-            .iter()
-            .chain(&status.init_container_statuses)
-            .flatten()
-            .find(|status| status.name == name)
-            .with_context(|| format!("no status of {name}: {}", self.describe()))
-    }
-
-    fn instances(&self) -> Vec<(String, String, String)> {
-        let mut all: Vec<_> = self
-            .statuses()
-            .iter()
-            .map(|status| {
-                let running = status.state.as_ref().and_then(|s| s.running.as_ref());
-                let started = running.and_then(|r| r.started_at.as_ref());
-                (
-                    status.name.clone(),
-                    status.container_id.clone().unwrap_or_default(),
-                    started.map(|time| time.0.to_string()).unwrap_or_default(),
-                )
-            })
-            .collect();
-        all.sort();
-        all
-    }
-
-    fn describe(&self) -> String {
-        let name = self.metadata.name.as_deref().unwrap_or_default();
-        let containers: Vec<String> = self
-            .statuses()
-            .iter()
-            .map(|status| {
-                let state = status.state.clone().unwrap_or_default();
-                let state = serde_json::to_string(&state).unwrap_or_default();
-                format!(
-                    "{} ready={} restarts={} {state}",
-                    status.name, status.ready, status.restart_count
-                )
-            })
-            .collect();
-        format!("{name} {} [{}]", self.phase(), containers.join("; "))
-    }
 }

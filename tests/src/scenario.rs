@@ -19,6 +19,18 @@ pub fn with_agent(test: impl AsyncFnOnce(&Node, &Agent<'_>) -> Result<()>) {
     });
 }
 
+/// Runs `test` on a private node with a containerd and no agent.
+///
+/// # Panics
+/// As [`with_agent`].
+pub fn with_node(test: impl AsyncFnOnce(&Node) -> Result<()>) {
+    run(async || {
+        let node = Node::start().await?;
+        report(test(&node).await);
+        Ok(())
+    });
+}
+
 /// Runs `test` on a private node on which neither containerd nor an agent has been started.
 ///
 /// # Panics

@@ -15,7 +15,8 @@ use super::{Orders, Tools, Worker};
 use crate::errors::error_chain;
 use crate::observe::{FoundPod, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
-use crate::runtime::ObservedPod;
+use crate::record;
+use crate::runtime::{ContainerState, ObservedPod};
 use crate::server::Heartbeat;
 use crate::sources::Desired;
 use crate::status::PodStatus;
@@ -103,6 +104,27 @@ pub async fn run_registry(
 }
 
 impl Registry {
+    /// What is told of a pod that was found, and that no source has under this UID.
+    fn why_unwanted(&self, uid: &PodUid, name: &PodName, desired: &Desired) -> &'static str {
+        let succeeded = desired.pods.values().any(|pod| PodName::of(pod) == *name);
+        let known = self.tools.dirs.path(uid).join(record::FILE_NAME).exists();
+        let observed = self.tools.observer.subscribe(uid).borrow().clone();
+        match (succeeded, known) {
+            (false, _) => "no source has it",
+            _ if !observed
+                .containers
+                .iter()
+                .any(|c| c.state == ContainerState::Running) =>
+            {
+                "nothing of it runs, and its remains are removed"
+            }
+            (true, true) => "its manifest has changed while the agent was down; it is replaced",
+            (true, false) => {
+                "it was started by another kubelet, under a UID of its own; it is replaced, this once"
+            }
+        }
+    }
+
     fn update_specs(&self, desired: &Desired) {
         for (uid, pod) in &desired.pods {
             if let Some(handle) = self.handles.get(uid) {
@@ -166,7 +188,8 @@ impl Registry {
                 Action::BeginEnding(uid) if self.rests(&uid, now) => {}
                 Action::BeginEnding(uid) => {
                     if let Some(name) = found.get(&uid) {
-                        tracing::info!(pod = %name, %uid, "found a pod that no source has; ending it");
+                        let reason = self.why_unwanted(&uid, name, desired);
+                        tracing::info!(pod = %name, %uid, "ending a pod that was found on the node: {reason}");
                         let observed = self.tools.observer.subscribe(&uid).borrow().clone();
                         self.begin(
                             uid.clone(),
