@@ -1,8 +1,10 @@
 # demo: a private node with pods on it, shown and undone (KEEP=1 leaves it until Enter). test: everything, as root.
+# bench: the agent beside bare CRI calls (KUBELET="path and flags" measures another kubelet too; QUICK=1 measures less).
 # check: format, lints, documentation. audit: licences, bans and sources of the dependencies.
-.PHONY: demo test check audit build install-test-packages
+.PHONY: demo test bench check audit build install-test-packages
 demo: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
 test: build ; cargo test --workspace --no-fail-fast
+bench: install-test-packages ; command -v strace >/dev/null || apt-get install -y -q strace ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 build: install-test-packages ; cargo build --workspace --locked
 audit: ; command -v cargo-deny >/dev/null || cargo install cargo-deny --locked ; cargo deny check bans licenses sources

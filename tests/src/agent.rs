@@ -24,7 +24,7 @@ use crate::wait::{Never, eventually};
 
 pub use view::PodView;
 
-/// The environment variable with the path of another kubelet to test.
+/// The environment variable with the path, and flags behind it, of another kubelet to test.
 pub const KUBELET_VARIABLE: &str = "KUBELET";
 /// The node's name, which is the end of every static pod's name.
 pub const NODE_NAME: &str = "node";
@@ -46,6 +46,7 @@ const STOP: Duration = Duration::from_secs(30);
 pub struct Agent<'n> {
     node: &'n Node,
     binary: PathBuf,
+    flags: Vec<String>,
     foreign: bool,
     process: Mutex<Option<Child>>,
 }
@@ -64,7 +65,7 @@ impl<'n> Agent<'n> {
     /// # Errors
     /// When there is no such binary.
     pub fn with(node: &'n Node, own: PathBuf) -> Result<Self> {
-        Self::foreign(node).unwrap_or_else(|| Self::of(node, own, false))
+        Self::foreign(node).unwrap_or_else(|| Self::own(node, own))
     }
 
     /// Our own agent, whatever `$KUBELET` says.
@@ -72,17 +73,27 @@ impl<'n> Agent<'n> {
     /// # Errors
     /// When there is no such binary.
     pub fn ours(node: &'n Node) -> Result<Self> {
-        Self::of(node, crate::profile_dir()?.join("kubelet"), false)
+        Self::own(node, crate::profile_dir()?.join("kubelet"))
     }
 
-    /// The kubelet of `$KUBELET`, where it is set.
+    /// Our own agent of a binary that is named, whatever `$KUBELET` says.
+    ///
+    /// # Errors
+    /// When there is no such binary.
+    pub fn own(node: &'n Node, binary: PathBuf) -> Result<Self> {
+        Self::of(node, binary, Vec::new(), false)
+    }
+
+    /// The kubelet of `$KUBELET`, where it is set: a path, and flags behind it.
     #[must_use]
     pub fn foreign(node: &'n Node) -> Option<Result<Self>> {
-        let path = std::env::var_os(KUBELET_VARIABLE).filter(|path| !path.is_empty())?;
-        Some(Self::of(node, path.into(), true))
+        let command = std::env::var(KUBELET_VARIABLE).ok()?;
+        let mut words = command.split_whitespace().map(str::to_owned);
+        let path = words.next()?;
+        Some(Self::of(node, path.into(), words.collect(), true))
     }
 
-    fn of(node: &'n Node, source: PathBuf, foreign: bool) -> Result<Self> {
+    fn of(node: &'n Node, source: PathBuf, flags: Vec<String>, foreign: bool) -> Result<Self> {
         ensure!(
             source.is_file(),
             "no kubelet at {} (cargo build --workspace makes it)",
@@ -102,6 +113,7 @@ impl<'n> Agent<'n> {
         let agent = Self {
             node,
             binary,
+            flags,
             foreign,
             process: Mutex::new(None),
         };
@@ -113,6 +125,12 @@ impl<'n> Agent<'n> {
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.foreign
+    }
+
+    /// The binary that it runs.
+    #[must_use]
+    pub fn binary(&self) -> &std::path::Path {
+        &self.binary
     }
 
     fn write_config(&self) -> Result<()> {
@@ -207,6 +225,7 @@ impl<'n> Agent<'n> {
             .arg(format!("--root-dir={}", node.path("kubelet").display()))
             .arg(format!("--cert-dir={}", node.path("pki").display()))
             .arg(format!("--hostname-override={NODE_NAME}"))
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(node.log("kubelet.log")?)
             .stderr(node.log("kubelet.log")?);

@@ -1,6 +1,7 @@
 //! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, waits.
 
 pub mod agent;
+pub mod bench;
 pub mod containerd;
 pub mod fake_runtime;
 pub mod http;

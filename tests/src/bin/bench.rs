@@ -1,0 +1,57 @@
+//! Measures the agent beside bare CRI calls, on a private node: a table, JSON and a picture. `--quick` measures less.
+//! With `KUBELET="path and flags"` another kubelet is measured beside it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use tests::agent::Agent;
+use tests::bench::events::TaskEvents;
+use tests::bench::floor::Floor;
+use tests::bench::run::{Plan, run};
+use tests::bench::subject::Subject;
+use tests::bench::{chart, report::Report};
+use tests::containerd::Node;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let plan = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => Plan::full(),
+        [flag] if flag == "--quick" => Plan::quick(),
+        other => bail!("unknown arguments {other:?}; there is --quick"),
+    };
+    let node = Node::start().await?;
+    // So that Ctrl-C undoes things too: the node goes when this function ends.
+    let result = tokio::select! {
+        result = measure(&node, &plan) => result,
+        signal = tokio::signal::ctrl_c() => { signal.context("wait for Ctrl-C")?; bail!("interrupted") }
+    };
+    if result.is_err() {
+        eprintln!("{}", node.log_tail("kubelet.log"));
+    }
+    let report = result?;
+    let out: PathBuf = tests::target_dir()?.join("bench");
+    fs::create_dir_all(&out)?;
+    let table = report.table();
+    fs::write(out.join("bench.md"), &table)?;
+    fs::write(out.join("bench.json"), serde_json::to_vec_pretty(&report)?)?;
+    fs::write(out.join("bench.svg"), chart::svg(&report))?;
+    println!("{table}");
+    println!(
+        "bench.md, bench.json and bench.svg are in {}",
+        out.display()
+    );
+    Ok(())
+}
+
+async fn measure(node: &Node, plan: &Plan) -> Result<Report> {
+    let floor = Floor::new(node)?;
+    let events = TaskEvents::follow(&node.socket().display().to_string()).await?;
+    let own = Agent::own(node, tests::target_dir()?.join("release/kubelet"))?;
+    let mut subjects = vec![Subject::new("this agent", node, own, floor.clone())];
+    if let Some(other) = Agent::foreign(node) {
+        let name = std::env::var("KUBELET_NAME").unwrap_or_else(|_| "the other kubelet".to_owned());
+        subjects.push(Subject::new(&name, node, other?, floor.clone()));
+    }
+    run(plan, &floor, &events, &mut subjects).await
+}
