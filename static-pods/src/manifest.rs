@@ -274,7 +274,8 @@ impl Reader<'_> {
             self.problem(node.nearest("metadata.uid"), Problem::Uid(uid.to_owned()));
         }
         for error in validate::validate(&pod) {
-            self.problem(node.nearest(&error.path), Problem::Field(error));
+            let at = node.nearest(error.at.as_ref().unwrap_or(&error.path));
+            self.problem(at, Problem::Field(error));
         }
         if self.manifest.problems.len() == before
             && let Some((path, object)) = validate::api_reference(&pod)

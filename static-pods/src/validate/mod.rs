@@ -9,13 +9,18 @@ mod containers;
 mod handlers;
 mod metadata;
 mod names;
+mod os;
 mod references;
 mod resources;
+mod security;
+mod shown;
+mod sysctls;
 mod volumes;
-
-use std::fmt;
+mod windows;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use shown::{Bare, Shown, json, quoted};
 
 /// A field with an illegal value. Shown as upstream shows it: `spec.containers[0].image: Required value`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,8 @@ pub struct FieldError {
     pub path: String,
     /// What is wrong with it.
     pub body: String,
+    /// Where to point instead, when upstream's path does not lead there.
+    pub at: Option<String>,
 }
 
 /// Collects errors; the methods are upstream's kinds of them.
@@ -38,7 +45,17 @@ impl Errors {
             detail => format!("{kind}: {detail}"),
         };
         let path = path.into();
-        self.0.push(FieldError { path, body });
+        let at = None;
+        self.0.push(FieldError { path, body, at });
+    }
+
+    /// Everything that `add` finds is at `at` in the tree, whatever its path says.
+    fn pointing(&mut self, at: &str, add: impl FnOnce(&mut Self)) {
+        let before = self.0.len();
+        add(self);
+        for error in self.0.iter_mut().skip(before) {
+            error.at = Some(at.to_owned());
+        }
     }
 
     fn required(&mut self, path: impl Into<String>, detail: &str) {
@@ -54,25 +71,42 @@ impl Errors {
     }
 
     fn duplicate(&mut self, path: impl Into<String>, value: &str) {
-        self.push(path, &format!("Duplicate value: {value:?}"), "");
+        self.push(path, &format!("Duplicate value: {}", quoted(value)), "");
     }
 
     fn not_found(&mut self, path: impl Into<String>, value: &str) {
-        self.push(path, &format!("Not found: {value:?}"), "");
+        self.push(path, &format!("Not found: {}", quoted(value)), "");
     }
 
-    /// `supported` in the order of the message.
+    /// `most` in bytes.
+    fn too_long(&mut self, path: impl Into<String>, most: usize) {
+        self.push(
+            path,
+            "Too long",
+            &format!("may not be more than {most} bytes"),
+        );
+    }
+
+    /// `supported` in the order of the message. An empty value is a missing one.
     fn one_of(&mut self, path: impl Into<String>, value: &str, supported: &[&str]) {
+        if value.is_empty() && !supported.contains(&value) {
+            return self.required(path, "");
+        }
+        self.unsupported(path, value, supported);
+    }
+
+    /// `supported` in the order of the message. An empty value is as wrong as any other.
+    fn unsupported(&mut self, path: impl Into<String>, value: &str, supported: &[&str]) {
         if supported.contains(&value) {
             return;
         }
-        let path = path.into();
-        if value.is_empty() {
-            return self.required(path, "");
-        }
         let quoted: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
         let detail = format!("supported values: {}", quoted.join(", "));
-        self.push(path, &format!("Unsupported value: {value:?}"), &detail);
+        self.push(
+            path,
+            &format!("Unsupported value: {}", json(value)),
+            &detail,
+        );
     }
 
     /// Each of `messages` about one value.
@@ -80,38 +114,6 @@ impl Errors {
         for message in messages {
             self.invalid(path, value, &message);
         }
-    }
-}
-
-/// A value as it stands in a message: text in quotes, numbers bare.
-trait Shown {
-    fn shown(&self) -> String;
-}
-
-impl Shown for &str {
-    fn shown(&self) -> String {
-        format!("{self:?}")
-    }
-}
-
-impl Shown for i32 {
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Shown for i64 {
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// Something that stands in no quotes, whatever it is.
-struct Bare<T>(T);
-
-impl<T: fmt::Display> Shown for Bare<T> {
-    fn shown(&self) -> String {
-        self.0.to_string()
     }
 }
 
@@ -126,6 +128,9 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
     containers::check(spec, &volumes, &mut errors);
     resources::check_pod(spec, &mut errors);
     spec_fields(spec, &mut errors);
+    security::check_pod(spec, &mut errors);
+    windows::check_host_process(spec, &mut errors);
+    os::check(spec, &mut errors);
     errors.0
 }
 
