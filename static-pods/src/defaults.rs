@@ -341,7 +341,10 @@ fn pod_level_resources(spec: &mut PodSpec) {
 
 /// What the containers need together: the sum of those that run side by side, or what one init container needs beside
 /// the sidecars started before it, whichever is more.
-fn aggregate(spec: &PodSpec, of: impl Fn(&ResourceRequirements) -> Option<&Amounts>) -> Amounts {
+pub(crate) fn aggregate(
+    spec: &PodSpec,
+    of: impl Fn(&ResourceRequirements) -> Option<&Amounts>,
+) -> Amounts {
     let read = |container: &Container| -> BTreeMap<String, Quantity> {
         let amounts = container
             .resources

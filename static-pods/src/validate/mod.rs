@@ -3,17 +3,27 @@
 //! Owns: the rules and their wording. Inputs: a defaulted, identified pod. Outputs: every [`FieldError`] there is, by
 //! field path; whoever holds the tree turns paths into lines. Spawns nothing; pure.
 //!
-//! Deliberately not here yet: the families affinity, sysctls, DNS configuration, and the operating system's.
+//! Feature gates count as 1.36 has them by default. Rules see fields, not the file: upstream's path of an error is kept as
+//! it is, and [`FieldError::at`] leads to the line where that path does not.
+//!
+//! Deliberately not here: whether a field is built, which is for whoever runs the pod to say.
 
+mod affinity;
+mod annotations;
 mod containers;
+mod dns;
 mod handlers;
 mod metadata;
 mod names;
 mod os;
+mod pod_resources;
 mod references;
 mod resources;
+mod scheduling;
 mod security;
+mod selectors;
 mod shown;
+mod spec;
 mod sysctls;
 mod volumes;
 mod windows;
@@ -121,76 +131,21 @@ impl Errors {
 #[must_use]
 pub fn validate(pod: &Pod) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    metadata::check(&pod.metadata, &mut errors);
     static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
     let spec = pod.spec.as_ref().unwrap_or(&EMPTY);
+    metadata::check(&pod.metadata, &mut errors);
+    annotations::check(pod, spec, &mut errors);
     let volumes = volumes::check(spec, &mut errors);
     containers::check(spec, &volumes, &mut errors);
-    resources::check_pod(spec, &mut errors);
-    spec_fields(spec, &mut errors);
+    pod_resources::check(spec, &mut errors);
+    spec::check(spec, &mut errors);
     security::check_pod(spec, &mut errors);
+    affinity::check(spec.affinity.as_ref(), &mut errors);
+    dns::check(spec, &mut errors);
+    scheduling::check(spec, &mut errors);
     windows::check_host_process(spec, &mut errors);
     os::check(spec, &mut errors);
     errors.0
 }
 
 pub use references::api_reference;
-
-fn spec_fields(spec: &PodSpec, errors: &mut Errors) {
-    let text = |field: &'_ Option<String>| field.clone().unwrap_or_default();
-    errors.one_of(
-        "spec.restartPolicy",
-        &text(&spec.restart_policy),
-        &["Always", "OnFailure", "Never"],
-    );
-    errors.one_of(
-        "spec.dnsPolicy",
-        &text(&spec.dns_policy),
-        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
-    );
-    let node = text(&spec.node_name);
-    errors.all("spec.nodeName", &node, names::subdomain(&node));
-    let labels = [
-        ("spec.hostname", &spec.hostname),
-        ("spec.subdomain", &spec.subdomain),
-    ];
-    for (path, field) in labels {
-        let value = text(field);
-        if !value.is_empty() {
-            errors.all(path, &value, names::label(&value));
-        }
-    }
-    let names = [
-        ("spec.serviceAccountName", &spec.service_account_name),
-        ("spec.priorityClassName", &spec.priority_class_name),
-        ("spec.runtimeClassName", &spec.runtime_class_name),
-    ];
-    for (path, field) in names {
-        let value = text(field);
-        if !value.is_empty() {
-            errors.all(path, &value, names::subdomain(&value));
-        }
-    }
-    if let Some(seconds) = spec.active_deadline_seconds
-        && !(1..=i64::from(i32::MAX)).contains(&seconds)
-    {
-        let detail = format!("must be between 1 and {}, inclusive", i32::MAX);
-        errors.invalid("spec.activeDeadlineSeconds", seconds, &detail);
-    }
-    metadata::labels("spec.nodeSelector", spec.node_selector.as_ref(), errors);
-    if spec
-        .ephemeral_containers
-        .as_ref()
-        .is_some_and(|c| !c.is_empty())
-    {
-        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
-    }
-    if spec
-        .scheduling_gates
-        .as_ref()
-        .is_some_and(|g| !g.is_empty())
-    {
-        let detail = "cannot be set until all schedulingGates have been cleared";
-        errors.forbidden("spec.nodeName", detail);
-    }
-}

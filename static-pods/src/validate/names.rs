@@ -61,6 +61,29 @@ pub(super) fn subdomain(text: &str) -> Vec<String> {
     messages
 }
 
+/// What is wrong with `text` as a DNS name, one with underscores too (RFC 2782).
+pub(super) fn subdomain_or_underscore(text: &str) -> Vec<String> {
+    let mut messages: Vec<_> = too_long(text, SUBDOMAIN, "characters")
+        .into_iter()
+        .collect();
+    let is_part = |part: &str| {
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let bytes = part.strip_prefix('_').unwrap_or(part).as_bytes();
+        let ends =
+            bytes.first().is_some_and(|c| inner(*c)) && bytes.last().is_some_and(|c| inner(*c));
+        ends && bytes.iter().all(|c| inner(*c) || matches!(c, b'-' | b'_'))
+    };
+    if !text.split('.').all(is_part) {
+        messages.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+             must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')"
+                .into(),
+        );
+    }
+    messages
+}
+
 /// What is wrong with `text` as the name of a port.
 pub(super) fn port(text: &str) -> Vec<String> {
     let mut messages = Vec::new();

@@ -1,22 +1,9 @@
 //! Rules that depend on the operating system a pod says it is for.
 
-use k8s_openapi::api::core::v1::{PodSpec, SecurityContext};
+use k8s_openapi::api::core::v1::PodSpec;
 
 use super::Errors;
-
-/// Every container's path and security context: init containers, then regular ones, then ephemeral ones.
-pub(super) fn contexts(spec: &PodSpec) -> Vec<(String, Option<&SecurityContext>)> {
-    let init = spec.init_containers.iter().flatten().enumerate();
-    let regular = spec.containers.iter().enumerate();
-    let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
-    let path = |list: &str, i: usize| format!("spec.{list}[{i}]");
-    init.map(|(i, c)| (path("initContainers", i), c.security_context.as_ref()))
-        .chain(regular.map(|(i, c)| (path("containers", i), c.security_context.as_ref())))
-        .chain(
-            ephemeral.map(|(i, c)| (path("ephemeralContainers", i), c.security_context.as_ref())),
-        )
-        .collect()
-}
+use super::security::of_containers;
 
 pub(super) fn check(spec: &PodSpec, errors: &mut Errors) {
     let Some(os) = &spec.os else {
@@ -38,8 +25,12 @@ fn linux(spec: &PodSpec, errors: &mut Errors) {
     if of_pod.is_some_and(|c| c.windows_options.is_some()) {
         errors.forbidden("spec.securityContext.windowsOptions", detail);
     }
-    for (path, context) in contexts(spec) {
-        if context.is_some_and(|c| c.windows_options.is_some()) {
+    for container in of_containers(spec) {
+        let path = &container.path;
+        if container
+            .context
+            .is_some_and(|c| c.windows_options.is_some())
+        {
             errors.forbidden(format!("{path}.securityContext.windowsOptions"), detail);
         }
     }
@@ -85,8 +76,8 @@ fn windows(spec: &PodSpec, errors: &mut Errors) {
             forbid(format!("spec.securityContext.{field}"), set);
         }
     }
-    for (path, context) in contexts(spec) {
-        let Some(c) = context else {
+    for container in of_containers(spec) {
+        let (path, Some(c)) = (&container.path, container.context) else {
             continue;
         };
         let of_context = [

@@ -83,7 +83,6 @@ pub(super) fn check_pod(spec: &PodSpec, errors: &mut Errors) {
         }
         within_limits(path, &limits, &requests, errors);
     }
-    read("spec.overhead", spec.overhead.as_ref(), errors);
 }
 
 /// The amounts that are quantities; what is none, negative or broken is reported.

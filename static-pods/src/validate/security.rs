@@ -2,13 +2,43 @@
 //!
 //! Every function takes the path of its field. `SELinux` options have no rules.
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext};
 
 use super::shown::{self, Bare, Json};
 use super::{Errors, sysctls, windows};
 
 /// Longest name of an AppArmor profile in bytes (PATH_MAX less its end).
 const APP_ARMOR_PROFILE: usize = 4095;
+
+/// A container as seen by rules that look at all of them, whatever their kind.
+pub(super) struct OfContainer<'a> {
+    pub(super) path: String,
+    pub(super) name: &'a str,
+    pub(super) context: Option<&'a SecurityContext>,
+    pub(super) has_devices: bool,
+}
+
+/// Init containers, then regular ones, then ephemeral ones.
+pub(super) fn of_containers(spec: &PodSpec) -> Vec<OfContainer<'_>> {
+    // Ephemeral containers are of a type of their own.
+    macro_rules! seen {
+        ($list:literal, $containers:expr) => {
+            $containers.enumerate().map(|(i, c)| OfContainer {
+                path: format!(concat!("spec.", $list, "[{}]"), i),
+                name: &c.name,
+                context: c.security_context.as_ref(),
+                has_devices: c.volume_devices.as_ref().is_some_and(|d| !d.is_empty()),
+            })
+        };
+    }
+    seen!("initContainers", spec.init_containers.iter().flatten())
+        .chain(seen!("containers", spec.containers.iter()))
+        .chain(seen!(
+            "ephemeralContainers",
+            spec.ephemeral_containers.iter().flatten()
+        ))
+        .collect()
+}
 
 /// A user or group: from 0 to what a signed 32-bit number holds.
 pub(super) fn id(path: &str, id: Option<i64>, errors: &mut Errors) {

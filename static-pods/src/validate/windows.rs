@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{PodSpec, WindowsSecurityContextOptions};
 
 use super::shown::{Json, Shown as _};
-use super::{Errors, names, os};
+use super::{Errors, names, security};
 
 /// Largest credential spec, in KiB.
 const CREDENTIAL_SPEC_KIB: usize = 64;
@@ -115,10 +115,11 @@ pub(super) fn check_host_process(spec: &PodSpec, errors: &mut Errors) {
         .as_ref()
         .and_then(|c| c.windows_options.as_ref())
         .and_then(|w| w.host_process);
-    let containers = os::contexts(spec);
+    let containers = security::of_containers(spec);
     let mut count = 0;
-    for (path, context) in &containers {
-        let own = context
+    for container in &containers {
+        let own = container
+            .context
             .and_then(|c| c.windows_options.as_ref())
             .and_then(|w| w.host_process);
         if let (Some(pod), Some(own)) = (of_pod, own)
@@ -128,7 +129,10 @@ pub(super) fn check_host_process(spec: &PodSpec, errors: &mut Errors) {
                 "pod hostProcess value must be identical if both are specified, was {}",
                 pod.shown()
             );
-            let path = format!("{path}.securityContext.windowsOptions.hostProcess");
+            let path = format!(
+                "{}.securityContext.windowsOptions.hostProcess",
+                container.path
+            );
             errors.invalid(path, own, &detail);
         }
         if own.or(of_pod) == Some(true) {
