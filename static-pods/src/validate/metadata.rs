@@ -52,13 +52,10 @@ pub(super) fn check(meta: &ObjectMeta, errors: &mut Errors) {
 
 /// A prefix may end with the dash that a suffix makes good.
 fn as_if_completed(prefix: &str) -> String {
-    match prefix.strip_suffix('-') {
-        // Upstream takes one character more away than it means to.
-        Some(rest) if !rest.is_empty() => {
-            let mut kept = rest.to_owned();
-            kept.pop();
-            kept + "a"
-        }
+    // Upstream takes one byte more away than it means to; a character that it cuts so was none of a name's.
+    let kept = prefix.len().checked_sub(2).and_then(|n| prefix.get(..n));
+    match kept {
+        Some(kept) if prefix.ends_with('-') => format!("{kept}a"),
         _ => prefix.to_owned(),
     }
 }
@@ -147,6 +144,11 @@ fn finalizers(finalizers: &[String], errors: &mut Errors) {
         errors.pointing(&format!("{path}[{i}]"), |errors| {
             errors.all(path, finalizer, names::qualified(finalizer));
         });
+        let standard = ["kubernetes", "orphan", "foregroundDeletion"];
+        if !finalizer.contains('/') && !standard.contains(&finalizer.as_str()) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(format!("{path}[{i}]"), finalizer.as_str(), detail);
+        }
     }
     let has = |name: &str| finalizers.iter().any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {

@@ -47,9 +47,11 @@ fn is_subdomain(text: &str) -> bool {
 
 /// What is wrong with `text` as a DNS name.
 pub(super) fn subdomain(text: &str) -> Vec<String> {
-    let mut messages: Vec<_> = too_long(text, SUBDOMAIN, "characters")
-        .into_iter()
-        .collect();
+    subdomain_in(text, "characters")
+}
+
+fn subdomain_in(text: &str, unit: &str) -> Vec<String> {
+    let mut messages: Vec<_> = too_long(text, SUBDOMAIN, unit).into_iter().collect();
     if !is_subdomain(text) {
         messages.push(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
@@ -152,7 +154,7 @@ pub(super) fn qualified(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 messages.push("prefix part must be non-empty".into());
             } else {
-                let found = subdomain(prefix).into_iter();
+                let found = subdomain_in(prefix, "bytes").into_iter();
                 messages.extend(found.map(|m| format!("prefix part {m}")));
             }
             name

@@ -63,7 +63,7 @@ fn spread(
     others: &[TopologySpreadConstraint],
     errors: &mut Errors,
 ) {
-    let positive = "must be greater than 0";
+    let positive = "must be greater than zero";
     if constraint.max_skew <= 0 {
         errors.invalid(format!("{path}.maxSkew"), constraint.max_skew, positive);
     }
