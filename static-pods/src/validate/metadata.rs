@@ -31,22 +31,29 @@ pub(super) fn check(meta: &ObjectMeta, errors: &mut Errors) {
         errors.invalid("metadata.generation", generation, detail);
     }
     labels("metadata.labels", meta.labels.as_ref(), errors);
-    let mut bytes = 0;
-    for (key, value) in meta.annotations.iter().flatten() {
-        // Upstream looks at annotation keys in lower case.
-        errors.pointing(&format!("metadata.annotations[{key}]"), |errors| {
-            let messages = names::qualified(&key.to_lowercase());
-            errors.all("metadata.annotations", key, messages);
-        });
-        bytes += key.len() + value.len();
-    }
-    if bytes > ANNOTATION_BYTES {
-        errors.too_long("metadata.annotations", ANNOTATION_BYTES);
-    }
+    annotations("metadata.annotations", meta.annotations.as_ref(), errors);
     owners(meta.owner_references.as_deref().unwrap_or_default(), errors);
     finalizers(meta.finalizers.as_deref().unwrap_or_default(), errors);
     for (i, entry) in meta.managed_fields.iter().flatten().enumerate() {
         manager(&format!("metadata.managedFields[{i}]"), entry, errors);
+    }
+}
+
+pub(super) fn annotations(
+    path: &str,
+    annotations: Option<&BTreeMap<String, String>>,
+    errors: &mut Errors,
+) {
+    let mut bytes = 0;
+    for (key, value) in annotations.into_iter().flatten() {
+        // Upstream looks at annotation keys in lower case.
+        errors.pointing(&format!("{path}[{key}]"), |errors| {
+            errors.all(path, key, names::qualified(&key.to_lowercase()));
+        });
+        bytes += key.len() + value.len();
+    }
+    if bytes > ANNOTATION_BYTES {
+        errors.too_long(path, ANNOTATION_BYTES);
     }
 }
 
