@@ -5,6 +5,7 @@
 //! Does not: assert anything. Absolute figures drift with the machine; the ratios of one run hold.
 
 pub mod chart;
+pub mod crowd;
 pub mod events;
 pub mod floor;
 pub mod process;

@@ -1,8 +1,10 @@
 //! Measures the agent beside bare CRI calls, on a private node: a table, JSON and a picture. `--quick` measures less.
+//! `--crowd` measures the agent alone, with up to 500 pods on the fake runtime.
 //! With `KUBELET="path and flags"` another kubelet is measured beside it.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tests::agent::Agent;
@@ -10,7 +12,7 @@ use tests::bench::events::TaskEvents;
 use tests::bench::floor::Floor;
 use tests::bench::run::{Plan, run};
 use tests::bench::subject::Subject;
-use tests::bench::{chart, report::Report};
+use tests::bench::{chart, crowd, report::Report};
 use tests::containerd::Node;
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,7 +20,8 @@ async fn main() -> Result<()> {
     let plan = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
         [] => Plan::full(),
         [flag] if flag == "--quick" => Plan::quick(),
-        other => bail!("unknown arguments {other:?}; there is --quick"),
+        [flag] if flag == "--crowd" => return crowds().await,
+        other => bail!("unknown arguments {other:?}; there are --quick and --crowd"),
     };
     let node = Node::start().await?;
     // So that Ctrl-C undoes things too: the node goes when this function ends.
@@ -41,6 +44,20 @@ async fn main() -> Result<()> {
         "bench.md, bench.json and bench.svg are in {}",
         out.display()
     );
+    Ok(())
+}
+
+/// The cost of a pod must not grow with their number.
+async fn crowds() -> Result<()> {
+    let mut crowds = Vec::new();
+    for pods in [1, 50, 500] {
+        let binary = tests::target_dir()?.join("release/kubelet");
+        crowds.push(crowd::measure(&binary, pods, Duration::from_secs(75)).await?);
+        println!("{}", crowd::table(&crowds));
+    }
+    let out = tests::target_dir()?.join("bench");
+    fs::create_dir_all(&out)?;
+    fs::write(out.join("crowd.json"), serde_json::to_vec_pretty(&crowds)?)?;
     Ok(())
 }
 
