@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::identity::{self, NodeName};
 use crate::tree::{self, DecodeError, Node, Position};
-use crate::validate::{self, FieldError};
+use crate::validate::{self, FieldError, Unfit};
 use crate::{defaults, tree::Document};
 
 /// What a file holds.
@@ -124,6 +124,16 @@ pub enum Problem {
         path: String,
         /// What it refers to, in upstream's words.
         object: &'static str,
+    },
+    /// A source of a projected volume says nothing.
+    #[error(
+        "{path}: unknown source for projected volume {volume:?}; say where its files come from"
+    )]
+    NoSource {
+        /// The source.
+        path: String,
+        /// The volume.
+        volume: String,
     },
     /// Another file or document has the same pod and comes later.
     #[error("pod {pod} is also in {winner}, which is the one that counts; remove one of them")]
@@ -278,9 +288,17 @@ impl Reader<'_> {
             self.problem(at, Problem::Field(error));
         }
         if self.manifest.problems.len() == before
-            && let Some((path, object)) = validate::api_reference(&pod)
+            && let Some(unfit) = validate::unfit(&pod)
         {
-            self.problem(node.nearest(&path), Problem::Reference { path, object });
+            let (at, problem) = match unfit {
+                Unfit::Reference { path, object } => {
+                    (node.nearest(&path), Problem::Reference { path, object })
+                }
+                Unfit::NoSource { path, volume } => {
+                    (node.nearest(&path), Problem::NoSource { path, volume })
+                }
+            };
+            self.problem(at, problem);
         }
         if self.manifest.problems.len() == before {
             self.manifest.pods.push(StaticPod {

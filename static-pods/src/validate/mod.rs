@@ -148,4 +148,4 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
     errors.0
 }
 
-pub use references::api_reference;
+pub use references::{Unfit, unfit};

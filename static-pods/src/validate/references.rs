@@ -1,38 +1,56 @@
 //! What a static pod may not refer to: objects that only an API server could give it (KEP-5040 and upstream's
 //! `PreventStaticPodAPIReferences`).
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EnvFromSource, EnvVarSource, LocalObjectReference, Pod, PodSpec, Volume,
+    VolumeProjection,
+};
 
-/// The first API object that `pod` refers to: the field, and upstream's word for the object. Upstream's message is
-/// `static pods may not reference <word>`.
+/// Why a pod that breaks no rule can still not be a static one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// A field refers to an object of the API; upstream's message is `static pods may not reference <object>`.
+    Reference {
+        /// The field.
+        path: String,
+        /// Upstream's word for the object.
+        object: &'static str,
+    },
+    /// A source of a projected volume says nothing.
+    NoSource {
+        /// The source.
+        path: String,
+        /// The volume.
+        volume: String,
+    },
+}
+
+/// The first thing of `pod` that a static pod cannot have.
 #[must_use]
-pub fn api_reference(pod: &Pod) -> Option<(String, &'static str)> {
+pub fn unfit(pod: &Pod) -> Option<Unfit> {
     let spec = pod.spec.as_ref()?;
-    service_account(spec)
-        .or_else(|| secrets(spec))
-        .or_else(|| config_maps(spec))
-        .or_else(|| {
-            let claims = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
-            claims.then(|| ("spec.resourceClaims".into(), "resourceclaims"))
-        })
-        .or_else(|| {
-            let volumes = spec.volumes.iter().flatten().enumerate();
-            volumes
-                .into_iter()
-                .find_map(|(i, v)| volume(&format!("spec.volumes[{i}]"), v))
-        })
+    let claims = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
+    let reference = service_account(spec)
+        .or_else(|| named_objects(spec, &SECRETS))
+        .or_else(|| named_objects(spec, &CONFIG_MAPS))
+        .or_else(|| claims.then(|| ("spec.resourceClaims".into(), "resourceclaims")));
+    if let Some((path, object)) = reference {
+        return Some(Unfit::Reference { path, object });
+    }
+    volumes(spec)
+        .find_map(|(path, volume)| needs_api(&path, volume).or_else(|| projected(&path, volume)))
 }
 
 type Found = Option<(String, &'static str)>;
 
 fn service_account(spec: &PodSpec) -> Found {
-    let named = |name: &Option<String>| name.as_ref().is_some_and(|n| !n.is_empty());
-    let old = named(&spec.service_account) && !named(&spec.service_account_name);
-    if old || spec.service_account == spec.service_account_name && named(&spec.service_account) {
-        // Defaulting copied it from the older name of the field.
-        return Some(("spec.serviceAccount".into(), "serviceaccounts"));
-    }
-    named(&spec.service_account_name).then(|| ("spec.serviceAccountName".into(), "serviceaccounts"))
+    let name = spec.service_account_name.as_deref().unwrap_or_default();
+    // Defaulting copied it from the older name of the field.
+    let field = match spec.service_account.as_deref() {
+        Some(older) if older == name => "serviceAccount",
+        _ => "serviceAccountName",
+    };
+    (!name.is_empty()).then(|| (format!("spec.{field}"), "serviceaccounts"))
 }
 
 /// All containers with their paths.
@@ -43,140 +61,171 @@ fn containers(spec: &PodSpec) -> impl Iterator<Item = (String, &Container)> {
     init.chain(regular.map(|(i, c)| (format!("spec.containers[{i}]"), c)))
 }
 
-fn secrets(spec: &PodSpec) -> Found {
-    const WORD: &str = "secrets";
-    let found = |path: String| Some((path, WORD));
-    for (i, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
-        if !secret.name.is_empty() {
-            return found(format!("spec.imagePullSecrets[{i}]"));
-        }
-    }
-    for (path, container) in containers(spec) {
-        for (i, from) in container.env_from.iter().flatten().enumerate() {
-            if from.secret_ref.as_ref().is_some_and(|r| !r.name.is_empty()) {
-                return found(format!("{path}.envFrom[{i}].secretRef"));
-            }
-        }
-        for (i, variable) in container.env.iter().flatten().enumerate() {
-            let from = variable.value_from.as_ref();
-            let key = from.and_then(|f| f.secret_key_ref.as_ref());
-            if key.is_some_and(|k| !k.name.is_empty()) {
-                return found(format!("{path}.env[{i}].valueFrom.secretKeyRef"));
-            }
-        }
-    }
-    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        if let Some(field) = secret_of(volume) {
-            return found(format!("spec.volumes[{i}].{field}"));
-        }
-    }
-    None
+/// All volumes with their paths.
+fn volumes(spec: &PodSpec) -> impl Iterator<Item = (String, &Volume)> {
+    let volumes = spec.volumes.iter().flatten().enumerate();
+    volumes.map(|(i, v)| (format!("spec.volumes[{i}]"), v))
 }
 
-/// The field of `volume` that names a secret.
-fn secret_of(volume: &Volume) -> Option<String> {
-    let named = |name: &str, field: &str| (!name.is_empty()).then(|| field.to_owned());
-    let reference = |r: Option<&k8s_openapi::api::core::v1::LocalObjectReference>, field: &str| {
-        r.and_then(|r| named(&r.name, field))
-    };
-    let v = volume;
-    if let Some(projected) = &v.projected {
-        let sources = projected.sources.iter().flatten().enumerate();
-        for (i, source) in sources {
-            if source.secret.as_ref().is_some_and(|s| !s.name.is_empty()) {
-                return Some(format!("projected.sources[{i}].secret"));
-            }
-        }
+/// The sources of a projected volume with their paths.
+fn sources<'a>(
+    path: &str,
+    volume: &'a Volume,
+) -> impl Iterator<Item = (String, &'a VolumeProjection)> {
+    let sources = volume
+        .projected
+        .iter()
+        .flat_map(|p| p.sources.iter().flatten());
+    sources
+        .enumerate()
+        .map(move |(i, s)| (format!("{path}.projected.sources[{i}]"), s))
+}
+
+/// A field, and the name of an object that it holds.
+type Named<'a> = (&'static str, Option<&'a str>);
+
+/// A kind of object, and where a pod can name one.
+struct Kind {
+    word: &'static str,
+    pod: fn(&PodSpec) -> Vec<(String, &str)>,
+    env_from: fn(&EnvFromSource) -> Named<'_>,
+    env: fn(&EnvVarSource) -> Named<'_>,
+    projected: fn(&VolumeProjection) -> Named<'_>,
+    volume: fn(&Volume) -> Vec<Named<'_>>,
+}
+
+static SECRETS: Kind = Kind {
+    word: "secrets",
+    pod: |spec| {
+        let pull = spec.image_pull_secrets.iter().flatten().enumerate();
+        pull.map(|(i, s)| (format!("spec.imagePullSecrets[{i}]"), s.name.as_str()))
+            .collect()
+    },
+    env_from: |from| {
+        (
+            "secretRef",
+            from.secret_ref.as_ref().map(|r| r.name.as_str()),
+        )
+    },
+    env: |from| {
+        (
+            "secretKeyRef",
+            from.secret_key_ref.as_ref().map(|r| r.name.as_str()),
+        )
+    },
+    projected: |source| ("secret", source.secret.as_ref().map(|s| s.name.as_str())),
+    volume: secrets_of,
+};
+
+static CONFIG_MAPS: Kind = Kind {
+    word: "configmaps",
+    pod: |_| Vec::new(),
+    env_from: |from| {
+        (
+            "configMapRef",
+            from.config_map_ref.as_ref().map(|r| r.name.as_str()),
+        )
+    },
+    env: |from| {
+        (
+            "configMapKeyRef",
+            from.config_map_key_ref.as_ref().map(|r| r.name.as_str()),
+        )
+    },
+    projected: |source| {
+        (
+            "configMap",
+            source.config_map.as_ref().map(|s| s.name.as_str()),
+        )
+    },
+    volume: |v| vec![("configMap", v.config_map.as_ref().map(|s| s.name.as_str()))],
+};
+
+/// The fields of a volume that can name a secret.
+fn secrets_of(v: &Volume) -> Vec<Named<'_>> {
+    fn name(reference: Option<&LocalObjectReference>) -> Option<&str> {
+        reference.map(|r| r.name.as_str())
     }
-    None.or_else(|| {
-        v.azure_file
-            .as_ref()
-            .and_then(|s| named(&s.secret_name, "azureFile"))
-    })
-    .or_else(|| reference(v.cephfs.as_ref()?.secret_ref.as_ref(), "cephfs.secretRef"))
-    .or_else(|| reference(v.cinder.as_ref()?.secret_ref.as_ref(), "cinder.secretRef"))
-    .or_else(|| {
-        reference(
-            v.flex_volume.as_ref()?.secret_ref.as_ref(),
+    let secret = v.secret.as_ref();
+    let csi = v.csi.as_ref();
+    vec![
+        (
+            "azureFile",
+            v.azure_file.as_ref().map(|s| s.secret_name.as_str()),
+        ),
+        (
+            "cephfs.secretRef",
+            name(v.cephfs.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        (
+            "cinder.secretRef",
+            name(v.cinder.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        (
             "flexVolume.secretRef",
-        )
-    })
-    .or_else(|| reference(v.rbd.as_ref()?.secret_ref.as_ref(), "rbd.secretRef"))
-    .or_else(|| {
-        named(
-            v.secret
-                .as_ref()?
-                .secret_name
-                .as_deref()
-                .unwrap_or_default(),
-            "secret",
-        )
-    })
-    .or_else(|| reference(Some(&v.scale_io.as_ref()?.secret_ref), "scaleIO.secretRef"))
-    .or_else(|| reference(v.iscsi.as_ref()?.secret_ref.as_ref(), "iscsi.secretRef"))
-    .or_else(|| {
-        reference(
-            v.storageos.as_ref()?.secret_ref.as_ref(),
+            name(v.flex_volume.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        (
+            "rbd.secretRef",
+            name(v.rbd.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        ("secret", secret.and_then(|s| s.secret_name.as_deref())),
+        (
+            "scaleIO.secretRef",
+            name(v.scale_io.as_ref().map(|s| &s.secret_ref)),
+        ),
+        (
+            "iscsi.secretRef",
+            name(v.iscsi.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        (
             "storageos.secretRef",
-        )
-    })
-    .or_else(|| {
-        reference(
-            v.csi.as_ref()?.node_publish_secret_ref.as_ref(),
+            name(v.storageos.as_ref().and_then(|s| s.secret_ref.as_ref())),
+        ),
+        (
             "csi.nodePublishSecretRef",
-        )
-    })
+            name(csi.and_then(|s| s.node_publish_secret_ref.as_ref())),
+        ),
+    ]
 }
 
-fn config_maps(spec: &PodSpec) -> Found {
-    const WORD: &str = "configmaps";
-    let found = |path: String| Some((path, WORD));
-    for (path, container) in containers(spec) {
-        for (i, from) in container.env_from.iter().flatten().enumerate() {
-            if from
-                .config_map_ref
-                .as_ref()
-                .is_some_and(|r| !r.name.is_empty())
-            {
-                return found(format!("{path}.envFrom[{i}].configMapRef"));
-            }
-        }
-        for (i, variable) in container.env.iter().flatten().enumerate() {
-            let from = variable.value_from.as_ref();
-            let key = from.and_then(|f| f.config_map_key_ref.as_ref());
-            if key.is_some_and(|k| !k.name.is_empty()) {
-                return found(format!("{path}.env[{i}].valueFrom.configMapKeyRef"));
-            }
-        }
-    }
-    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        if volume
-            .config_map
-            .as_ref()
-            .is_some_and(|c| !c.name.is_empty())
-        {
-            return found(format!("spec.volumes[{i}].configMap"));
-        }
-        let sources = volume
-            .projected
-            .iter()
-            .flat_map(|p| p.sources.iter().flatten());
-        for (j, source) in sources.enumerate() {
-            if source
-                .config_map
-                .as_ref()
-                .is_some_and(|c| !c.name.is_empty())
-            {
-                return found(format!(
-                    "spec.volumes[{i}].projected.sources[{j}].configMap"
-                ));
-            }
-        }
-    }
-    None
+/// The first field that names an object of this kind: the pod's own, then containers', then volumes'.
+fn named_objects(spec: &PodSpec, kind: &Kind) -> Found {
+    let named = |name: Option<&str>| name.is_some_and(|n| !n.is_empty());
+    let place = |path: String, (field, name): (&str, Option<&str>)| {
+        named(name).then(|| format!("{path}.{field}"))
+    };
+    let of_pod = (kind.pod)(spec);
+    let mut of_pod = of_pod.into_iter().filter(|(_, name)| named(Some(name)));
+    let in_container = |(path, container): (String, &Container)| {
+        let mut from = container.env_from.iter().flatten().enumerate();
+        let mut env = container.env.iter().flatten().enumerate();
+        from.find_map(|(i, f)| place(format!("{path}.envFrom[{i}]"), (kind.env_from)(f)))
+            .or_else(|| {
+                env.find_map(|(i, v)| {
+                    let from = v.value_from.as_ref()?;
+                    place(format!("{path}.env[{i}].valueFrom"), (kind.env)(from))
+                })
+            })
+    };
+    let in_volume = |(path, volume): (String, &Volume)| {
+        sources(&path, volume)
+            .find_map(|(path, source)| place(path, (kind.projected)(source)))
+            .or_else(|| {
+                let fields = (kind.volume)(volume);
+                fields
+                    .into_iter()
+                    .find_map(|field| place(path.clone(), field))
+            })
+    };
+    (of_pod.next().map(|(path, _)| path))
+        .or_else(|| containers(spec).find_map(in_container))
+        .or_else(|| volumes(spec).find_map(in_volume))
+        .map(|path| (path, kind.word))
 }
 
-fn volume(path: &str, v: &Volume) -> Found {
+/// A kind of volume that only an API server makes.
+fn needs_api(path: &str, v: &Volume) -> Option<Unfit> {
     let kinds = [
         (
             v.config_map.is_some(),
@@ -206,13 +255,18 @@ fn volume(path: &str, v: &Volume) -> Found {
             "secrets (via azureFile volumes)",
         ),
     ];
-    for (is, field, word) in kinds {
-        if is {
-            return Some((format!("{path}.{field}"), word));
-        }
-    }
-    let sources = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
-    for (i, s) in sources.enumerate() {
+    first_set(path, &kinds)
+}
+
+/// The first of `kinds` that is set: whether it is, its field, its object.
+fn first_set(path: &str, kinds: &[(bool, &str, &'static str)]) -> Option<Unfit> {
+    let (_, field, object) = *kinds.iter().find(|(set, ..)| *set)?;
+    let path = format!("{path}.{field}");
+    Some(Unfit::Reference { path, object })
+}
+
+fn projected(path: &str, volume: &Volume) -> Option<Unfit> {
+    sources(path, volume).find_map(|(path, s)| {
         let kinds = [
             (
                 s.config_map.is_some(),
@@ -240,11 +294,11 @@ fn volume(path: &str, v: &Volume) -> Found {
                 "podcertificates",
             ),
         ];
-        for (is, field, word) in kinds {
-            if is {
-                return Some((format!("{path}.projected.sources[{i}].{field}"), word));
-            }
-        }
-    }
-    None
+        first_set(&path, &kinds).or_else(|| {
+            s.downward_api.is_none().then(|| Unfit::NoSource {
+                path,
+                volume: volume.name.clone(),
+            })
+        })
+    })
 }
