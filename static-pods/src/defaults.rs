@@ -18,10 +18,10 @@ pub(crate) type Amounts = BTreeMap<String, RawQuantity>;
 pub fn apply(pod: &mut Pod) {
     let spec = pod.spec.get_or_insert_with(PodSpec::default);
     for container in spec.init_containers.iter_mut().flatten() {
-        container_defaults(container);
+        self::container(container);
     }
     for container in &mut spec.containers {
-        container_defaults(container);
+        self::container(container);
     }
     for container in spec.ephemeral_containers.iter_mut().flatten() {
         set(
@@ -42,7 +42,11 @@ pub fn apply(pod: &mut Pod) {
     set(&mut spec.restart_policy, "Always");
     set(&mut spec.scheduler_name, "default-scheduler");
     spec.security_context.get_or_insert_default();
-    spec.termination_grace_period_seconds.get_or_insert(30);
+    let grace = spec.termination_grace_period_seconds.get_or_insert(30);
+    if *grace < 0 {
+        // As good as none; upstream's conversion makes it a second.
+        *grace = 1;
+    }
     spec.enable_service_links.get_or_insert(true);
     // The older name of the same field.
     if is_empty(&spec.service_account_name) {
@@ -85,7 +89,8 @@ fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-fn container_defaults(container: &mut Container) {
+/// Fills in `container`. Doing it twice changes nothing.
+pub(crate) fn container(container: &mut Container) {
     let image = container.image.as_deref().unwrap_or_default();
     set(&mut container.image_pull_policy, pull_policy(image));
     set(

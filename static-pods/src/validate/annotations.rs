@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, PodSpec, SeccompProfile, 
 use serde_json::Value;
 
 use super::shown::quoted;
-use super::{Errors, scheduling, security};
+use super::{Errors, paths, scheduling, security};
 
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -92,7 +92,7 @@ fn decode_tolerations(text: &str) -> Result<Vec<Toleration>, String> {
 fn seccomp(key: &str, profile: &str, errors: &mut Errors) {
     let path = format!("metadata.annotations.{key}");
     match profile.strip_prefix(LOCALHOST) {
-        Some(file) => security::descending(&path, file, errors),
+        Some(file) => paths::descending(&path, file, errors),
         None if matches!(profile, RUNTIME_DEFAULT | DOCKER_DEFAULT | UNCONFINED) => {}
         None => errors.invalid(path, profile, "must be a valid seccomp profile"),
     }

@@ -17,8 +17,17 @@ struct Actions<'a> {
     sleep: Option<&'a SleepAction>,
 }
 
+/// What of the pod the rules depend on.
+pub(super) struct OfPod<'a> {
+    /// Its `terminationGracePeriodSeconds`.
+    pub(super) grace: i64,
+    /// Its `os.name`, when it says one.
+    pub(super) os: Option<&'a str>,
+}
+
 /// Probes and hooks of a container that stays: a regular one or a sidecar.
-pub(super) fn check(path: &str, container: &Container, grace: i64, errors: &mut Errors) {
+pub(super) fn check(path: &str, container: &Container, pod: &OfPod<'_>, errors: &mut Errors) {
+    let grace = pod.grace;
     if let Some(lifecycle) = &container.lifecycle {
         let hooks = [
             ("postStart", &lifecycle.post_start),
@@ -33,6 +42,14 @@ pub(super) fn check(path: &str, container: &Container, grace: i64, errors: &mut 
                     errors,
                 );
             }
+        }
+        if let Some(signal) = &lifecycle.stop_signal {
+            stop_signal(
+                &format!("{path}.lifecycle.stopSignal"),
+                signal,
+                pod.os,
+                errors,
+            );
         }
     }
     let probes = [
@@ -149,9 +166,10 @@ fn actions(path: &str, actions: &Actions<'_>, grace: i64, errors: &mut Errors) {
 }
 
 fn check_http(path: &str, http: &HTTPGetAction, errors: &mut Errors) {
+    errors.present(path, "path", http.path.as_deref().unwrap_or_default());
     check_port(path, &http.port, errors);
     let scheme = http.scheme.as_deref().unwrap_or_default();
-    errors.one_of(format!("{path}.scheme"), scheme, &["HTTP", "HTTPS"]);
+    errors.unsupported(format!("{path}.scheme"), scheme, &["HTTP", "HTTPS"]);
     for header in http.http_headers.iter().flatten() {
         let legal = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
         if header.name.is_empty() || !header.name.bytes().all(legal) {
@@ -171,5 +189,71 @@ fn check_port(path: &str, port: &IntOrString, errors: &mut Errors) {
             }
         }
         IntOrString::String(name) => errors.all(&path, name, names::port(name)),
+    }
+}
+
+/// Linux signals without the real-time ones, in the order of the message.
+const SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
+/// All signals a Linux container may be stopped with, in the order of the message (KEP-4960).
+fn linux_signals() -> Vec<String> {
+    let above = (1..=15).map(|n| format!("SIGRTMIN+{n}"));
+    let below = (1..=14).map(|n| format!("SIGRTMAX-{n}"));
+    let ends = ["SIGRTMAX", "SIGRTMIN"].map(str::to_owned);
+    let mut all: Vec<String> = SIGNALS.iter().map(|s| (*s).to_owned()).collect();
+    all.extend(above.chain(below).chain(ends));
+    all.sort();
+    all
+}
+
+/// Which signals there are depends on the system, so that the pod must say it.
+fn stop_signal(path: &str, signal: &str, os: Option<&str>, errors: &mut Errors) {
+    match os {
+        None => {
+            let detail = "may not be set for containers with empty `spec.os.name`";
+            errors.forbidden(path, detail);
+        }
+        Some("windows") => errors.unsupported(path, signal, &["SIGKILL", "SIGTERM"]),
+        Some("linux") => {
+            let all = linux_signals();
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            errors.unsupported(path, signal, &all);
+        }
+        Some(_) => {}
     }
 }

@@ -10,7 +10,7 @@ use super::shown::{self, Bare, Json};
 use super::{Errors, names};
 
 /// Most bytes of all annotations together (Kubernetes API, 256 KiB).
-const ANNOTATION_BYTES: usize = 256 << 10;
+pub(super) const ANNOTATION_BYTES: usize = 256 << 10;
 /// Longest name of a field manager in bytes.
 const MANAGER: usize = 128;
 /// Longest name of a subresource in bytes.

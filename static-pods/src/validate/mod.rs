@@ -12,10 +12,12 @@ mod affinity;
 mod annotations;
 mod containers;
 mod dns;
+mod fields;
 mod handlers;
 mod metadata;
 mod names;
 mod os;
+mod paths;
 mod pod_resources;
 mod references;
 mod resources;
@@ -25,12 +27,13 @@ mod selectors;
 mod shown;
 mod spec;
 mod sysctls;
+mod values;
 mod volumes;
 mod windows;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
-use shown::{Bare, Shown, json, quoted};
+use shown::{Shown, json, quoted};
 
 /// A field with an illegal value. Shown as upstream shows it: `spec.containers[0].image: Required value`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +138,7 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
     let spec = pod.spec.as_ref().unwrap_or(&EMPTY);
     metadata::check(&pod.metadata, &mut errors);
     annotations::check(pod, spec, &mut errors);
-    let volumes = volumes::check(spec, &mut errors);
+    let volumes = volumes::check(&pod.metadata, spec, &mut errors);
     containers::check(spec, &volumes, &mut errors);
     pod_resources::check(spec, &mut errors);
     spec::check(spec, &mut errors);

@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext};
 
 use super::shown::{self, Bare, Json};
-use super::{Errors, sysctls, windows};
+use super::{Errors, paths, sysctls, windows};
 
 /// Longest name of an AppArmor profile in bytes (PATH_MAX less its end).
 const APP_ARMOR_PROFILE: usize = 4095;
@@ -66,7 +66,7 @@ pub(super) fn seccomp(path: &str, profile: Option<&SeccompProfile>, errors: &mut
             errors.required(path, "must be set when seccomp type is Localhost");
         }
         None => {}
-        Some(file) if profile.type_ == "Localhost" => descending(&path, file, errors),
+        Some(file) if profile.type_ == "Localhost" => paths::descending(&path, file, errors),
         Some(file) => {
             // Upstream shows the whole profile here, by the names of its own types.
             let shown = format!(
@@ -77,16 +77,6 @@ pub(super) fn seccomp(path: &str, profile: Option<&SeccompProfile>, errors: &mut
             let detail = "can only be set when seccomp type is Localhost";
             errors.invalid(path, Bare(shown), detail);
         }
-    }
-}
-
-/// A path that stays beneath the directory it is resolved in.
-pub(super) fn descending(path: &str, file: &str, errors: &mut Errors) {
-    if file.starts_with('/') {
-        errors.invalid(path, file, "must be a relative path");
-    }
-    if file.split('/').any(|part| part == "..") {
-        errors.invalid(path, file, "must not contain '..'");
     }
 }
 
