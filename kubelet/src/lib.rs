@@ -44,5 +44,6 @@ pub mod runtime;
 pub mod server;
 pub mod sources;
 pub mod status;
+pub mod validate;
 pub mod volumes;
 pub mod workers;

@@ -9,7 +9,7 @@ use kubelet::config::{
 };
 use kubelet::errors::error_chain;
 use kubelet::process::{self, LockFile, ProcessError, RootLock};
-use kubelet::{agent, logging};
+use kubelet::{agent, logging, validate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that run tasks: an agent that waits needs few.
@@ -24,8 +24,8 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
     512 << 10
 };
 
-/// Only this kubelet's own words; there are none yet.
-const SUBCOMMANDS: [&str; 0] = [];
+/// Only this kubelet's own words.
+const SUBCOMMANDS: [&str; 1] = [validate::NAME];
 
 fn main() -> ExitCode {
     // First of all, before any thread has a stack: a huge page of which little is touched is resident as a whole.
@@ -34,9 +34,15 @@ fn main() -> ExitCode {
         Ok(Invocation::Run(line)) => run(&line, huge_pages),
         Ok(Invocation::Help) => print(&config::usage()),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),
-        Ok(Invocation::Subcommand { name, .. }) => {
-            eprintln!("kubelet: {name} is not built");
-            ExitCode::from(UsageError::EXIT_CODE)
+        Ok(Invocation::Subcommand { arguments, .. }) => {
+            let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
+            match validate::run(&arguments, &mut input, &mut output) {
+                Ok(verdict) => ExitCode::from(verdict.exit_code()),
+                Err(error) => {
+                    eprintln!("kubelet {}: {}", validate::NAME, error_chain(&error));
+                    ExitCode::from(error.exit_code())
+                }
+            }
         }
         Err(error) => {
             eprintln!("kubelet: {}", error_chain(&error));

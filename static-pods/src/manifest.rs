@@ -6,9 +6,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::identity::{self, NodeName};
-use crate::tree::{self, DecodeError, Node, Position};
-use crate::validate::{self, FieldError, Unfit};
+use crate::tree::{self, Node, Position};
+use crate::validate::{self, Unfit};
 use crate::{defaults, tree::Document};
+
+mod problem;
+
+pub use problem::{ManifestError, ManifestWarning, Problem};
 
 /// What a file holds.
 #[derive(Clone, Debug, Default)]
@@ -72,109 +76,37 @@ impl std::fmt::Display for PodKey {
     }
 }
 
-/// Why a file or a pod of it does not run: `<file>:<line>:<column>: <what>; <remedy>`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}:{at}: {problem}", path.display())]
-pub struct ManifestError {
-    /// The file.
-    pub path: Arc<Path>,
-    /// Where in it.
-    pub at: Position,
-    /// What is wrong there.
-    pub problem: Problem,
-}
-
-/// What can be wrong with a manifest. Nothing of it passes without a change of a file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// The file cannot be read.
-    #[error("cannot read the manifest: {0}")]
-    Unreadable(String),
-    /// The file is not something that holds a manifest.
-    #[error("{0}")]
-    NotAManifest(String),
-    /// The file is larger than a manifest may be.
-    #[error("the file is larger than {} MiB", tree::MAX_BYTES >> 20)]
-    TooLarge,
-    /// The text is neither YAML nor JSON.
-    #[error("{0}")]
-    Syntax(String),
-    /// The document is not a pod.
-    #[error("{0}; a manifest holds apiVersion v1, kind Pod")]
-    NotAPod(String),
-    /// A value does not fit its field.
-    #[error("{0}")]
-    Decode(DecodeError),
-    /// The pod has no name.
-    #[error("invalid pod: name is needed for the pod; set metadata.name")]
-    NoName,
-    /// The pod's own UID cannot name its directory.
-    #[error(
-        "metadata.uid: Invalid value: {0:?}: must be 1 to 128 characters of [A-Za-z0-9._-] that start with a letter \
-         or digit; leave it out to have one made"
-    )]
-    Uid(String),
-    /// A field breaks a rule of the API.
-    #[error("{0}")]
-    Field(FieldError),
-    /// The pod refers to something only an API server has.
-    #[error("{path}: static pods may not reference {object}")]
-    Reference {
-        /// The field that does.
-        path: String,
-        /// What it refers to, in upstream's words.
-        object: &'static str,
-    },
-    /// A source of a projected volume says nothing.
-    #[error(
-        "{path}: unknown source for projected volume {volume:?}; say where its files come from"
-    )]
-    NoSource {
-        /// The source.
-        path: String,
-        /// The volume.
-        volume: String,
-    },
-    /// Another file or document has the same pod and comes later.
-    #[error("pod {pod} is also in {winner}, which is the one that counts; remove one of them")]
-    Duplicate {
-        /// The pod.
-        pod: String,
-        /// Where the other one is.
-        winner: String,
-    },
-    /// Another pod has the same UID.
-    #[error(
-        "metadata.uid: Duplicate value: {uid:?}: {winner} has it too; leave it out to have one made"
-    )]
-    SameUid {
-        /// The UID.
-        uid: String,
-        /// Where the other pod is.
-        winner: String,
-    },
-}
-
-/// Something odd in a manifest that runs all the same.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}:{at}: {message}", path.display())]
-pub struct ManifestWarning {
-    /// The file.
-    pub path: Arc<Path>,
-    /// Where in it.
-    pub at: Position,
-    /// What is odd.
-    pub message: String,
-}
-
 /// Reads the manifest `bytes` of the file `path`, for the pods of `node`.
 ///
 /// A file may hold several documents, and lists of pods; what is wrong with one pod keeps only that one from running.
 #[must_use]
 pub fn read_manifest(path: &Path, bytes: &[u8], node: &NodeName) -> Manifest {
+    read_manifest_with(path, bytes, node, &|_| Vec::new())
+}
+
+/// What somebody other than this crate has to say of a pod, such as the agent that would run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The field, empty when it is the pod as a whole.
+    pub field: String,
+    /// What is to be said of it.
+    pub message: String,
+    /// Whether the pod does not run for it.
+    pub refuses: bool,
+}
+
+/// As [`read_manifest`], with the remarks that `judge` has on each defaulted, identified pod.
+#[must_use]
+pub fn read_manifest_with(
+    path: &Path,
+    bytes: &[u8],
+    node: &NodeName,
+    judge: &dyn Fn(&Pod) -> Vec<Remark>,
+) -> Manifest {
     let mut reader = Reader {
         path: path.into(),
         node,
+        judge,
         manifest: Manifest::default(),
         next: 0,
     };
@@ -190,6 +122,7 @@ pub fn read_manifest(path: &Path, bytes: &[u8], node: &NodeName) -> Manifest {
 struct Reader<'a> {
     path: Arc<Path>,
     node: &'a NodeName,
+    judge: &'a dyn Fn(&Pod) -> Vec<Remark>,
     manifest: Manifest,
     next: usize,
 }
@@ -202,20 +135,23 @@ impl Reader<'_> {
             .push(ManifestError { path, at, problem });
     }
 
-    fn warning(&mut self, at: Position, message: String) {
+    fn warning(&mut self, at: Position, field: String, message: String) {
         let path = Arc::clone(&self.path);
-        self.manifest
-            .warnings
-            .push(ManifestWarning { path, at, message });
+        self.manifest.warnings.push(ManifestWarning {
+            path,
+            at,
+            field,
+            message,
+        });
     }
 
     fn document(&mut self, document: &Document) {
         for key in &document.duplicates {
             let message = format!(
-                "{}: the key is here a second time; the value at {} does not count",
-                key.path, key.first
+                "the key is here a second time; the value at {} does not count",
+                key.first
             );
-            self.warning(key.second, message);
+            self.warning(key.second, key.path.clone(), message);
         }
         let root = &document.root;
         let version = root
@@ -267,7 +203,8 @@ impl Reader<'_> {
         let mut pod = match node.decode::<Pod>() {
             Ok(decoded) => {
                 for field in decoded.unknown {
-                    self.warning(field.at, format!("{field}; it has no effect"));
+                    let message = format!("{}; it has no effect", field.what());
+                    self.warning(field.at, field.path, message);
                 }
                 decoded.value
             }
@@ -299,6 +236,19 @@ impl Reader<'_> {
                 }
             };
             self.problem(at, problem);
+        }
+        for remark in (self.judge)(&pod) {
+            let Remark {
+                field,
+                message,
+                refuses,
+            } = remark;
+            let at = node.nearest(&field);
+            if refuses {
+                self.problem(at, Problem::Refused { field, message });
+            } else {
+                self.warning(at, field, message);
+            }
         }
         if self.manifest.problems.len() == before {
             self.manifest.pods.push(StaticPod {

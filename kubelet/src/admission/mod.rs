@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use crate::pod::{self, Pod};
 use sysctls::SysctlAllowlist;
 
-pub use walk::warnings;
+pub use walk::{refusals, warnings};
 
 /// The only operating system whose pods this agent runs, as `spec.os.name` and the node label spell it.
 const NODE_OS: &str = "linux";

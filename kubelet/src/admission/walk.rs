@@ -26,6 +26,23 @@ pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     admit_empty_dirs(pod, node)
 }
 
+/// Everything in `pod` that this version does not have, and refuses the pod for. [`admit_features`] stops at the first
+/// such field, and looks at more than fields.
+///
+/// [`admit_features`]: super::admit_features
+#[must_use]
+pub fn refusals(pod: &Pod, node: &NodeFeatures) -> Vec<Rejection> {
+    let mut all = Vec::new();
+    visit(pod, node, &mut |finding| {
+        if let Finding::Refused(rejection) = finding {
+            all.push(rejection);
+        }
+    });
+    all.extend(admit_restart_policies(pod).err());
+    all.extend(admit_empty_dirs(pod, node).err());
+    all
+}
+
 /// What `pod` asks for and does not get in this version, though it runs: a line for each such field. Empty for a
 /// pod whose every field takes effect.
 #[must_use]

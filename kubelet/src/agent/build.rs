@@ -226,7 +226,6 @@ fn node_facts(
     };
     let possible_cpus = std::fs::read_to_string(POSSIBLE_CPUS).unwrap_or_default();
     let cluster_domain = config.network.cluster_domain.clone().unwrap_or_default();
-    let kernel = kernel_version(&node::kernel_release()?).unwrap_or_default();
     let settings = NodeSettings {
         cluster_domain: cluster_domain.clone(),
         seccomp_root: config.paths.root.join("seccomp"),
@@ -248,7 +247,20 @@ fn node_facts(
         resolv_conf: None,
         node_ips: ips,
     };
-    let features = NodeFeatures {
+    let features = node_features(config)?;
+    Ok(NodeFacts {
+        settings,
+        dns,
+        resolv_conf: config.network.resolv_conf.clone(),
+        features,
+        crash_loop_cap: config.runtime.max_restart_backoff,
+    })
+}
+
+/// What a node with this configuration can do for a pod.
+pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError> {
+    let kernel = kernel_version(&node::kernel_release()?).unwrap_or_default();
+    Ok(NodeFeatures {
         node_name: config.node.name.clone(),
         labels: node_labels(config),
         sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
@@ -257,13 +269,6 @@ fn node_facts(
         pod_level_resources: true,
         hugepages: true,
         local_storage_limits: false,
-    };
-    Ok(NodeFacts {
-        settings,
-        dns,
-        resolv_conf: config.network.resolv_conf.clone(),
-        features,
-        crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }
 

@@ -27,6 +27,7 @@ use crate::server::{self, BindError, HealthChecks, Heartbeat, Server};
 use crate::sources::{Copies, Desired, run_file_source};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
+pub(crate) use build::node_features;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,8 @@ pub(super) struct Checked {
     pub(super) strangers: Vec<(Position, String)>,
     /// Fields that hold something else than they should.
     pub(super) mistyped: Vec<(Position, String)>,
+    /// The paths of those, as far as the table's own fields and groups of fields go.
+    pub(super) unusable: Vec<String>,
 }
 
 /// Checks `document` against `table`. The root must be a mapping; anything else is one mistyped value.
@@ -53,7 +55,11 @@ fn walk(map: &Mapping, prefix: &str, table: &'static [Field], checked: &mut Chec
         if let Some(field) = table.iter().find(|field| field.path == path) {
             if entry.value.value != Value::Null {
                 checked.fields.push((field, entry.value.at));
+                let before = checked.mistyped.len();
                 value(&entry.value, field.kind, &path, checked);
+                if checked.mistyped.len() > before {
+                    checked.unusable.push(path);
+                }
             }
             continue;
         }
@@ -62,7 +68,10 @@ fn walk(map: &Mapping, prefix: &str, table: &'static [Field], checked: &mut Chec
             match &entry.value.value {
                 Value::Mapping(map) => walk(map, &path, table, checked),
                 Value::Null => {}
-                _ => mistyped(&entry.value, &path, "a mapping of fields", checked),
+                _ => {
+                    mistyped(&entry.value, &path, "a mapping of fields", checked);
+                    checked.unusable.push(path);
+                }
             }
             continue;
         }

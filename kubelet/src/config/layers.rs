@@ -82,12 +82,42 @@ impl Layers {
         bytes: &[u8],
         strictness: Strictness,
     ) -> Result<(), ConfigError> {
+        let errors = self.merge(path, bytes, strictness)?;
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(ConfigError::Invalid(Issues(errors))),
+        }
+    }
+
+    /// What one file sets, and what in it cannot be understood; that is left out of what is set.
+    ///
+    /// # Errors
+    /// When there is no document of the right kind.
+    pub(super) fn of_file(path: &Path, bytes: &[u8]) -> Result<(Self, Vec<Issue>), ConfigError> {
+        let mut layers = Self {
+            merged: Value::Object(Map::new()),
+            with_file: true,
+            ..Self::default()
+        };
+        let errors = layers.merge(path, bytes, Strictness::Lenient)?;
+        layers.clear_zeros();
+        Ok((layers, errors))
+    }
+
+    /// Merges a document; gives what of it cannot be understood, in the order written.
+    fn merge(
+        &mut self,
+        path: &Path,
+        bytes: &[u8],
+        strictness: Strictness,
+    ) -> Result<Vec<Issue>, ConfigError> {
         let path: Arc<Path> = path.into();
         let document = single_document(&path, bytes, API_VERSION, KIND)?;
         let Checked {
             fields,
             strangers,
             mistyped,
+            unusable,
         } = check(&document, FIELDS);
         let locate = |(at, message): (Position, String)| {
             Issue::new(
@@ -104,17 +134,18 @@ impl Layers {
             Strictness::Strict => errors.extend(strangers),
             Strictness::Lenient => self.warnings.extend(strangers),
         }
-        if !errors.is_empty() {
-            errors.sort_by_key(|issue| match &issue.origin {
-                Origin::File { at, .. } => *at,
-                _ => Position::START,
-            });
-            return Err(ConfigError::Invalid(Issues(errors)));
-        }
+        errors.sort_by_key(|issue| match &issue.origin {
+            Origin::File { at, .. } => *at,
+            _ => Position::START,
+        });
         let mut patch = document.root.to_json();
+        for path in &unusable {
+            remove(&mut patch, path);
+        }
         resolve_paths(&mut patch, path.parent().unwrap_or(Path::new("/")));
         merge_patch(&mut self.merged, patch);
-        for (field, at) in fields {
+        let usable = |field: &Field| !unusable.iter().any(|path| path == field.path);
+        for (field, at) in fields.into_iter().filter(|(field, _)| usable(field)) {
             self.origins.insert(
                 field.path,
                 Origin::File {
@@ -123,7 +154,7 @@ impl Layers {
                 },
             );
         }
-        Ok(())
+        Ok(errors)
     }
 
     /// Takes out what only looks set: zero means the default for many fields, and kubeadm writes zeros.

@@ -165,6 +165,97 @@ pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, Con
         "" => AgentSettings::default(),
         path => AgentSettings::read(&here.join(path))?,
     };
+    let judged = judge(&settings, line, environment);
+    if !judged.issues.is_empty() {
+        return Err(ConfigError::Invalid(Issues(judged.issues)));
+    }
+    let mut warnings = warnings(&mut settings, line, &judged.gates);
+    let mut resolver = Resolver {
+        settings: &settings,
+        line,
+        working_directory: here,
+        hostname: &environment.hostname,
+        warnings: &mut warnings,
+    };
+    let config = resolver.config(judged.node, judged.gates, agent);
+    Ok(Loaded { config, warnings })
+}
+
+/// What is to be said of one KubeletConfiguration file.
+#[derive(Debug, Default)]
+pub struct FileCheck {
+    /// What keeps the agent from starting with it, in the order written.
+    pub problems: Vec<Issue>,
+    /// What is worth knowing besides: unknown fields, settings without effect.
+    pub warnings: Vec<Issue>,
+    /// The configuration of an agent with this file and no flags, when there are no problems.
+    pub config: Option<Config>,
+}
+
+/// Judges the file `path`, which holds `bytes`, as `--config` of an agent without other flags. Other than [`load`],
+/// which the first kind of error ends, it names all that is wrong: fields that cannot be understood and rules that the
+/// others break. Reads no file.
+#[must_use]
+pub fn check_file(path: &Path, bytes: &[u8], environment: &Environment) -> FileCheck {
+    let (layers, mut problems) = match Layers::of_file(path, bytes) {
+        Ok(read) => read,
+        Err(ConfigError::Invalid(Issues(problems))) => {
+            return FileCheck {
+                problems,
+                ..FileCheck::default()
+            };
+        }
+        Err(error) => {
+            let at = static_pods::tree::Position::START;
+            let path = path.into();
+            let problem = Issue::new(
+                Origin::File { path, at },
+                crate::errors::error_chain(&error),
+            );
+            return FileCheck {
+                problems: vec![problem],
+                ..FileCheck::default()
+            };
+        }
+    };
+    let line = CommandLine::default();
+    let mut settings = Settings::new(layers);
+    let understood = problems.is_empty();
+    let judged = judge(&settings, &line, environment);
+    // A rule about a setting that nobody made may be broken by one that could not be understood.
+    let counts = |issue: &Issue| understood || issue.origin != Origin::BuiltIn;
+    problems.extend(judged.issues.into_iter().filter(counts));
+    problems.sort_by_key(|issue| match &issue.origin {
+        Origin::File { at, .. } => Some(*at),
+        _ => None,
+    });
+    let mut warnings = warnings(&mut settings, &line, &judged.gates);
+    let config = problems.is_empty().then(|| {
+        Resolver {
+            settings: &settings,
+            line: &line,
+            working_directory: &environment.working_directory,
+            hostname: &environment.hostname,
+            warnings: &mut warnings,
+        }
+        .config(judged.node, judged.gates, AgentSettings::default())
+    });
+    FileCheck {
+        problems,
+        warnings,
+        config,
+    }
+}
+
+/// Settings against the rules.
+struct Judged {
+    gates: FeatureGates,
+    node: node::NodeFlags,
+    issues: Vec<Issue>,
+}
+
+/// Everything that is wrong with settings that were understood.
+fn judge(settings: &Settings, line: &CommandLine, environment: &Environment) -> Judged {
     let mut issues = Vec::new();
     let gates =
         FeatureGates::resolve(&settings.bool_map("featureGates")).unwrap_or_else(|errors| {
@@ -176,27 +267,24 @@ pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, Con
             );
             FeatureGates::default()
         });
-    let node_flags = node::node_flags(line, &environment.hostname).unwrap_or_else(|errors| {
+    let node = node::node_flags(line, &environment.hostname).unwrap_or_else(|errors| {
         issues.extend(errors);
         node::NodeFlags::default()
     });
-    issues.extend(validate::validate(&settings, &gates, environment.cgroup_v1));
-    if !issues.is_empty() {
-        return Err(ConfigError::Invalid(Issues(issues)));
+    issues.extend(validate::validate(settings, &gates, environment.cgroup_v1));
+    Judged {
+        gates,
+        node,
+        issues,
     }
+}
+
+fn warnings(settings: &mut Settings, line: &CommandLine, gates: &FeatureGates) -> Vec<Issue> {
     let mut warnings = settings.take_warnings();
     warnings.extend(settings.unbuilt());
     warnings.extend(unbuilt_flags(line));
-    warnings.extend(unbuilt_gates(&gates, settings.origin("featureGates")));
-    let mut resolver = Resolver {
-        settings: &settings,
-        line,
-        working_directory: here,
-        hostname: &environment.hostname,
-        warnings: &mut warnings,
-    };
-    let config = resolver.config(node_flags, gates, agent);
-    Ok(Loaded { config, warnings })
+    warnings.extend(unbuilt_gates(gates, settings.origin("featureGates")));
+    warnings
 }
 
 /// Flags that are no fields, are set to something else than their default, and that the agent does not act on.

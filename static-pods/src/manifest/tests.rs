@@ -124,3 +124,74 @@ proptest! {
         let _ = read_manifest(Path::new(FILE), text.as_bytes(), &NodeName::new("n"));
     }
 }
+
+#[test]
+fn a_problem_comes_apart_into_field_message_and_remedy() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: 1}}\n---\napiVersion: v1\nkind: Pod\n---\n\
+                kind: Pod\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b, uid: a/b}\nspec: {containers: [{name: c, image: i}]}\n";
+    let manifest = read_manifest(Path::new(FILE), text.as_bytes(), &NodeName::new("n"));
+    let parts: Vec<_> = manifest
+        .problems
+        .iter()
+        .map(|p| (p.problem.field(), p.problem.message(), p.problem.remedy()))
+        .collect();
+    assert_eq!(
+        parts,
+        [
+            (
+                "metadata.labels[app]",
+                "must be text, but 1 is a number".to_owned(),
+                Some("put it in quotes")
+            ),
+            (
+                "metadata.name",
+                "invalid pod: name is needed for the pod".to_owned(),
+                Some("set metadata.name")
+            ),
+            (
+                "",
+                "apiVersion is not set".to_owned(),
+                Some("a manifest holds apiVersion v1, kind Pod")
+            ),
+            (
+                "metadata.uid",
+                "Invalid value: \"a/b\": must be 1 to 128 characters of [A-Za-z0-9._-] that start with a letter or digit"
+                    .to_owned(),
+                Some("leave it out to have one made")
+            ),
+        ]
+    );
+    // The whole line has them all, each once.
+    for (problem, (field, message, remedy)) in manifest.problems.iter().zip(parts) {
+        let line = problem.problem.to_string();
+        assert!(
+            line.starts_with(field) || field == "metadata.name",
+            "{line}"
+        );
+        assert!(
+            line.ends_with(&format!("{message}; {}", remedy.unwrap())),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_judge_refuses_and_warns_at_the_field() {
+    let judge = |_: &Pod| {
+        let remark = |field: &str, refuses| Remark {
+            field: field.to_owned(),
+            message: "odd".to_owned(),
+            refuses,
+        };
+        vec![remark("spec.containers[0].image", true), remark("", false)]
+    };
+    let text = pod("a");
+    let node = NodeName::new("n");
+    let manifest = read_manifest_with(Path::new(FILE), text.as_bytes(), &node, &judge);
+    assert_eq!(manifest.pods.len(), 0);
+    assert_eq!(
+        manifest.problems[0].to_string(),
+        format!("{FILE}:4:38: spec.containers[0].image: odd")
+    );
+    assert_eq!(manifest.warnings[0].to_string(), format!("{FILE}:1:1: odd"));
+}

@@ -9,61 +9,9 @@ use serde::de::{
     Visitor,
 };
 
+use super::decoded::{DecodeError, Decoded, PUT_IN_QUOTES, UnknownField};
 use super::path::Link;
 use super::{Entry, Node, Position, Value};
-
-/// A decoded value and what of the tree it has no room for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decoded<T> {
-    /// The value.
-    pub value: T,
-    /// Fields the type does not have, in the order met. Their values are lost, as upstream.
-    pub unknown: Vec<UnknownField>,
-}
-
-/// A field that the type does not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownField {
-    /// Its path.
-    pub path: String,
-    /// Where its key is.
-    pub at: Position,
-    /// The field of the type whose name is nearest, when one is near.
-    pub suggestion: Option<&'static str>,
-}
-
-impl fmt::Display for UnknownField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: unknown field", self.path)?;
-        match self.suggestion {
-            Some(name) => write!(f, ", did you mean {name:?}?"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A value that does not fit the type of its field.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", Prefix(path))]
-pub struct DecodeError {
-    /// Path of the field; empty for the document itself.
-    pub path: String,
-    /// Where its value is.
-    pub at: Position,
-    /// What was expected and found, and what to write instead.
-    pub message: String,
-}
-
-struct Prefix<'a>(&'a str);
-
-impl fmt::Display for Prefix<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            "" => Ok(()),
-            path => write!(f, "{path}: "),
-        }
-    }
-}
 
 impl Node {
     /// Decodes the tree into a `T`, by the rules of JSON as Go reads it: a field that is null is as good as absent,
@@ -144,7 +92,7 @@ impl<'a> Decoder<'a> {
             {
                 let shown = self.node.to_json();
                 let kind = self.node.kind();
-                format!("must be text, but {shown} is {kind}; put it in quotes")
+                format!("must be text, but {shown} is {kind}; {PUT_IN_QUOTES}")
             }
             Value::String(text) if text.len() <= 64 => {
                 format!("must be {wanted}, but {text:?} is text")

@@ -12,13 +12,15 @@
 
 mod build;
 mod decode;
+mod decoded;
 mod json;
 mod path;
 mod scalar;
 
 use std::fmt;
 
-pub use decode::{DecodeError, Decoded, UnknownField};
+pub use decoded::{DecodeError, Decoded, UnknownField};
+pub(crate) use decoded::{PUT_IN_QUOTES, Prefix};
 
 /// Most bytes of one file (upstream's limit for a manifest).
 pub const MAX_BYTES: usize = 10 << 20;

@@ -94,4 +94,29 @@ impl Node {
         }
         Ok(node)
     }
+
+    /// The path of the field whose key or value stands at `at`. Where a mapping begins with its first key, the key is
+    /// meant. Nothing when no key or value stands there.
+    #[must_use]
+    pub fn path_at(&self, at: Position) -> Option<String> {
+        self.path_below(&Link::Root, at)
+    }
+
+    fn path_below(&self, path: &Link<'_>, at: Position) -> Option<String> {
+        let below = match &self.value {
+            Value::Mapping(m) => m.iter().find_map(|entry| {
+                let link = Link::Field(path, &entry.key);
+                let within = || entry.value.path_below(&link, at);
+                (entry.key_at == at)
+                    .then(|| link.to_string())
+                    .or_else(within)
+            }),
+            Value::Sequence(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, item)| item.path_below(&Link::Index(path, index), at)),
+            _ => None,
+        };
+        below.or_else(|| (self.at == at).then(|| path.to_string()))
+    }
 }

@@ -334,3 +334,15 @@ proptest! {
         prop_assert_eq!(one(&text).root.to_json().to_string(), text);
     }
 }
+
+#[test]
+fn a_place_has_a_path() {
+    let document = parse(b"a: 1\nb:\n  c: [x, {d.e: 2}]\n").remove(0).unwrap();
+    let path = |line, column| document.root.path_at(Position { line, column });
+    assert_eq!(path(1, 1).as_deref(), Some("a"));
+    assert_eq!(path(1, 4).as_deref(), Some("a"));
+    assert_eq!(path(3, 3).as_deref(), Some("b.c"));
+    assert_eq!(path(3, 7).as_deref(), Some("b.c[0]"));
+    assert_eq!(path(3, 16).as_deref(), Some("b.c[1][d.e]"));
+    assert_eq!(path(9, 9), None);
+}

@@ -17,6 +17,7 @@
 //! Deliberately not here: running pods, telling mirror pods, keeping the last good version across restarts (a
 //! [`LastGood`] does).
 
+mod files;
 mod inbox;
 mod scan;
 mod set;
@@ -31,7 +32,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::identity::NodeName;
-use crate::manifest::{ManifestError, ManifestWarning, PodKey, StaticPod};
+use crate::manifest::{Manifest, ManifestError, ManifestWarning, PodKey, StaticPod};
+pub use files::entries;
 use inbox::{Armed, Inbox};
 use scan::Scanner;
 
@@ -80,6 +82,22 @@ pub struct ManifestSet {
     pub ready: bool,
     /// Counts the changes of the set.
     pub generation: u64,
+}
+
+impl ManifestSet {
+    /// The set that `manifests`, in the order of their paths, make when nothing of them changes.
+    #[must_use]
+    pub fn of<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Self {
+        let holdings = manifests.into_iter().map(|m| set::Holding {
+            pods: &m.pods,
+            problems: &m.problems,
+            warnings: &m.warnings,
+        });
+        Self {
+            ready: true,
+            ..set::merge(holdings)
+        }
+    }
 }
 
 /// Keeps the last good text of each manifest, for a restart of the agent at which the file is broken. Called from a

@@ -1,24 +1,21 @@
 //! One look at all files: what is new, what has settled, what is gone. Blocking.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use super::files::{contents, entries};
 use super::inbox::News;
 use super::{LastGood, ManifestSet, NothingKept, set};
 use crate::identity::{self, NodeName};
 use crate::manifest::{self, ManifestError, ManifestWarning, Problem, StaticPod};
 use crate::tree::{MAX_BYTES, Position};
-
-/// Opening a pipe that took a manifest's place must not hang (`O_NONBLOCK` of Linux on all architectures we run on).
-const O_NONBLOCK: i32 = 0o4000;
 
 /// Reads the files and remembers what each held.
 pub(super) struct Scanner {
@@ -43,14 +40,24 @@ const PATIENCE: u32 = 10;
 
 /// What one file held when it was last read.
 #[derive(Default)]
-pub(super) struct FileState {
+struct FileState {
     /// The version read; `None` before the first.
     identity: Option<Identity>,
     /// A newer version that may still be being written, and since when it has been as it is.
     fresh: Option<(Identity, Instant)>,
-    pub(super) pods: Vec<StaticPod>,
-    pub(super) problems: Vec<ManifestError>,
-    pub(super) warnings: Vec<ManifestWarning>,
+    pods: Vec<StaticPod>,
+    problems: Vec<ManifestError>,
+    warnings: Vec<ManifestWarning>,
+}
+
+impl FileState {
+    fn holding(&self) -> set::Holding<'_> {
+        set::Holding {
+            pods: &self.pods,
+            problems: &self.problems,
+            warnings: &self.warnings,
+        }
+    }
 }
 
 /// One version of a file.
@@ -113,7 +120,7 @@ impl Scanner {
         let mut changed = false;
         let mut look_again = None;
         let mut ready = self.previous.ready;
-        match list(&self.path) {
+        match entries(&self.path) {
             Ok(entries) => {
                 changed |= self.unreadable.take().is_some();
                 changed |= self.drop_missing(&entries);
@@ -145,12 +152,12 @@ impl Scanner {
     }
 
     fn publish(&mut self, ready: bool) -> ManifestSet {
-        let mut set = set::merge(self.files.values());
+        let mut set = set::merge(self.files.values().map(FileState::holding));
         if let Some(why) = &self.unreadable {
             set.problems
                 .push(problem(&self.path, Problem::Unreadable(why.clone())));
         }
-        for clash in set.problems.iter().filter(|p| set::is_clash(p)) {
+        for clash in set.problems.iter().filter(|p| p.is_clash()) {
             if !self.previous.problems.contains(clash) {
                 tracing::warn!(path = %clash.path.display(), problem = %clash, "pod not run");
             }
@@ -379,50 +386,6 @@ fn complete(path: &Path, news: &News) -> bool {
     };
     let link = || path.symlink_metadata().is_ok_and(|m| m.is_symlink());
     news.complete.contains(name) || ((news.links_moved || news.created.contains(name)) && link())
-}
-
-/// The paths of all entries that may be manifests; none when there is nothing at `path`.
-fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let absent = |e: &io::Error| {
-        matches!(
-            e.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-        )
-    };
-    match path.metadata() {
-        Ok(meta) if meta.is_dir() => {}
-        Ok(_) => return Ok(BTreeSet::from([path.to_owned()])),
-        Err(e) if absent(&e) => return Ok(BTreeSet::new()),
-        Err(e) => return Err(e),
-    }
-    let mut entries = BTreeSet::new();
-    let read = match path.read_dir() {
-        Ok(read) => read,
-        Err(e) if absent(&e) => return Ok(entries),
-        Err(e) => return Err(e),
-    };
-    for entry in read {
-        let name = entry?.file_name();
-        if !name.as_bytes().starts_with(b".") {
-            entries.insert(path.join(name));
-        }
-    }
-    Ok(entries)
-}
-
-/// All of a file, and what it was after reading.
-fn contents(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a file any more"));
-    }
-    let mut bytes = Vec::new();
-    (&file).take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    let meta = file.metadata()?;
-    Ok((bytes, meta))
 }
 
 fn rfc3339(wall: SystemTime) -> String {

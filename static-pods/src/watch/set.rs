@@ -3,18 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::ManifestSet;
-use super::scan::FileState;
-use crate::manifest::{ManifestError, PodKey, Problem, StaticPod};
+use crate::manifest::{ManifestError, ManifestWarning, PodKey, Problem, StaticPod};
+
+/// What one file contributes.
+pub(super) struct Holding<'a> {
+    pub(super) pods: &'a [StaticPod],
+    pub(super) problems: &'a [ManifestError],
+    pub(super) warnings: &'a [ManifestWarning],
+}
 
 /// Puts the pods of all files together, files in the order of their paths. Of two pods of one name, or one UID, the
 /// later one counts, and the other is a problem until then.
-pub(super) fn merge<'a>(files: impl Iterator<Item = &'a FileState>) -> ManifestSet {
+pub(super) fn merge<'a>(files: impl Iterator<Item = Holding<'a>>) -> ManifestSet {
     let mut set = ManifestSet::default();
     let mut uids: BTreeMap<String, PodKey> = BTreeMap::new();
     for file in files {
         set.problems.extend(file.problems.iter().cloned());
         set.warnings.extend(file.warnings.iter().cloned());
-        for pod in &file.pods {
+        for pod in file.pods {
             let key = pod.key();
             let winner = format!("{}:{}", pod.path.display(), pod.at);
             if let Some(loser) = set.pods.remove(&key) {
@@ -44,12 +50,4 @@ fn lost(loser: &StaticPod, problem: Problem) -> ManifestError {
         at: loser.at,
         problem,
     }
-}
-
-/// Whether a problem is one between pods, not one of a file.
-pub(super) fn is_clash(error: &ManifestError) -> bool {
-    matches!(
-        error.problem,
-        Problem::Duplicate { .. } | Problem::SameUid { .. }
-    )
 }
