@@ -1,10 +1,13 @@
 //! The last good text of each manifest, `<root>/manifests/<hash of its path>`: what a file's pods go on by when the agent
 //! starts and finds the file broken.
 //!
-//! A copy is one line, `<checksum> <path>`, and the text. One that is torn or foreign is passed over, as if there were
-//! none. Copies are written by a thread of their own, synced, so that no pod's start waits for the disk.
+//! A copy is one line, `<checksum> <path>`, and the text; in the path, `%XX` stands for a byte that is not plain text. A
+//! copy that is torn or foreign is removed, and the log says so; the next good text of its manifest makes a new one.
+//! Copies are written by a thread of their own, synced, so that no pod's start waits for the disk.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -42,7 +45,15 @@ impl Copies {
         let open = Dir::open_or_create(&directory, 0o700).map_err(io::Error::other)?;
         for name in open.names().map_err(io::Error::other)? {
             let path = read(&open, &name).and_then(|copy| split(&copy).map(|(path, _)| path));
-            if path.is_none_or(|path| !path.exists()) {
+            let keep = match path {
+                Some(path) => name == name_of(&path) && !is_gone(&path),
+                None => {
+                    let copy = open.path_of(&name);
+                    tracing::warn!(copy = %copy.display(), "a copy of a good manifest is damaged, and removed");
+                    false
+                }
+            };
+            if !keep {
                 open.remove_file(&name).map_err(io::Error::other)?;
             }
         }
@@ -123,6 +134,34 @@ fn name_of(path: &Path) -> String {
     format!("{:016x}", hash.value())
 }
 
+/// Whether there is no entry at `path`: a link that leads nowhere is a broken manifest, not one that is gone.
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// A path as one line of plain text.
+fn escape(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+fn unescape(text: &str) -> Option<PathBuf> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(PathBuf::from(OsString::from_vec(bytes)))
+}
+
 fn checksum(path: &str, text: &[u8]) -> String {
     let mut hash = Fnv64::default();
     hash.write(path.as_bytes());
@@ -131,7 +170,7 @@ fn checksum(path: &str, text: &[u8]) -> String {
 }
 
 fn join(path: &Path, text: &[u8]) -> Vec<u8> {
-    let path = path.to_string_lossy();
+    let path = escape(path);
     let mut copy = format!("{} {path}\n", checksum(&path, text)).into_bytes();
     copy.extend_from_slice(text);
     copy
@@ -142,7 +181,7 @@ fn split(copy: &[u8]) -> Option<(PathBuf, &[u8])> {
     let end = copy.iter().position(|byte| *byte == b'\n')?;
     let (sum, path) = std::str::from_utf8(&copy[..end]).ok()?.split_once(' ')?;
     let text = &copy[end + 1..];
-    (checksum(path, text) == sum).then(|| (PathBuf::from(path), text))
+    (checksum(path, text) == sum).then_some((unescape(path)?, text))
 }
 
 #[cfg(test)]
@@ -198,5 +237,41 @@ mod tests {
         let mut copies = Copies::new(root.path()).unwrap();
         assert!(copies.load(&kept).is_some());
         assert!(!directory.join(name_of(&gone)).exists());
+    }
+
+    #[test]
+    fn any_path_has_a_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let odd = OsString::from_vec(b"100%\n \xff\xc3\xa4.yaml".to_vec());
+        let manifest = root.path().join(odd);
+        std::fs::write(&manifest, "x").unwrap();
+        let mut copies = Copies::new(root.path()).unwrap();
+        copies.store(&manifest, b"text");
+        let name = name_of(&manifest);
+        settled(copies, |directory| directory.join(&name).exists());
+        let mut again = Copies::new(root.path()).unwrap();
+        assert_eq!(again.load(&manifest).as_deref(), Some(&b"text"[..]));
+        assert_eq!(unescape("a%4"), None);
+        assert_eq!(unescape("a%zz"), None);
+    }
+
+    #[test]
+    fn at_the_start_damaged_and_leftover_copies_go_and_those_of_broken_links_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let link = root.path().join("link.yaml");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        let directory = root.path().join(DIRECTORY);
+        std::fs::create_dir(&directory).unwrap();
+        let whole = join(&link, b"text");
+        std::fs::write(directory.join(name_of(&link)), &whole).unwrap();
+        std::fs::write(directory.join("leftover.tmp"), &whole).unwrap();
+        std::fs::write(directory.join("0123456789abcdef"), &whole[1..]).unwrap();
+        let mut copies = Copies::new(root.path()).unwrap();
+        assert!(copies.load(&link).is_some());
+        let names: Vec<_> = std::fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, [OsString::from(name_of(&link))]);
     }
 }

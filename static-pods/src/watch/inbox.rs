@@ -19,6 +19,8 @@ pub(super) struct News {
     pub(super) created: BTreeSet<OsString>,
     /// A hidden entry was put in place, as `..data` is when all files of a volume change at once.
     pub(super) links_moved: bool,
+    /// A name went. An editor may be about to put a new file there.
+    pub(super) removed: bool,
 }
 
 /// Names kept between two looks. Files beyond it settle by time.
@@ -40,6 +42,11 @@ impl Inbox {
     /// What has come in; the inbox is empty afterwards.
     pub(super) fn take(&self) -> News {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether a name has gone since the last look.
+    pub(super) fn has_removal(&self) -> bool {
+        self.lock().removed
     }
 
     /// Waits until something comes in.
@@ -87,9 +94,10 @@ impl Inbox {
                 keep(&mut news.complete, name);
             }
             EventKind::Create(_) => keep(&mut news.created, name),
-            EventKind::Remove(_)
-            | EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Metadata(_))
-                if !hidden => {}
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) if !hidden => {
+                news.removed = true;
+            }
+            EventKind::Modify(ModifyKind::Metadata(_)) if !hidden => {}
             // Opening, reading and writing: the close will tell.
             _ => return,
         }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A file counts once its writer is through: at its close, its move into place, or when nothing of it has changed for
-//! a second; the first half of a YAML file is often valid. A file that cannot be read or is wrong keeps the pods it
+//! a second; the first half of a YAML file is often valid. A name that goes is given a moment to come again. A file that cannot be read or is wrong keeps the pods it
 //! gave last. At rest there is no timer but the rescan.
 //!
 //! Deliberately not here: running pods, telling mirror pods, keeping the last good version across restarts (a
@@ -41,6 +41,10 @@ use scan::Scanner;
 pub const DEFAULT_CHECK_EVERY: Duration = Duration::from_secs(20);
 /// How long a file must stay as it is before it counts, when nothing says that its writer is through.
 pub const DEFAULT_SETTLE: Duration = Duration::from_secs(1);
+
+/// How long a name that went is waited for. Editors move a file aside, write a new one in its place and remove the old
+/// one: looked at in between, the pod would be gone, or be another one of the file moved aside.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the manifests are, and how to look.
 #[derive(Clone, Debug)]
@@ -207,6 +211,9 @@ impl ManifestSource {
             tokio::select! {
                 () = inbox.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
+            }
+            if inbox.has_removal() {
+                tokio::time::sleep(REMOVAL_PAUSE).await;
             }
         }
     }
