@@ -165,7 +165,11 @@ fn read(text: &str, first_line: usize, documents: &mut Vec<Result<Document, Synt
             Err(e) => {
                 let mark = *e.marker();
                 let at = builder.place(mark.line(), mark.col());
-                Err(SyntaxError::new(at, e.info()))
+                let message = match e.info() {
+                    "recursion limit exceeded" => "nested too deeply",
+                    other => other,
+                };
+                Err(SyntaxError::new(at, message))
             }
         };
         match step {

@@ -78,7 +78,11 @@ async fn odd_contents_are_told_and_disturb_nobody() {
             "is not UTF-8 text",
         ),
         ("bomb", bomb.into_bytes(), "more than 400000 values"),
-        ("deep", "[".repeat(100_000).into_bytes(), "nested more than"),
+        (
+            "deep",
+            "[".repeat(100_000).into_bytes(),
+            "nested too deeply",
+        ),
         (
             "deep-json",
             format!("{{\"a\":{}", "[".repeat(100_000)).into_bytes(),
