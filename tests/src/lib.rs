@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bench;
 pub mod containerd;
+pub mod differential;
 pub mod fake_runtime;
 pub mod http;
 pub mod images;

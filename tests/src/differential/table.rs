@@ -1,0 +1,352 @@
+//! Fields of a pod with values worth trying: place, field, a JSON list of values.
+
+/// A place is a path of fields, `[]` behind those that are lists: one of the items is taken.
+pub(super) const FIELDS: &[(&str, &str, &str)] = &[
+    ("", "apiVersion", r#"["v1", "v2", "apps/v1", "", null]"#),
+    (
+        "",
+        "kind",
+        r#"["Pod", "pod", "Deployment", "PodList", "", null]"#,
+    ),
+    (
+        "metadata",
+        "name",
+        r#"["web", "Web", "a.b", "-a", "", "a_b", "1", null]"#,
+    ),
+    (
+        "metadata",
+        "namespace",
+        r#"["default", "A", "a.b", "", "kube-system"]"#,
+    ),
+    ("metadata", "generateName", r#"["a-", "A-"]"#),
+    (
+        "metadata",
+        "uid",
+        r#"["abc", "0f8fad5b-d9cb-469f-a165-70867728950e"]"#,
+    ),
+    (
+        "metadata",
+        "labels",
+        r#"[{"a": "b"}, {"a/b/c": ""}, {"a": "b c"}, {"": "x"}, {"-": "x"}, {"A.b/c": "x"}, null]"#,
+    ),
+    (
+        "metadata",
+        "annotations",
+        r#"[{"a": "b c"}, {"A_b": ""}, {"a b": ""}, {"kubernetes.io/config.source": "api"}, {"a/": "x"}]"#,
+    ),
+    (
+        "metadata",
+        "finalizers",
+        r#"[["a"], ["a.b/c"], ["kubernetes"]]"#,
+    ),
+    (
+        "metadata",
+        "ownerReferences",
+        r#"[[{"apiVersion": "v1", "kind": "A", "name": "b", "uid": "c"}], [{"apiVersion": "v1"}]]"#,
+    ),
+    ("metadata", "generation", r#"[1, -1]"#),
+    (
+        "metadata",
+        "creationTimestamp",
+        r#"["2024-01-01T00:00:00Z", "yesterday", null]"#,
+    ),
+    (
+        "spec",
+        "restartPolicy",
+        r#"["Always", "OnFailure", "Never", "Sometimes", ""]"#,
+    ),
+    (
+        "spec",
+        "terminationGracePeriodSeconds",
+        r#"[0, 1, -1, 30, 2147483648]"#,
+    ),
+    ("spec", "activeDeadlineSeconds", r#"[0, 1, -1, 2147483648]"#),
+    (
+        "spec",
+        "dnsPolicy",
+        r#"["None", "Default", "ClusterFirst", "ClusterFirstWithHostNet", "x"]"#,
+    ),
+    (
+        "spec",
+        "dnsConfig",
+        r#"[{"nameservers": ["1.1.1.1"]}, {"nameservers": ["a"]}, {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"]}, {"searches": ["a.b", "A_b", "."]}, {"options": [{"name": "ndots", "value": "2"}, {"value": "x"}]}, {}]"#,
+    ),
+    (
+        "spec",
+        "nodeSelector",
+        r#"[{"a": "b"}, {"a b": "c"}, {"a": "b c"}]"#,
+    ),
+    ("spec", "nodeName", r#"["node", "Other", ""]"#),
+    ("spec", "serviceAccountName", r#"["default", "A"]"#),
+    ("spec", "automountServiceAccountToken", r#"[true, false]"#),
+    ("spec", "hostNetwork", r#"[true, false]"#),
+    ("spec", "hostPID", r#"[true, false]"#),
+    ("spec", "hostIPC", r#"[true]"#),
+    ("spec", "hostUsers", r#"[true, false]"#),
+    ("spec", "shareProcessNamespace", r#"[true]"#),
+    ("spec", "hostname", r#"["web", "Web", "a.b", ""]"#),
+    ("spec", "hostnameOverride", r#"["web", "Web", "a.b"]"#),
+    ("spec", "subdomain", r#"["web", "a.b", "A"]"#),
+    ("spec", "setHostnameAsFQDN", r#"[true]"#),
+    ("spec", "schedulerName", r#"["x", ""]"#),
+    (
+        "spec",
+        "priorityClassName",
+        r#"["high", "A_b", "system-node-critical"]"#,
+    ),
+    ("spec", "priority", r#"[0, -5, 2000001000]"#),
+    (
+        "spec",
+        "preemptionPolicy",
+        r#"["Never", "PreemptLowerPriority", "x"]"#,
+    ),
+    ("spec", "runtimeClassName", r#"["kata", "A_b"]"#),
+    ("spec", "enableServiceLinks", r#"[true, false]"#),
+    (
+        "spec",
+        "overhead",
+        r#"[{"cpu": "100m"}, {"cpu": "-1"}, {"foo": "1"}]"#,
+    ),
+    (
+        "spec",
+        "os",
+        r#"[{"name": "linux"}, {"name": "windows"}, {"name": "x"}, {}]"#,
+    ),
+    (
+        "spec",
+        "schedulingGates",
+        r#"[[{"name": "a"}], [{"name": "A_b c"}]]"#,
+    ),
+    (
+        "spec",
+        "readinessGates",
+        r#"[[{"conditionType": "a/b"}], [{"conditionType": "a b"}], [{}]]"#,
+    ),
+    (
+        "spec",
+        "hostAliases",
+        r#"[[{"ip": "1.1.1.1", "hostnames": ["a"]}], [{"ip": "x"}], [{"hostnames": ["A_b"]}]]"#,
+    ),
+    ("spec", "imagePullSecrets", r#"[[{"name": "a"}], [{}]]"#),
+    (
+        "spec",
+        "tolerations",
+        r#"[[{"key": "a", "operator": "Exists", "effect": "NoExecute"}], [{"operator": "Exists", "value": "x"}], [{"key": "a b"}], [{"operator": "x"}], [{"effect": "x"}], [{"effect": "NoSchedule", "tolerationSeconds": 1}], [{}], [{"operator": "Lt", "key": "a", "value": "1"}]]"#,
+    ),
+    (
+        "spec",
+        "topologySpreadConstraints",
+        r#"[[{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}], [{"maxSkew": 0}], [{}]]"#,
+    ),
+    (
+        "spec",
+        "affinity",
+        r#"[{"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}, {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]}}}, {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 0, "preference": {}}]}}, {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": ""}]}}, {}]"#,
+    ),
+    (
+        "spec",
+        "resources",
+        r#"[{"limits": {"cpu": "1"}}, {"requests": {"memory": "1Gi"}, "limits": {"memory": "1Mi"}}, {"limits": {"foo": "1"}}, {"claims": [{"name": "a"}]}]"#,
+    ),
+    (
+        "spec",
+        "resourceClaims",
+        r#"[[{"name": "a", "resourceClaimName": "b"}], [{"name": "A"}], [{"name": "a"}]]"#,
+    ),
+    (
+        "spec",
+        "ephemeralContainers",
+        r#"[[{"name": "a", "image": "b"}], []]"#,
+    ),
+    (
+        "spec",
+        "securityContext",
+        r#"[{"runAsUser": 0}, {"runAsUser": -1}, {"runAsNonRoot": true, "runAsUser": 0}, {"fsGroup": -1}, {"supplementalGroups": [1, -1]}, {"supplementalGroupsPolicy": "x"}, {"fsGroupChangePolicy": "Sometimes"}, {"sysctls": [{"name": "a..b", "value": "1"}, {"name": "kernel.shm_rmid_forced", "value": "1"}, {"name": "kernel.shm_rmid_forced", "value": "1"}]}, {"seccompProfile": {"type": "Localhost"}}, {"seccompProfile": {"type": "RuntimeDefault", "localhostProfile": "a"}}, {"seccompProfile": {"type": "x"}}, {"appArmorProfile": {"type": "Localhost", "localhostProfile": " a"}}, {"appArmorProfile": {"type": "x"}}, {"seLinuxOptions": {"level": "s0"}}, {"seLinuxChangePolicy": "x"}, {"windowsOptions": {}}]"#,
+    ),
+    (
+        "spec",
+        "volumes",
+        r#"[[], [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}], [{"name": "A_b", "emptyDir": {}}], [{"name": "v"}], [{"emptyDir": {}}]]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "emptyDir",
+        r#"[{}, {"medium": "Memory"}, {"medium": "x"}, {"sizeLimit": "1Gi"}, {"sizeLimit": "-1"}, {"medium": "HugePages-2Mi"}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "hostPath",
+        r#"[{"path": "/a"}, {"path": "a"}, {"path": "/a/../b"}, {}, {"path": "/a", "type": "x"}, {"path": "/a", "type": "DirectoryOrCreate"}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "configMap",
+        r#"[{"name": "a"}, {}, {"name": "a", "defaultMode": 511}, {"name": "a", "items": [{"key": "a", "path": "../b"}]}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "secret",
+        r#"[{"secretName": "a"}, {}, {"secretName": "a", "defaultMode": 1024}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "projected",
+        r#"[{"sources": []}, {"sources": [{"downwardAPI": {"items": [{"path": "a", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}, {"defaultMode": -1, "sources": [{"serviceAccountToken": {"path": "a"}}]}, {"sources": [{}]}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "downwardAPI",
+        r#"[{"items": [{"path": "a", "fieldRef": {"fieldPath": "metadata.labels"}}]}, {"items": [{"path": "/a", "fieldRef": {"fieldPath": "spec.x"}}]}, {"items": [{"path": "a"}]}, {}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "image",
+        r#"[{"reference": "a"}, {}, {"reference": "a", "pullPolicy": "x"}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "nfs",
+        r#"[{"server": "a", "path": "/b"}, {}, {"server": "a", "path": "b"}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "iscsi",
+        r#"[{"targetPortal": "a", "iqn": "iqn.2000-01.a:b", "lun": 1}, {}]"#,
+    ),
+    ("spec.volumes[]", "csi", r#"[{"driver": "a.b"}, {}]"#),
+    (
+        "spec.volumes[]",
+        "rbd",
+        r#"[{"image": "a", "monitors": ["b"]}, {}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "azureDisk",
+        r#"[{"diskName": "a", "diskURI": "b"}, {}]"#,
+    ),
+    (
+        "spec.volumes[]",
+        "scaleIO",
+        r#"[{"gateway": "a", "system": "b", "volumeName": "c", "secretRef": {"name": "d"}}, {}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "name",
+        r#"["a", "A", "a.b", "", null, "made"]"#,
+    ),
+    (
+        "spec.containers[]",
+        "image",
+        r#"["nginx", "nginx:latest", "nginx@sha256:abc", " nginx", "", "a:b:c", "localhost:5000/a:1", "UPPER"]"#,
+    ),
+    (
+        "spec.containers[]",
+        "imagePullPolicy",
+        r#"["Always", "x", ""]"#,
+    ),
+    ("spec.containers[]", "command", r#"[["a"], [], "a", [1]]"#),
+    ("spec.containers[]", "workingDir", r#"["/a", "a", ""]"#),
+    (
+        "spec.containers[]",
+        "terminationMessagePath",
+        r#"["/a", ""]"#,
+    ),
+    (
+        "spec.containers[]",
+        "terminationMessagePolicy",
+        r#"["File", "FallbackToLogsOnError", "x"]"#,
+    ),
+    ("spec.containers[]", "stdin", r#"[true]"#),
+    ("spec.containers[]", "tty", r#"[true, "true"]"#),
+    (
+        "spec.containers[]",
+        "restartPolicy",
+        r#"["Always", "Never", "OnFailure", "x"]"#,
+    ),
+    (
+        "spec.containers[]",
+        "restartPolicyRules",
+        r#"[[{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}], [{"action": "x"}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "ports",
+        r#"[[{"containerPort": 80}], [{"containerPort": 0}], [{"containerPort": 65536}], [{"containerPort": 80, "protocol": "x"}], [{"containerPort": 80, "name": "A"}], [{"containerPort": 80, "name": "http"}, {"containerPort": 81, "name": "http"}], [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}], [{"containerPort": 80, "hostIP": "x"}], [{}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "env",
+        r#"[[{"name": "A", "value": "b"}], [{"name": ""}], [{"name": "a=b"}], [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}], [{"name": "A", "valueFrom": {}}], [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.x"}}}], [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}], [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.x", "divisor": "3"}}}], [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}], [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "a", "path": "b", "key": "c"}}}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "envFrom",
+        r#"[[{"prefix": "a", "configMapRef": {"name": "b"}}], [{"prefix": "1=", "secretRef": {"name": ""}}], [{}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "resources",
+        r#"[{"limits": {"cpu": "1", "memory": "1Gi"}}, {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}, {"limits": {"cpu": "0.0001"}}, {"limits": {"memory": "1.5"}}, {"limits": {"memory": "100m"}}, {"limits": {"foo": "1"}}, {"limits": {"a.b/c": "1.5"}}, {"requests": {"a.b/c": "1"}}, {"limits": {"hugepages-2Mi": "2Mi"}}, {"limits": {"hugepages-2Mi": "3Mi"}}, {"limits": {"ephemeral-storage": "1Gi"}}, {"limits": {"cpu": 1, "memory": 1e3}}, {"limits": {"cpu": "1E400"}}, {"limits": {"cpu": "-1"}}, {"claims": [{"name": "x"}]}, {"limits": {"cpu": ""}}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "resizePolicy",
+        r#"[[{"resourceName": "cpu", "restartPolicy": "NotRequired"}], [{"resourceName": "x", "restartPolicy": "y"}], [{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "cpu", "restartPolicy": "NotRequired"}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "livenessProbe",
+        r#"[{"httpGet": {"port": 80}}, {"httpGet": {"port": "http"}}, {"httpGet": {"port": 0}}, {"httpGet": {"port": 80, "scheme": "x", "path": ""}}, {"exec": {"command": []}}, {"exec": {"command": ["a"]}}, {"tcpSocket": {"port": 70000}}, {"grpc": {"port": 1}}, {"grpc": {"port": 0}}, {}, {"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}}, {"tcpSocket": {"port": 1}, "periodSeconds": -1, "timeoutSeconds": 0}, {"tcpSocket": {"port": 1}, "successThreshold": 2, "failureThreshold": -3}, {"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 0}, {"httpGet": {"port": 80, "httpHeaders": [{"name": "a b", "value": "x"}]}}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "readinessProbe",
+        r#"[{"httpGet": {"port": 80}}, {"tcpSocket": {"port": 1}, "successThreshold": 2}, {"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 1}, {"initialDelaySeconds": -1}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "startupProbe",
+        r#"[{"exec": {"command": ["a"]}}, {"tcpSocket": {"port": "A_b"}, "successThreshold": 3}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "lifecycle",
+        r#"[{"preStop": {"exec": {"command": ["a"]}}}, {"postStart": {}}, {"preStop": {"sleep": {"seconds": 5}}}, {"preStop": {"sleep": {"seconds": -1}}}, {"preStop": {"sleep": {"seconds": 1000}}}, {"postStart": {"httpGet": {"port": 80}, "tcpSocket": {"port": 1}}}, {"stopSignal": "SIGTERM"}, {"stopSignal": "SIGX"}]"#,
+    ),
+    (
+        "spec.containers[]",
+        "volumeMounts",
+        r#"[[{"name": "v", "mountPath": "/a"}], [{"name": "x", "mountPath": "/a"}], [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/a"}], [{"name": "v"}], [{"name": "v", "mountPath": "a:b"}], [{"name": "v", "mountPath": "/a", "subPath": "../b"}], [{"name": "v", "mountPath": "/a", "subPath": "b", "subPathExpr": "$(A)"}], [{"name": "v", "mountPath": "/a", "mountPropagation": "Bidirectional"}], [{"name": "v", "mountPath": "/a", "recursiveReadOnly": "Enabled"}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "volumeDevices",
+        r#"[[{"name": "v", "devicePath": "/dev/a"}], [{}], [{"name": "v", "devicePath": "../a"}]]"#,
+    ),
+    (
+        "spec.containers[]",
+        "securityContext",
+        r#"[{"privileged": true}, {"privileged": true, "allowPrivilegeEscalation": false}, {"capabilities": {"add": ["SYS_ADMIN"]}, "allowPrivilegeEscalation": false}, {"capabilities": {"add": ["CAP_SYS_ADMIN"]}, "allowPrivilegeEscalation": false}, {"runAsUser": -1}, {"runAsGroup": 4294967296}, {"procMount": "Unmasked"}, {"procMount": "x"}, {"seccompProfile": {"type": "Localhost", "localhostProfile": "../a"}}, {"seccompProfile": {}}, {"appArmorProfile": {"type": "Localhost"}}, {"windowsOptions": {"hostProcess": true}}]"#,
+    ),
+    ("spec.initContainers[]", "name", r#"["a", "made", "B"]"#),
+    (
+        "spec.initContainers[]",
+        "restartPolicy",
+        r#"["Always", "Never", "x"]"#,
+    ),
+    (
+        "spec.initContainers[]",
+        "livenessProbe",
+        r#"[{"httpGet": {"port": 80}}]"#,
+    ),
+    (
+        "spec.initContainers[]",
+        "lifecycle",
+        r#"[{"preStop": {"exec": {"command": ["a"]}}}]"#,
+    ),
+    (
+        "spec.initContainers[]",
+        "resources",
+        r#"[{"limits": {"cpu": "1"}}, {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}]"#,
+    ),
+];
