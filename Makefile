@@ -9,7 +9,7 @@ test: build ; cargo test --workspace --no-fail-fast
 bench: install-test-packages ; command -v strace >/dev/null || apt-get install -y -q strace ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 fuzz: ; static-pods/fuzz/run $(or $(TIME),300)
-differential: ; cargo run -q --release -p tests --bin differential -- $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) --against "$(AGAINST)"
+differential: ; cargo run -q -p tests --bin differential -- $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) --against "$(AGAINST)"
 build: install-test-packages ; cargo build --workspace --locked
 audit: ; command -v cargo-deny >/dev/null || cargo install cargo-deny --locked ; cargo deny check bans licenses sources
 install-test-packages: ; tests/install.sh

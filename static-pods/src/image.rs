@@ -35,7 +35,13 @@ fn tag_and_digest(image: &str) -> Option<(Option<&str>, bool)> {
         None => (path, None),
     };
     let legal = path.split('/').all(legal_component) && tag.is_none_or(legal_tag);
-    (legal && path.len() <= 255).then_some((tag, digest.is_some()))
+    // On the default host a name without a slash lies in `library/`, which counts.
+    let default_host = matches!(domain, None | Some("docker.io" | "index.docker.io"));
+    let prefix = match default_host && !path.contains('/') {
+        true => "library/".len(),
+        false => 0,
+    };
+    (legal && prefix + path.len() <= 255).then_some((tag, digest.is_some()))
 }
 
 /// Whether what stands before the first slash is a host and not part of a name on the default host.
@@ -153,5 +159,15 @@ mod tests {
         ] {
             assert!(!is_latest(image), "{image}");
         }
+    }
+
+    #[test]
+    fn a_name_is_at_most_255_characters_with_what_is_implied() {
+        let long = |n: usize| "x".repeat(n);
+        assert!(is_latest(&long(247)));
+        assert!(!is_latest(&long(248)));
+        assert!(is_latest(&format!("a/{}", long(253))));
+        assert!(!is_latest(&format!("a/{}", long(254))));
+        assert!(is_latest(&format!("reg.io/{}", long(255))));
     }
 }

@@ -84,18 +84,11 @@ pub fn differences(ours: &Answer, theirs: &Answer) -> Vec<(Class, String)> {
         };
         found.push((format!("{what}: {}", general(error)), error.clone()));
     }
-    if found.is_empty() && we.is_empty() != they.is_empty() {
-        let detail = format!("we: {}; they: {}", ours.error, theirs.error);
-        let class = match we.is_empty() {
-            true => "we stop before the rules",
-            false => "they stop before the rules",
-        };
-        found.push((format!("{class}: {}", general(&theirs.error)), detail));
-    }
     found
 }
 
-/// A pod without what differs by design (UID, marks of the source), and without nulls.
+/// A pod without what differs by design (UID, marks of the source), and without what reads as not set, which the two
+/// write differently.
 fn cleaned(pod: &Value) -> Value {
     let mut pod = pod.clone();
     let uid = pod["metadata"]["uid"].clone();
@@ -113,18 +106,29 @@ fn cleaned(pod: &Value) -> Value {
     if let Some(pod) = pod.as_object_mut() {
         pod.remove("status");
     }
-    without_nulls(&mut pod);
+    without_unset(&mut pod);
     pod
 }
 
-fn without_nulls(value: &mut Value) {
+fn without_unset(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(without_nulls);
+            map.values_mut().for_each(without_unset);
+            map.retain(|key, value| !(is_unset(value) || key == "divisor" && value == "0"));
         }
-        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        Value::Array(items) => items.iter_mut().for_each(without_unset),
         _ => {}
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(set) => !set,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Number(number) => number.as_i64() == Some(0),
     }
 }
 
@@ -170,6 +174,10 @@ fn differ(
 /// A message without the values in it: what is in quotes, in brackets after a field, and numbers.
 #[must_use]
 pub fn general(text: &str) -> String {
+    // A file's name and a place lead many messages.
+    let text = text.split_once(".yaml:").map_or(text, |(_, rest)| {
+        rest.trim_start_matches(|c: char| c == ' ' || c == ':' || c.is_ascii_digit())
+    });
     let mut out = String::new();
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -199,11 +207,7 @@ pub fn general(text: &str) -> String {
             c => out.push(c),
         }
     }
-    // A file's name leads many messages.
-    match out.split_once(".yaml:") {
-        Some((_, rest)) => rest.trim_start_matches([' ', '0', ':']).to_owned(),
-        None => out,
-    }
+    out
 }
 
 #[cfg(test)]
@@ -257,6 +261,7 @@ mod tests {
             classes(&taken(Value::Null), &refused(&[])),
             ["only we take it: refused"]
         );
+        assert_eq!(general("/tmp/a1/0002.yaml:3:14: x 17 y"), "x 0 y");
         assert_eq!(
             classes(
                 &taken(json!({"spec": {"a": [{"b": 1}], "c": 1}})),
