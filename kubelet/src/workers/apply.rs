@@ -7,9 +7,10 @@ use std::time::Duration;
 use cri_proto::CriError;
 use tokio::task::JoinSet;
 
+use super::Worker;
 use super::hold::Hold;
+use super::permits::StartPermit;
 use super::start::StartError;
-use super::{StartPermit, StartPermits, Worker};
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{ContainerStart, ContainerStop, PodPlan, Step};
@@ -324,7 +325,7 @@ async fn patiently<T>(
     work: Pin<Box<impl Future<Output = T>>>,
 ) -> T {
     match permit {
-        Some(permit) => permit.during(StartPermits::PATIENCE, work).await,
+        Some(permit) => permit.during(work).await,
         None => work.await,
     }
 }

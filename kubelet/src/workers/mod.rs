@@ -21,6 +21,7 @@ mod apply;
 mod hold;
 mod live;
 mod memory;
+mod permits;
 mod qos;
 pub mod queue;
 mod registry;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::RuntimeClient;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::admission::NodeFeatures;
 use crate::cgroups::Cgroups;
@@ -48,6 +49,7 @@ use crate::runtime::convert::dns::DnsSettings;
 use crate::status::{StatusBoard, StatusWriter};
 use crate::volumes::Volumes;
 
+pub use permits::StartPermits;
 pub use queue::{Stage, Wanted};
 pub use registry::{Registry, run_registry};
 
@@ -89,52 +91,6 @@ pub struct NodeFacts {
     pub features: NodeFeatures,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
-}
-
-/// How many pods are started at the same time. First come, first served.
-///
-/// More than two a core only makes each start slower; a start that hangs gives its place away after
-/// [`StartPermits::PATIENCE`], so that a few stuck pods never hold up the rest.
-pub struct StartPermits(Arc<Semaphore>);
-
-impl StartPermits {
-    /// How long a start may hold its place while nothing comes of it.
-    pub const PATIENCE: Duration = Duration::from_secs(2);
-
-    /// Places for `starts` pods at once.
-    #[must_use]
-    pub fn new(starts: usize) -> Self {
-        Self(Arc::new(Semaphore::new(starts.max(1))))
-    }
-
-    async fn acquire(&self) -> StartPermit {
-        // The semaphore is never closed; without a permit a start would merely be early.
-        StartPermit {
-            semaphore: self.0.clone(),
-            held: self.0.clone().acquire_owned().await.ok(),
-        }
-    }
-}
-
-struct StartPermit {
-    semaphore: Arc<Semaphore>,
-    held: Option<tokio::sync::OwnedSemaphorePermit>,
-}
-
-impl StartPermit {
-    /// Awaits `work`. Should it take longer than `patience`, the place is given away until it is done.
-    async fn during<T>(&mut self, patience: Duration, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        // Cancel-safe: `work` is polled on below, nothing of it is dropped.
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(patience) => {}
-        }
-        self.held = None;
-        let done = work.await;
-        self.held = self.semaphore.clone().acquire_owned().await.ok();
-        done
-    }
 }
 
 /// What the registry tells a worker: the pod as its source has it now, and whether it is wanted.
