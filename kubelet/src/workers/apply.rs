@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::CriError;
-use tokio::task::JoinSet;
 
 use super::Worker;
 use super::hold::Hold;
@@ -13,10 +12,10 @@ use super::permits::StartPermit;
 use super::start::StartError;
 use crate::errors::error_chain;
 use crate::events::About;
-use crate::plan::{ContainerStart, ContainerStop, PodPlan, Step};
+use crate::plan::{ContainerStart, PodPlan, Step};
 use crate::pod::{ContainerKind, Pod};
 use crate::record::BackoffKey;
-use crate::runtime::{ContainerId, ObservedPod, SandboxId};
+use crate::runtime::{ObservedPod, SandboxId};
 
 /// What came of a plan.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,7 +28,7 @@ pub(super) struct Applied {
 
 /// Whether the steps that follow still make sense.
 #[derive(PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     GoOn,
     Halt,
 }
@@ -74,68 +73,16 @@ impl Worker {
                     }
                     None => Next::Halt,
                 },
-                Step::RemoveContainer(id) => {
-                    self.remove_container(observed, id, &mut applied).await
+                Step::RemoveContainer(_) | Step::RemoveSandbox(_) => {
+                    self.remove(observed, step, &mut applied).await;
+                    Next::GoOn
                 }
-                Step::RemoveSandbox(id) => self.remove_sandbox(id, &mut applied).await,
             };
             if next == Next::Halt {
                 break;
             }
         }
         applied
-    }
-
-    /// Stops containers side by side, and waits for all of them.
-    async fn stop(&mut self, pod: &Pod, stops: &[ContainerStop], applied: &mut Applied) -> Next {
-        if self.held(None) {
-            applied.failed = true;
-            return Next::Halt;
-        }
-        applied.acted = true;
-        let mut calls = JoinSet::new();
-        for stop in stops.iter().cloned() {
-            About::container(pod, &stop.name).normal("Killing", &stop.message());
-            let runtime = self.tools.runtime.clone();
-            calls.spawn(async move {
-                (
-                    runtime.stop_container(stop.id.as_str(), stop.grace).await,
-                    stop,
-                )
-            });
-        }
-        let mut next = Next::GoOn;
-        while let Some(joined) = calls.join_next().await {
-            match joined {
-                Ok((Ok(()), _)) => {}
-                Ok((Err(error), _)) if error.is_not_found() => {}
-                Ok((Err(error), stop)) => {
-                    About::container(pod, &stop.name)
-                        .warning("FailedKillPod", &format!("error killing pod: {error}"));
-                    next = Next::Halt;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "stopping a container ended in a panic");
-                    next = Next::Halt;
-                }
-            }
-        }
-        self.settle_hold(None, next == Next::GoOn, applied);
-        next
-    }
-
-    async fn stop_sandbox(&mut self, id: &SandboxId, applied: &mut Applied) -> Next {
-        if self.held(None) {
-            applied.failed = true;
-            return Next::Halt;
-        }
-        applied.acted = true;
-        let done = gone_is_done(self.tools.runtime.stop_pod_sandbox(id.as_str()).await);
-        if let Err(error) = &done {
-            tracing::warn!(pod = %self.name, sandbox = %id, %error, "could not stop a sandbox");
-        }
-        self.settle_hold(None, done.is_ok(), applied);
-        if done.is_ok() { Next::GoOn } else { Next::Halt }
     }
 
     async fn make_sandbox(
@@ -242,50 +189,7 @@ impl Worker {
         self.memory.holds.insert(key, hold);
     }
 
-    async fn remove_container(
-        &mut self,
-        observed: &ObservedPod,
-        id: &ContainerId,
-        applied: &mut Applied,
-    ) -> Next {
-        applied.acted = true;
-        match gone_is_done(self.tools.runtime.remove_container(id.as_str()).await) {
-            Ok(()) => {
-                self.forget_instance(observed, id);
-            }
-            Err(error) => {
-                applied.failed = true;
-                tracing::warn!(pod = %self.name, container = %id, %error, "could not remove an ended container");
-            }
-        }
-        Next::GoOn
-    }
-
-    /// Removes the log of an instance that the runtime has forgotten.
-    fn forget_instance(&self, observed: &ObservedPod, id: &ContainerId) {
-        let Some(gone) = observed.containers.iter().find(|c| c.id == *id) else {
-            return;
-        };
-        let others = observed.instances(&gone.name).filter(|c| c.id != *id);
-        let keep: Vec<u32> = others.map(|c| c.attempt).collect();
-        let logs = &self.tools.logs;
-        if let Err(error) =
-            logs.remove_instance(&self.name, &self.uid, &gone.name, id.as_str(), &keep)
-        {
-            tracing::warn!(pod = %self.name, error = error_chain(&error), "could not remove an old log");
-        }
-    }
-
-    async fn remove_sandbox(&mut self, id: &SandboxId, applied: &mut Applied) -> Next {
-        applied.acted = true;
-        if let Err(error) = gone_is_done(self.tools.runtime.remove_pod_sandbox(id.as_str()).await) {
-            applied.failed = true;
-            tracing::warn!(pod = %self.name, sandbox = %id, %error, "could not remove a stopped sandbox");
-        }
-        Next::GoOn
-    }
-
-    fn held(&self, key: Option<&Arc<str>>) -> bool {
+    pub(super) fn held(&self, key: Option<&Arc<str>>) -> bool {
         let now = self.tools.clock.now().monotonic;
         self.memory
             .holds
@@ -293,7 +197,7 @@ impl Worker {
             .is_some_and(|hold| hold.left(now).is_some())
     }
 
-    fn settle_hold(&mut self, key: Option<Arc<str>>, done: bool, applied: &mut Applied) {
+    pub(super) fn settle_hold(&mut self, key: Option<Arc<str>>, done: bool, applied: &mut Applied) {
         if done {
             self.memory.holds.remove(&key);
             return;
@@ -312,7 +216,7 @@ fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a k8s_openapi::api::core::v
 }
 
 /// What is no longer there need not be stopped or removed.
-fn gone_is_done(result: Result<(), CriError>) -> Result<(), CriError> {
+pub(super) fn gone_is_done(result: Result<(), CriError>) -> Result<(), CriError> {
     match result {
         Err(error) if error.is_not_found() => Ok(()),
         other => other,

@@ -14,7 +14,10 @@ use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::Pod;
 use crate::runtime::ObservedPod;
-use crate::status::{StatusInput, Waiting, derive_status};
+use crate::status::{PodStatus, StatusInput, Waiting, derive_status};
+
+/// A pod that is not begun for this long shows why.
+const SHOW_WAITING: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Keeps the pod as its manifest has it, until it is told to stop.
@@ -33,8 +36,7 @@ impl Worker {
 
     async fn live(&mut self) {
         self.publish_first();
-        // An error means that the registry is gone, which ends the process.
-        let _ = self.orders.wait_for(|o| o.wanted == Wanted::Run).await;
+        self.told_to_run().await;
         self.memory.begin_life();
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
@@ -88,6 +90,27 @@ impl Worker {
         }
     }
 
+    /// Waits for the order to run, and shows what it waits for where that takes long.
+    async fn told_to_run(&mut self) {
+        let mut orders = self.orders.clone();
+        // Cancel-safe: the order stays in its channel. An error means that the registry is gone, which ends the process.
+        tokio::select! {
+            _ = orders.wait_for(|o| o.wanted == Wanted::Run) => return,
+            () = tokio::time::sleep(SHOW_WAITING) => {}
+        }
+        let why = match *self.runtime.borrow() {
+            RuntimeState::NeverSeen => "waiting for the container runtime to answer",
+            _ => "waiting for the pod that had this name before to stop",
+        };
+        tracing::warn!(pod = %self.name, uid = %self.uid, why, "the pod is not begun yet");
+        if let Some((writer, status)) = self.board.as_mut().zip(self.memory.status.clone()) {
+            let pod = self.orders.borrow().pod.clone();
+            let message = Some(why.into());
+            writer.set(&pod, PodStatus { message, ..status });
+        }
+        let _ = orders.wait_for(|o| o.wanted == Wanted::Run).await;
+    }
+
     fn hold_pod(&mut self) {
         let now = self.tools.clock.now().monotonic;
         let hold = Hold::after(self.memory.holds.get(&None), now, None);
@@ -112,6 +135,9 @@ impl Worker {
             tracing::warn!(pod = %self.name, uid = %self.uid, %error, "cannot look at the pod in the runtime");
         }
         self.memory.stale = looked.is_err();
+        if let Ok(observed) = &looked {
+            self.tidy(observed);
+        }
         looked.is_ok()
     }
 
@@ -191,7 +217,9 @@ impl Worker {
         let now = self.tools.clock.now().monotonic;
         let hold = self.memory.holds.values().filter_map(|h| h.left(now)).min();
         let flush = self.memory.next_flush(now);
-        let delay = [plan.wake_in, hold.filter(|_| applied.failed), flush]
+        let removal = self.removals.next_try(now);
+        let again = [hold, removal].into_iter().flatten().min();
+        let delay = [plan.wake_in, again.filter(|_| applied.failed), flush]
             .into_iter()
             .flatten()
             .min();
@@ -201,14 +229,19 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
-        // Cancel-safe: all that a dropped arm could lose is still in its channel.
+        // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
             _ = self.orders.changed() => {}
             _ = self.observed.changed() => {}
             _ = self.runtime.changed() => {
                 if matches!(*self.runtime.borrow_and_update(), RuntimeState::Up(_)) {
                     self.memory.holds.clear();
+                    self.removals.forgive();
                 }
+            }
+            done = self.removals.next() => {
+                self.removal_done(done);
+                self.memory.stale = true;
             }
             () = alarm => {}
         }

@@ -7,10 +7,10 @@
 //! Does not: decide (that is `plan/` and `queue`, both pure) or look at the runtime itself (that is `observe/`).
 //!
 //! ```text
-//!          begin                 stop ordered              stopped, given back        a minute later
-//! (none) ───────▶ Live ─────────────────────▶ Terminating ───────────────▶ Terminated ───────────▶ (none)
-//!                  ▲                                                           │
-//!                  └──────────────────── run ordered again ────────────────────┘
+//!          begin          stop ordered                nothing runs             given back, a minute later
+//! (none) ───────▶ Live ──────────────▶ Terminating ─────────────▶ Terminated ────────────────────────────▶ (none)
+//!                  ▲                                                  │
+//!                  └─────── run ordered again, once given back ───────┘
 //! ```
 //!
 //! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
@@ -25,7 +25,9 @@ mod permits;
 mod qos;
 pub mod queue;
 mod registry;
+mod removal;
 mod start;
+mod stop;
 mod terminate;
 
 use std::path::PathBuf;
@@ -110,6 +112,7 @@ struct Worker {
     observed: watch::Receiver<Arc<ObservedPod>>,
     runtime: watch::Receiver<RuntimeState>,
     memory: memory::Memory,
+    removals: removal::Removals,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<StatusWriter>,
 }
@@ -126,6 +129,7 @@ impl Worker {
             observed: tools.observer.subscribe(&uid),
             runtime: tools.observer.state(),
             memory: memory::Memory::load(&tools, &pod, &uid),
+            removals: removal::Removals::default(),
             board: None,
             name: PodName::of(&pod),
             tools,
@@ -141,7 +145,9 @@ impl Worker {
             self.live_until_stopped().await;
             self.stage.send_replace(Stage::Terminating);
             self.terminate().await;
+            // A successor of the same name has a UID, and so volumes, a cgroup and a directory, of its own.
             self.stage.send_replace(Stage::Terminated);
+            self.give_back().await;
             if !self.linger().await {
                 return;
             }

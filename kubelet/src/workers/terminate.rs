@@ -32,9 +32,8 @@ impl Pause {
 }
 
 impl Worker {
-    /// Stops all that runs of the pod, then gives back its volumes, its cgroup and its directory.
-    ///
-    /// Each step is tried until it is done, and blocks nobody but a successor of the same name.
+    /// Stops all that runs of the pod. Each step is tried until it is done, and blocks nobody but a successor of the
+    /// same name.
     pub(super) async fn terminate(&mut self) {
         let pod = self.orders.borrow().pod.clone();
         // As upstream: a pod that no source has is not shown, though it may still be stopping.
@@ -47,8 +46,6 @@ impl Worker {
         let deadline = self.memory.termination_deadline(grace, now);
         self.memory.store(now);
         self.stop_everything(&pod, deadline).await;
-        self.give_back().await;
-        tracing::info!(pod = %self.name, uid = %self.uid, "pod has stopped");
     }
 
     async fn stop_everything(&mut self, pod: &Arc<Pod>, deadline: Duration) {
@@ -68,7 +65,9 @@ impl Worker {
             if plan.finished {
                 return;
             }
+            self.tidy(&observed);
             self.memory.holds.clear();
+            self.removals.forgive();
             // What went well and changed nothing is not to be hurried either.
             let in_vain = last.replace(observed.clone()).as_ref() == Some(&observed);
             if self.apply(pod, &observed, &plan).await.failed || in_vain {
@@ -90,8 +89,9 @@ impl Worker {
         }
     }
 
-    /// Volumes first, then the cgroup, then the directory: each only once the one before is gone.
-    async fn give_back(&mut self) {
+    /// Volumes first, then the cgroup, then the directory: each only once the one before is gone. Nobody waits for it
+    /// but the same pod, should it be wanted again.
+    pub(super) async fn give_back(&mut self) {
         let mut pause = Pause::new();
         while let Err(error) = self
             .tools
@@ -117,6 +117,7 @@ impl Worker {
             self.say_blocked("directory", &error);
             pause.wait().await;
         }
+        tracing::info!(pod = %self.name, uid = %self.uid, "pod has stopped");
     }
 
     fn say_blocked(&self, step: &'static str, error: &dyn std::error::Error) {
@@ -126,19 +127,19 @@ impl Worker {
 
     /// Waits until the traces of the pod may go, and removes them. True when the pod is wanted again before that.
     pub(super) async fn linger(&mut self) -> bool {
-        let wanted = {
-            let mut orders = self.orders.clone();
-            // Cancel-safe: the order stays in its channel.
-            tokio::select! {
-                _ = orders.wait_for(|o| o.wanted == Wanted::Run) => true,
-                () = tokio::time::sleep(TRACES_STAY) => false,
-            }
+        let mut orders = self.orders.clone();
+        let gone = async {
+            tokio::time::sleep(TRACES_STAY).await;
+            let pod = self.orders.borrow().pod.clone();
+            self.remove_traces(&pod).await;
         };
-        if wanted {
-            return true;
+        // Cancel-safe: the order stays in its channel, and what a removal that is dropped leaves, or still does, the next
+        // look shows: only what has ended is removed.
+        tokio::select! {
+            biased;
+            _ = orders.wait_for(|o| o.wanted == Wanted::Run) => return true,
+            () = gone => {}
         }
-        let pod = self.orders.borrow().pod.clone();
-        self.remove_traces(&pod).await;
         self.tools.observer.forget(&self.uid);
         self.tools.images.forget(&self.uid);
         false
@@ -150,11 +151,14 @@ impl Worker {
             match self.tools.observer.refresh(&self.uid).await {
                 Ok(observed) if observed.is_empty() => break,
                 Ok(observed) => {
+                    self.tidy(&observed);
+                    self.removals.forgive();
                     let plan = PodPlan {
                         steps: plan_removal(&observed),
                         ..PodPlan::default()
                     };
-                    if !self.apply(pod, &observed, &plan).await.failed {
+                    let applied = self.apply(pod, &observed, &plan).await;
+                    if applied.acted && !applied.failed {
                         continue;
                     }
                 }
