@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 /// One moment, read once and handed to pure code.
@@ -33,15 +33,25 @@ fn nanos(wall: Timestamp) -> i64 {
     i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX })
 }
 
+/// Time since the machine was booted, suspension included. Nobody steps it, and it goes on while the agent does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinceBoot {
+    /// Tells one boot from another.
+    pub boot: Arc<str>,
+    /// How long ago it was.
+    pub elapsed: Duration,
+}
+
+/// Where the kernel names the present boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Where the wall clock comes from.
 #[derive(Clone, Debug)]
 enum Wall {
-    System,
+    /// The system's, plus what a test has stepped it by.
+    System { boot: Arc<str>, step: WallStep },
     /// A fixed beginning that moves with the monotonic clock, plus what a test has stepped it by (nanoseconds).
-    Manual {
-        begin: Timestamp,
-        step: Arc<AtomicI64>,
-    },
+    Manual { begin: Timestamp, step: WallStep },
 }
 
 /// Reads both clocks. Cheap to clone.
@@ -55,26 +65,37 @@ impl Clock {
     /// The system's clocks; the monotonic one begins at zero now.
     #[must_use]
     pub fn system() -> Self {
+        Self::system_with(WallStep::default())
+    }
+
+    /// The system's clocks, with the wall clock stepped by `step`: a test of the whole agent, and of one agent after
+    /// another, cannot step the machine's.
+    #[must_use]
+    pub fn system_with(step: WallStep) -> Self {
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
         Self {
             began: Instant::now(),
-            wall: Wall::System,
+            wall: Wall::System {
+                boot: boot.trim().into(),
+                step,
+            },
         }
     }
 
     /// A wall clock that begins at `begin` and moves with tokio's clock, for tests; the handle steps it.
     #[must_use]
     pub fn manual(begin: Timestamp) -> (Self, WallStep) {
-        let step = Arc::new(AtomicI64::new(0));
+        let step = WallStep::default();
         let wall = Wall::Manual {
             begin,
-            step: Arc::clone(&step),
+            step: step.clone(),
         };
         (
             Self {
                 began: Instant::now(),
                 wall,
             },
-            WallStep(step),
+            step,
         )
     }
 
@@ -91,13 +112,15 @@ impl Clock {
     #[must_use]
     pub fn wall(&self) -> Timestamp {
         match &self.wall {
-            Wall::System => system_wall(),
+            Wall::System { step, .. } => system_wall()
+                .checked_add(SignedDuration::from_nanos(step.total()))
+                .unwrap_or(Timestamp::MAX),
             Wall::Manual { begin, step } => {
                 let moved = i128::try_from(self.monotonic().as_nanos()).unwrap_or(i128::MAX);
                 let nanos = begin
                     .as_nanosecond()
                     .saturating_add(moved)
-                    .saturating_add(i128::from(step.load(Ordering::SeqCst)));
+                    .saturating_add(i128::from(step.total()));
                 Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
             }
         }
@@ -113,6 +136,22 @@ impl Clock {
     #[must_use]
     pub fn wall_nanos(&self) -> i64 {
         nanos(self.wall())
+    }
+
+    /// Time since the machine was booted; none where the kernel does not name its boots.
+    #[must_use]
+    pub fn since_boot(&self) -> Option<SinceBoot> {
+        match &self.wall {
+            Wall::System { boot, .. } if boot.is_empty() => None,
+            Wall::System { boot, .. } => Some(SinceBoot {
+                boot: boot.clone(),
+                elapsed: boot_time(),
+            }),
+            Wall::Manual { .. } => Some(SinceBoot {
+                boot: "manual".into(),
+                elapsed: self.monotonic(),
+            }),
+        }
     }
 
     /// Time since the agent began.
@@ -133,14 +172,30 @@ pub fn system_wall() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Steps the wall clock of a [`Clock::manual`], as an administrator or NTP would.
-#[derive(Clone, Debug)]
+/// `CLOCK_BOOTTIME`.
+fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // Neither is ever negative.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanos)
+}
+
+/// Steps the wall clock of a [`Clock::manual`] or [`Clock::system_with`], as an administrator or NTP would. Clones step
+/// together.
+#[derive(Clone, Debug, Default)]
 pub struct WallStep(Arc<AtomicI64>);
 
 impl WallStep {
     /// Steps by `nanos` nanoseconds, backwards when negative; steps add up.
     pub fn step(&self, nanos: i64) {
         self.0.fetch_add(nanos, Ordering::SeqCst);
+    }
+
+    /// All steps together, nanoseconds.
+    #[must_use]
+    pub fn total(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -169,6 +224,20 @@ mod tests {
         assert_eq!(clock.monotonic(), Duration::from_secs(90));
         assert_eq!(clock.wall().to_string(), "2026-01-02T02:05:35Z");
         assert_eq!(clock.now().wall_nanos(), 1_767_319_535_000_000_000);
+    }
+
+    #[test]
+    fn a_step_of_the_systems_clock_leaves_the_time_since_boot() {
+        let step = WallStep::default();
+        let clock = Clock::system_with(step.clone());
+        let before = clock.since_boot().unwrap();
+        let ten_years = SignedDuration::from_hours(10 * 365 * 24);
+        step.step(i64::try_from(ten_years.as_nanos()).unwrap());
+        let stepped = clock.wall().duration_since(system_wall());
+        assert!((stepped - ten_years).abs() < SignedDuration::from_secs(60));
+        let after = clock.since_boot().unwrap();
+        assert_eq!(after.boot, before.boot);
+        assert!(after.elapsed - before.elapsed < Duration::from_secs(60));
     }
 
     #[test]

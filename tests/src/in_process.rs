@@ -4,16 +4,19 @@
 //! from the board that `/pods` is served from. Ending the thread is to its tasks what SIGKILL is to the process: nothing
 //! of them runs on, and the runtime sees its connections break.
 
+mod log;
+
 use std::fs;
-use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::SignedDuration;
 use kubelet::agent::{self, Surroundings};
+use kubelet::clock::{Clock, WallStep};
 use kubelet::config::{self, Config, Environment, Invocation};
 use kubelet::server::PodsView as _;
 use kubelet::status::StatusBoard;
@@ -21,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::level_filters::LevelFilter;
 
+use self::log::Log;
 use crate::agent::{NODE_NAME, PodView as _};
 use crate::fake_runtime::{Container, FakeRuntime};
 use crate::wait::eventually;
@@ -39,27 +43,12 @@ pub struct FakeNode {
     agent: Mutex<Option<RunningAgent>>,
     board: Mutex<StatusBoard>,
     log: Log,
+    clock: WallStep,
 }
 
 struct RunningAgent {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Result<()>>,
-}
-
-/// Collects what the agents of a node log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        log.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Runs `test` on a node with an agent, and checks that no two instances of one container ever ran.
@@ -141,6 +130,7 @@ impl FakeNode {
             agent: Mutex::default(),
             board: Mutex::default(),
             log: Log::default(),
+            clock: WallStep::default(),
         })
     }
 
@@ -211,6 +201,7 @@ impl FakeNode {
         let (stop, stopped) = oneshot::channel();
         let log = self.log.clone();
         let surroundings = Surroundings {
+            clock: Clock::system_with(self.clock.clone()),
             log_links: self.path("log-links"),
             board,
             ..Surroundings::of_node()
@@ -275,8 +266,19 @@ impl FakeNode {
     /// All that the agents of this node have logged.
     #[must_use]
     pub fn log(&self) -> String {
-        let log = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&log).into_owned()
+        self.log.text()
+    }
+
+    /// Makes the next task of the agent that logs a line with all of `parts` panic in the midst of it.
+    pub fn panic_at(&self, parts: &[&str]) {
+        self.log.panic_at(parts);
+    }
+
+    /// Steps the wall clock of the machine, as the runtime and the agents see it.
+    pub fn step_clock(&self, step: SignedDuration) {
+        let nanos = i64::try_from(step.as_nanos()).unwrap_or(i64::MAX);
+        self.clock.step(nanos);
+        self.runtime.step_clock(nanos);
     }
 
     /// The pods with their statuses, as `/pods` shows them.

@@ -3,7 +3,7 @@
 //! Owns: the last observation of each pod; which container belongs to which pod; whether the runtime is there.
 //! Inputs: the runtime's event stream (a hint, never a fact), its lists and statuses.
 //! Outputs: per pod a `watch<Arc<ObservedPod>>`; [`RuntimeState`]; the pods found by each relist.
-//! Tasks: `events` (one, for the life of the agent), `settle` (one for each exit, at most ten seconds), `look` (one for
+//! Tasks: `events` (one, for the life of the agent), `settle` (one for each exit, at most 80 seconds), `look` (one for
 //! each pod that a relist finds changed).
 //! Does not: change anything in the runtime, or decide what should run.
 //!
@@ -13,6 +13,9 @@
 mod events;
 mod inspect;
 mod relist;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,8 +74,13 @@ impl Default for Slot {
     }
 }
 
-/// How long an exit may take to show in the runtime's own state.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an exit ordinarily takes to show in the runtime's own state, at the most.
+const SETTLE_QUICKLY: Duration = Duration::from_secs(10);
+/// How long an exit is followed that does not show. By then the relist has looked too.
+const SETTLE_LIMIT: Duration = Duration::from_secs(80);
+/// The longest pause between two looks while the exit may show any moment, and after that.
+const SETTLE_FAST_MOST: Duration = Duration::from_secs(1);
+const SETTLE_SLOWLY: Duration = Duration::from_secs(8);
 /// The first pause between two looks at a container that is said to have ended; it doubles.
 const SETTLE_FIRST: Duration = Duration::from_millis(5);
 
@@ -150,11 +158,29 @@ impl Observer {
         });
     }
 
+    /// Forgets the pod where nothing is known of it and nobody listens: looking at it made a place for it again.
+    fn forget_if_idle(&self, uid: &PodUid) {
+        let mut pods = self.lock_pods();
+        let idle = pods.get(uid).is_some_and(|slot| {
+            let looked_at = Arc::strong_count(&slot.look) > 1;
+            !looked_at && slot.observed.receiver_count() == 0 && slot.observed.borrow().is_empty()
+        });
+        if idle {
+            pods.remove(uid);
+        }
+    }
+
     /// Looks at one pod, and tells its worker when something is new.
     ///
     /// # Errors
     /// What the runtime answers.
     pub async fn refresh(&self, uid: &PodUid) -> Result<Arc<ObservedPod>, CriError> {
+        let looked = self.look_now(uid).await;
+        self.forget_if_idle(uid);
+        looked
+    }
+
+    async fn look_now(&self, uid: &PodUid) -> Result<Arc<ObservedPod>, CriError> {
         let slot = self.slot(uid);
         let _one_at_a_time = slot.look.lock().await;
         let before = slot.observed.borrow().clone();
@@ -180,15 +206,21 @@ impl Observer {
     /// Follows the exit of a container or sandbox until the runtime's own state shows it.
     async fn settle(self: Arc<Self>, uid: PodUid, id: Box<str>) {
         let mut pause = SETTLE_FIRST;
+        let mut most = SETTLE_FAST_MOST;
+        let mut said = false;
         let started = tokio::time::Instant::now();
         loop {
             match self.refresh(&uid).await {
                 Ok(observed) if !seems_alive(&observed, &id) => return,
-                Ok(_) if started.elapsed() < SETTLE_LIMIT => {}
-                Ok(_) => {
-                    tracing::warn!(%uid, %id, "the runtime reported an exit, and still shows it running");
-                    return;
+                Ok(_) if started.elapsed() < SETTLE_QUICKLY => {}
+                Ok(_) if started.elapsed() < SETTLE_LIMIT => {
+                    if !said {
+                        said = true;
+                        tracing::warn!(%uid, %id, "the runtime reported an exit, and still shows it running");
+                    }
+                    most = SETTLE_SLOWLY;
                 }
+                Ok(_) => return,
                 Err(error) => {
                     // The stream breaks too when the runtime goes, and then everything is looked at anew.
                     tracing::debug!(%uid, %id, %error, "could not look at a pod after an exit");
@@ -196,7 +228,7 @@ impl Observer {
                 }
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            pause = (pause * 2).min(most);
         }
     }
 

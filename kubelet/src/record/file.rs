@@ -236,6 +236,8 @@ pub enum Stored {
     Written,
     /// The file was written less than a second ago, or could not be: the record waits for [`RecordWriter::flush`].
     Deferred,
+    /// The directory is not there yet: the record waits for the next [`RecordWriter::store`].
+    NoDirectory,
 }
 
 /// Writes one pod's record, for its worker alone: on change, at most once a second, by way of a temporary file.
@@ -249,6 +251,8 @@ pub struct RecordWriter {
     due: Option<Due>,
     not_before: Duration,
     failures: u32,
+    /// A pod is shown before it has a directory. That is no failure, and must not put off the first record.
+    no_directory: bool,
 }
 
 #[derive(Debug)]
@@ -258,8 +262,7 @@ struct Due {
 }
 
 impl RecordWriter {
-    /// A writer of the record in `directory`, which has to exist when something is written. The first record is always
-    /// written.
+    /// A writer of the record in `directory`. The first record is always written, once the directory is there.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self {
@@ -268,6 +271,7 @@ impl RecordWriter {
             due: None,
             not_before: Duration::ZERO,
             failures: 0,
+            no_directory: false,
         }
     }
 
@@ -334,10 +338,12 @@ impl RecordWriter {
         }
     }
 
-    /// When, on the monotonic clock, [`RecordWriter::flush`] has something to write. `None` while nothing is due.
+    /// When, on the monotonic clock, [`RecordWriter::flush`] has something to write. `None` while nothing is due, and
+    /// while there is no directory to write to.
     #[must_use]
     pub fn next_flush(&self) -> Option<Duration> {
-        self.due.as_ref().map(|_| self.not_before)
+        let due = self.due.as_ref().filter(|_| !self.no_directory);
+        due.map(|_| self.not_before)
     }
 
     fn path(&self) -> PathBuf {
@@ -352,10 +358,18 @@ impl RecordWriter {
             Ok(()) => {
                 self.on_disk = Some((Fnv64::of(&due.bytes), due.durable));
                 self.failures = 0;
+                self.no_directory = false;
                 self.not_before = now.saturating_add(INTERVAL);
                 Ok(Stored::Written)
             }
+            Err(_) if !self.directory.exists() => {
+                self.on_disk = None;
+                self.due = Some(due);
+                self.no_directory = true;
+                Ok(Stored::NoDirectory)
+            }
             Err(error) => {
+                self.no_directory = false;
                 let wait = INTERVAL
                     .saturating_mul(1 << self.failures.min(6))
                     .min(MAX_RETRY);

@@ -11,6 +11,7 @@
 
 mod backoff;
 mod file;
+mod stamp;
 mod types;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use file::{
     BAD_PREFIX, FILE_NAME, Loaded, MAX_BYTES, RecordError, RecordFault, RecordFile, RecordWriter,
     Stored,
 };
+pub use stamp::Stamp;
 pub use types::{
     BackoffRecord, ConditionRecord, ContainerRecord, ExitRecord, Record, Terminal, Termination,
 };

@@ -61,6 +61,11 @@ fn full() -> Record {
             grace_seconds: 30,
             deadline_wall: since,
         }),
+        clock: Some(Stamp {
+            boot: "b".to_owned(),
+            since_boot_ms: 4_000,
+            wall: since,
+        }),
         terminal: Some(Terminal {
             phase: Phase::Failed,
             reason: Some("Evicted".to_owned()),
@@ -287,10 +292,12 @@ fn a_writer_that_resumes_does_not_write_what_is_there() {
 #[test]
 fn a_failed_write_is_an_error_stays_due_and_is_tried_ever_more_rarely() {
     let directory = tempfile::tempdir().unwrap();
-    let gone = directory.path().join("gone");
-    let mut writer = RecordWriter::new(gone.clone());
+    let path = directory.path();
+    let in_the_way = path.join("record.json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    let mut writer = RecordWriter::new(path.to_owned());
     let error = writer.store(&full(), S(10), true).unwrap_err();
-    let shown = format!("cannot create {}/record.json.tmp", gone.display());
+    let shown = format!("cannot create {}", in_the_way.display());
     assert_eq!(error.to_string(), shown);
     assert_eq!(writer.next_flush(), Some(S(11)));
     assert_eq!(
@@ -305,10 +312,28 @@ fn a_failed_write_is_an_error_stays_due_and_is_tried_ever_more_rarely() {
         assert!(writer.flush(at).is_err());
         assert!(writer.next_flush().unwrap() - at <= S(60));
     }
-    fs::create_dir(&gone).unwrap();
+    fs::remove_dir(&in_the_way).unwrap();
     let at = writer.next_flush().unwrap();
     assert_eq!(writer.flush(at).unwrap(), Stored::Written);
-    assert_eq!(good(&gone), full());
+    assert_eq!(good(path), full());
+}
+
+#[test]
+fn the_first_record_waits_for_the_directory_and_no_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let later = directory.path().join("later");
+    let mut writer = RecordWriter::new(later.clone());
+    for durable in [false, true] {
+        let stored = writer.store(&named(EARLY), S(10), durable).unwrap();
+        assert_eq!(stored, Stored::NoDirectory);
+        assert_eq!(writer.next_flush(), None, "nothing to wake up for");
+    }
+    fs::create_dir(&later).unwrap();
+    assert_eq!(
+        writer.store(&full(), S(10), false).unwrap(),
+        Stored::Written
+    );
+    assert_eq!(good(&later), full());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::stamp::Stamp;
 use crate::pod::QosClass;
 use crate::runtime::{ContainerState, ObservedPod};
 use crate::status::{Condition, ConditionKind, Phase, PodStatus, ProbeView};
@@ -38,6 +39,9 @@ pub struct Record {
     /// Ids of the containers whose postStart hook is done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub post_start_done: BTreeSet<String>,
+    /// The clocks that the times of waits go by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Stamp>,
 }
 
 /// What was established of a running container.

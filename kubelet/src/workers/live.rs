@@ -50,7 +50,10 @@ impl Worker {
                 };
                 self.hold_pod();
                 let observed = self.observed.borrow().clone();
-                self.publish(&pod, &observed, &PodPlan::default());
+                match observed.is_empty() {
+                    true => self.publish_unseen(&pod),
+                    false => self.publish(&pod, &observed, &PodPlan::default()),
+                }
                 self.wait(&PodPlan::default(), &blind).await;
                 continue;
             }
@@ -103,9 +106,12 @@ impl Worker {
             _ => "waiting for the pod that had this name before to stop",
         };
         tracing::warn!(pod = %self.name, uid = %self.uid, why, "the pod is not begun yet");
-        if let Some((writer, status)) = self.board.as_mut().zip(self.memory.status.clone()) {
+        if let Some(writer) = &mut self.board
+            && let Some(status) = writer.current()
+        {
             let pod = self.orders.borrow().pod.clone();
             let message = Some(why.into());
+            let status = PodStatus::clone(&status);
             writer.set(&pod, PodStatus { message, ..status });
         }
         let _ = orders.wait_for(|o| o.wanted == Wanted::Run).await;
@@ -156,7 +162,7 @@ impl Worker {
         }
     }
 
-    /// A pod that nobody has looked at yet is pending.
+    /// Takes the pod's place on the board.
     fn publish_first(&mut self) {
         self.board = match self.tools.board.writer(&self.uid) {
             Ok(writer) => Some(writer),
@@ -166,30 +172,49 @@ impl Worker {
             }
         };
         let pod = self.orders.borrow().pod.clone();
-        self.publish(&pod, &ObservedPod::default(), &PodPlan::default());
+        self.publish_unseen(&pod);
     }
 
-    /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
-    pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
+    /// A pod that nobody has looked at yet is pending; or it is as an earlier life of the agent left it. Not having
+    /// looked yet flips no condition.
+    fn publish_unseen(&mut self, pod: &Arc<Pod>) {
+        let unseen = self.derive(pod, &ObservedPod::default(), &PodPlan::default());
+        let status = match &self.memory.status {
+            Some(before) => PodStatus {
+                phase: before.phase,
+                conditions: before.conditions.clone(),
+                ..unseen
+            },
+            None => unseen,
+        };
+        if let Some(writer) = &mut self.board {
+            writer.set(pod, status);
+        }
+    }
+
+    fn derive(&self, pod: &Pod, observed: &ObservedPod, plan: &PodPlan) -> PodStatus {
         let now = self.tools.clock.now();
-        let waiting = self.waiting(plan, now.monotonic);
-        let finished = plan.finished || self.memory.is_over();
-        let status = derive_status(&StatusInput {
+        derive_status(&StatusInput {
             pod,
             qos: qos_class(pod),
             observed,
-            waiting: &waiting,
+            waiting: &self.waiting(plan, now.monotonic),
             probes: &BTreeMap::new(),
             previous: self.memory.status.as_ref(),
             start_time: self.memory.start_time,
             terminating: self.orders.borrow().wanted == Wanted::Stop,
-            finished,
+            finished: plan.finished || self.memory.is_over(),
             rejected: self.memory.rejected.as_ref(),
             failure: None,
             // Upstream leaves the node's addresses out of the status without an API server.
             host_ips: &[],
             now: now.wall,
-        });
+        })
+    }
+
+    /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
+    pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
+        let status = self.derive(pod, observed, plan);
         if status.phase.is_terminal() && self.memory.phase() != Some(status.phase) {
             tracing::info!(pod = %self.name, uid = %self.uid, phase = status.phase.as_str(), "pod has finished");
         }
@@ -197,7 +222,7 @@ impl Worker {
             writer.set(pod, status.clone());
         }
         self.memory.status = Some(status);
-        self.memory.store(now);
+        self.memory.store(&self.tools.clock);
     }
 
     fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {

@@ -11,7 +11,7 @@ use super::Tools;
 use super::hold::Hold;
 use super::start::Prepared;
 use crate::admission::Rejection;
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
 use crate::pod::{self, Pod, PodName, PodUid};
@@ -65,15 +65,16 @@ impl Memory {
         Self::new(tools, pod, uid, Record::default())
     }
 
-    fn new(tools: &Tools, pod: &Pod, uid: &PodUid, record: Record) -> Self {
-        let now = tools.clock.now();
+    fn new(tools: &Tools, pod: &Pod, uid: &PodUid, mut record: Record) -> Self {
+        let writer = RecordWriter::resume(tools.dirs.path(uid), &record);
+        let now = follow_clock(&mut record, &tools.clock);
         let cap = tools.node.crash_loop_cap;
         Self {
             start_time: record.start_time.unwrap_or(now.wall),
             backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
             attempts_on_disk: attempts_on_disk(tools, pod, uid),
             status: record.previous_status(crate::cgroups::resources::qos_class(pod)),
-            writer: RecordWriter::resume(tools.dirs.path(uid), &record),
+            writer,
             record,
             exits: BTreeMap::new(),
             sandbox_attempt: 0,
@@ -126,7 +127,8 @@ impl Memory {
     }
 
     /// When the termination under way has to be done; begins one of `grace` where none is.
-    pub(super) fn termination_deadline(&mut self, grace: Duration, now: Now) -> Duration {
+    pub(super) fn termination_deadline(&mut self, grace: Duration, clock: &Clock) -> Duration {
+        let now = follow_clock(&mut self.record, clock);
         let left = match &self.record.termination {
             // Never longer than the grace period, whatever has happened to the wall clock.
             Some(begun) => {
@@ -148,7 +150,8 @@ impl Memory {
     /// Takes over what a new status says, and writes the record where it changed.
     ///
     /// A record that cannot be written costs what it would have held after a restart of the agent, and nothing now.
-    pub(super) fn store(&mut self, now: Now) {
+    pub(super) fn store(&mut self, clock: &Clock) {
+        let now = follow_clock(&mut self.record, clock);
         if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
             self.record.take_status(status);
         }
@@ -172,6 +175,15 @@ impl Memory {
     pub(super) fn phase(&self) -> Option<Phase> {
         self.status.as_ref().map(|status| status.phase)
     }
+}
+
+/// The present; the record's times move along where the wall clock was stepped.
+fn follow_clock(record: &mut Record, clock: &Clock) -> Now {
+    let now = clock.now();
+    if let Some(boot) = clock.since_boot() {
+        record.follow_clock(now.wall, &boot);
+    }
+    now
 }
 
 /// What the runtime may have forgotten: the attempt after the highest one with a log, by container.

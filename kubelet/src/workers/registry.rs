@@ -231,12 +231,14 @@ impl Registry {
     }
 
     fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, wanted: Wanted) {
-        self.panicked.remove(&uid);
+        let panicked = self.panicked.remove(&uid).is_some();
         let name = PodName::of(&pod);
         let (orders, orders_seen) = watch::channel(Orders { pod, wanted });
         let (stage_told, stage) = watch::channel(Stage::Live);
         self.forward_stage(stage.clone());
-        let worker = Worker::new(self.tools.clone(), uid.clone(), orders_seen, stage_told);
+        let mut worker = Worker::new(self.tools.clone(), uid.clone(), orders_seen, stage_told);
+        // What the one before it did last, nobody has looked at.
+        worker.memory.stale = panicked;
         let task = self.tasks.spawn(worker.run());
         self.by_task.insert(task.id(), uid.clone());
         self.handles.insert(

@@ -37,14 +37,16 @@ impl Worker {
     pub(super) async fn terminate(&mut self) {
         let pod = self.orders.borrow().pod.clone();
         // As upstream: a pod that no source has is not shown, though it may still be stopping.
-        if let Some(writer) = self.board.take() {
+        // It may be on the board without this worker having put it there: by one that panicked.
+        let writer = self.board.take();
+        if let Some(writer) = writer.or_else(|| self.tools.board.writer(&self.uid).ok()) {
             writer.remove();
         }
         self.runtime_seen().await;
         let grace = Duration::from_secs(pod::grace_seconds(&pod).unsigned_abs());
-        let now = self.tools.clock.now();
-        let deadline = self.memory.termination_deadline(grace, now);
-        self.memory.store(now);
+        let clock = &self.tools.clock;
+        let deadline = self.memory.termination_deadline(grace, clock);
+        self.memory.store(clock);
         self.stop_everything(&pod, deadline).await;
     }
 

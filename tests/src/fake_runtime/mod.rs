@@ -174,6 +174,11 @@ impl FakeRuntime {
         self.service.end(id, exit_code, "")
     }
 
+    /// The machine's wall clock is stepped by `nanos`, backwards when negative.
+    pub fn step_clock(&self, nanos: i64) {
+        self.service.change(|store| store.step_clock(nanos));
+    }
+
     /// The kernel kills a container for its memory; false when it did not run.
     pub fn oom_kill_container(&self, id: &str) -> bool {
         self.service.end(id, EXIT_SIGKILL, "OOMKilled")
