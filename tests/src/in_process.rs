@@ -204,7 +204,6 @@ impl FakeNode {
             clock: Clock::system_with(self.clock.clone()),
             log_links: self.path("log-links"),
             board,
-            ..Surroundings::of_node()
         };
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)

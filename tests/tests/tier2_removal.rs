@@ -145,7 +145,11 @@ fn a_pod_that_waits_for_its_predecessor_says_so() {
             Ok(())
         })
         .await?;
-        ensure!(node.log().contains("StopPodSandbox"), "the log names it");
+        eventually("the log names the call", LIMIT, async || {
+            ensure!(node.log().contains("StopPodSandbox"));
+            Ok(())
+        })
+        .await?;
         ensure!(node.running_now("a/main").is_empty());
         node.runtime.clear_faults();
         Ok(())

@@ -79,6 +79,16 @@ fn a_restart_amid_a_start_makes_nothing_twice() {
             node.kill_agent()?;
         }
         node.start_agent()?;
+        // A manifest that was written just before is read a second later; until then its predecessor runs on.
+        eventually("the last manifest is read", LIMIT, async || {
+            let pod = node.pod("a")?;
+            let spec = pod.spec.unwrap_or_default();
+            let env = spec.containers.into_iter().filter_map(|c| c.env);
+            let last = env.flatten().any(|var| var.value.as_deref() == Some("160"));
+            ensure!(last, "not yet");
+            Ok(())
+        })
+        .await?;
         node.ready("a").await?;
         node.running("a/main", 1).await?;
         calm(node, SECOND).await
