@@ -1,7 +1,7 @@
 //! Facts of the machine that pods are shaped by. Read once at start.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file of the kernel's that could not be read or understood.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,15 @@ pub enum NodeError {
     Read {
         /// The file.
         path: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The size of a file system.
+    #[error("cannot tell the size of the file system of {}", path.display())]
+    FileSystem {
+        /// A path on it.
+        path: PathBuf,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -101,6 +110,18 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// The size of the file system that `path` lies on, bytes.
+///
+/// # Errors
+/// When nobody can tell.
+pub fn file_system_bytes(path: &Path) -> Result<u64, NodeError> {
+    let stat = nix::sys::statvfs::statvfs(path).map_err(|errno| NodeError::FileSystem {
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    Ok(stat.blocks().saturating_mul(stat.fragment_size()))
+}
+
 /// The kernel's release, as `uname -r` prints it.
 ///
 /// # Errors
@@ -152,6 +173,16 @@ mod tests {
         );
         assert_eq!(mem_total("MemTotal: lots\n"), None);
         assert!(memory_bytes().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn a_file_system_has_a_size() {
+        assert!(file_system_bytes(Path::new("/")).unwrap() > 1 << 20);
+        let missing = file_system_bytes(Path::new("/nowhere/at/all")).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "cannot tell the size of the file system of /nowhere/at/all"
+        );
     }
 
     #[test]

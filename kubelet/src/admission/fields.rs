@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::NodeFeatures;
+use super::predicates::is_extended;
 
 /// Reason of a pod that uses what this version does not have.
 pub(super) const UNSUPPORTED: &str = "PodFeatureUnsupported";
@@ -26,7 +27,17 @@ pub(super) enum Field {
     /// A list of such objects.
     List(&'static Table),
     /// A map from resource name to quantity.
-    Resources(fn(resource: &str, node: &NodeFeatures) -> Option<&'static str>),
+    Resources(fn(resource: &str, node: &NodeFeatures) -> Asked),
+}
+
+/// What is done about a resource that a container asks for.
+pub(super) enum Asked {
+    /// It takes effect.
+    Built,
+    /// Accepted, not acted upon, and said so once.
+    Warned(&'static str),
+    /// The pod is refused.
+    Refused(&'static str),
 }
 
 /// When a field refuses its pod, and the reason and words for it.
@@ -161,7 +172,7 @@ pub(super) const POD_SPEC: &Table = &[
     ("shareProcessNamespace", Built),
     ("subdomain", Built),
     ("terminationGracePeriodSeconds", Built),
-    ("tolerations", NoEffect), // a node without an API server has no taints
+    ("tolerations", Built),
     ("topologySpreadConstraints", NoEffect), // read by the scheduler
     ("volumes", List(VOLUME)),
 ];
@@ -242,23 +253,23 @@ pub(super) const RESOURCES: &Table = &[
     ("requests", Resources(request)),
 ];
 
-fn limit(resource: &str, node: &NodeFeatures) -> Option<&'static str> {
+fn limit(resource: &str, node: &NodeFeatures) -> Asked {
     match resource {
-        "ephemeral-storage" if !node.local_storage_limits => {
-            Some("is not enforced in this version")
-        }
-        "ephemeral-storage" => None,
+        "ephemeral-storage" => Asked::Warned("is not enforced in this version"),
         other => request(other, node),
     }
 }
 
-fn request(resource: &str, node: &NodeFeatures) -> Option<&'static str> {
+fn request(resource: &str, node: &NodeFeatures) -> Asked {
     match resource {
-        "cpu" | "memory" | "ephemeral-storage" => None,
-        pages if pages.starts_with("hugepages-") => {
-            (!node.hugepages).then_some("is not supported in this version")
+        pages if pages.starts_with("hugepages-") && !node.hugepages => {
+            Asked::Refused("is not supported in this version")
         }
-        _ => Some("needs device plugins, which are not supported in this version"),
+        // As upstream: what no device plugin of the node offers is counted by somebody else, or by nobody.
+        extended if is_extended(extended) => {
+            Asked::Warned("is ignored: nothing on this node offers it")
+        }
+        _ => Asked::Built,
     }
 }
 
@@ -296,14 +307,8 @@ pub(super) const POD_SECURITY_CONTEXT: &Table = &[
     ("seLinuxOptions", Built),
     ("seccompProfile", Built),
     ("supplementalGroups", Built),
-    (
-        "supplementalGroupsPolicy",
-        Refused(Refusal {
-            when: |value, node| value == "Strict" && !node.supplemental_groups_policy,
-            reason: "SupplementalGroupsPolicyNotSupported",
-            why: "SupplementalGroupsPolicy=Strict is not supported in this node",
-        }),
-    ),
+    // Looked at before the rest, as upstream: see `admit_groups_policy`.
+    ("supplementalGroupsPolicy", Built),
     ("sysctls", Built),
     ("windowsOptions", NoEffect), // for Windows only
 ];
@@ -362,7 +367,7 @@ fn always(value: &Value, _: &NodeFeatures) -> bool {
     !value.is_null()
 }
 
-/// `EmptyDirVolumeSource`. Its size limit hangs on its medium: see `walk::admit_empty_dirs`.
+/// `EmptyDirVolumeSource`. What its size limit does hangs on its medium: see `walk::warn_of_size_limits`.
 pub(super) const EMPTY_DIR: &Table = &[
     (
         "medium",

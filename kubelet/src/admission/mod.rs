@@ -1,27 +1,37 @@
-//! May this pod run here, as far as its own spec and the node's abilities tell; and if not, why.
+//! May this pod run here, by its own spec, the node's abilities, and the pods that are there already; and if not, why.
 //!
 //! Owns: the table of every field a pod can set, with what this version does about it (`fields`); the sysctl
-//! allow list; node selectors and affinity; the AppArmor check.
-//! Inputs: the pod, [`NodeFeatures`]. Outputs: [`Rejection`] with upstream's reason and message, or nothing;
-//! [`warnings`], one line for each field that is accepted and does nothing yet.
+//! allow list; node selectors, affinity and taints; the AppArmor check; what of the machine is for pods
+//! ([`allocatable()`]); the [`Ledger`] of who has a place, and who has to leave for a critical pod.
+//! Inputs: the pod, [`Node`], the pods with a place. Outputs: [`Rejection`] with upstream's reason and message, or a
+//! place; [`warnings`], one line for each field that is accepted and does nothing yet.
 //! Spawns no task. Pure: no clock, no I/O.
-//! Does not: count resources or ports against those of other pods, look at pressure or shutdown, or repeat the
-//! API validation that the sources did.
+//! Does not: look at pressure or shutdown, ask in which order pods come (that is the registry's), or repeat the API
+//! validation that the sources did.
 //!
 //! A field that changes isolation, resources or placement and is not built refuses the pod by its path. So does a
 //! field that is in no table: a newer API crate cannot add one that is ignored unseen.
 
+mod allocatable;
 pub mod apparmor;
+mod claim;
 mod fields;
+mod ledger;
 mod placement;
+mod predicates;
+mod preempt;
 pub mod sysctls;
 mod walk;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::pod::{self, Pod};
+use crate::pod::{self, Pod, PodUid};
 use sysctls::SysctlAllowlist;
 
+pub use allocatable::{Capacity, Reserved, allocatable};
+pub use claim::{Amounts, Claim, HostPort};
+pub use ledger::{Decision, Ledger, Other, Standing};
 pub use walk::{refusals, warnings};
 
 /// The only operating system whose pods this agent runs, as `spec.os.name` and the node label spell it.
@@ -46,28 +56,74 @@ pub struct NodeFeatures {
     pub pod_level_resources: bool,
     /// `hugepages-<size>` limits reach the pod's and the containers' cgroups.
     pub hugepages: bool,
-    /// Limits of `ephemeral-storage`, and `sizeLimit` of an `emptyDir` on disk, are enforced.
-    pub local_storage_limits: bool,
+}
+
+/// A taint of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value, may be empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// The node as admission sees it. It does not change while the agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// What it can do, and how it is called and labelled.
+    pub features: NodeFeatures,
+    /// What pods may ask for in sum, `pods` among it. A resource in somebody's domain (`example.com/gpu`) that is not
+    /// here is not counted at all.
+    pub allocatable: Amounts,
+    /// Its taints.
+    pub taints: Vec<Taint>,
+}
+
+/// What a pod gets that may run.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// What it takes of the node.
+    pub claim: Claim,
+    /// The pods that have to be ended for it, which only a critical pod can ask for.
+    pub victims: Vec<PodUid>,
+    /// The pods that have to be gone before it begins: the victims, and those that were ending anyway. Empty where
+    /// there are no victims.
+    pub after: Vec<PodUid>,
 }
 
 /// A pod that may not run here. The pod's status becomes `Failed` with this reason, and the message behind
-/// `Pod was rejected: `; it is not tried again.
+/// `Pod was rejected: `.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Rejection {
-    /// Upstream's reason, such as `SysctlForbidden` or `PodFeatureUnsupported`.
-    pub reason: &'static str,
+    /// Upstream's reason, such as `SysctlForbidden` or `OutOfcpu`.
+    pub reason: Cow<'static, str>,
     /// What is wrong, with the field where one is.
     pub message: String,
 }
 
 impl Rejection {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }
+}
+
+/// Whether `pod` may run on `node` beside `others`, and who has to leave for it.
+///
+/// # Errors
+/// The first thing that stands against it, in upstream's order: sysctls, operating system, group policy; then, unless
+/// the pod is critical, resources; placement, host ports, taints, for a critical pod resources; AppArmor, features.
+/// Nobody has to leave for a pod that something else stands against.
+pub fn admit(pod: &Pod, node: &Node, others: &[Other<'_>]) -> Result<Admission, Rejection> {
+    admit_first(pod, &node.features)?;
+    let admission = predicates::admit(pod, node, others)?;
+    admit_last(pod, &node.features)?;
+    Ok(admission)
 }
 
 /// Whether the node offers all that `pod` asks of it, other pods left aside.
@@ -75,11 +131,22 @@ impl Rejection {
 /// # Errors
 /// The first thing the node does not offer, in upstream's order of admission handlers.
 pub fn admit_features(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    admit_first(pod, node)?;
+    placement::admit(pod, node)?;
+    admit_last(pod, node)
+}
+
+/// What upstream looks at before a pod's place.
+fn admit_first(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     sysctls::admit(pod, &node.sysctls)?;
     admit_os(pod)?;
-    walk::admit(pod, node)?;
-    placement::admit(pod, node)?;
-    apparmor::admit(pod, node.app_armor)
+    admit_groups_policy(pod, node)
+}
+
+/// What upstream looks at once a pod has a place, and what this version does not have.
+fn admit_last(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    apparmor::admit(pod, node.app_armor)?;
+    walk::admit(pod, node)
 }
 
 fn admit_os(pod: &Pod) -> Result<(), Rejection> {
@@ -101,6 +168,18 @@ fn admit_os(pod: &Pod) -> Result<(), Rejection> {
         return Err(Rejection::new(
             "PodOSNotSupported",
             "Failed to admit pod as the OS field doesn't match node OS",
+        ));
+    }
+    Ok(())
+}
+
+fn admit_groups_policy(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    let context = pod::spec(pod).security_context.as_ref();
+    let policy = context.and_then(|context| context.supplemental_groups_policy.as_deref());
+    if policy == Some("Strict") && !node.supplemental_groups_policy {
+        return Err(Rejection::new(
+            "SupplementalGroupsPolicyNotSupported",
+            "SupplementalGroupsPolicy=Strict is not supported in this node",
         ));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Node name, node selector and required node affinity: what holds for a pod that no scheduler placed.
+//! Node selector, required node affinity and node name: what holds for a pod that no scheduler placed.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,12 @@ use crate::pod::{self, Pod};
 
 pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     let spec = pod::spec(pod);
+    if !matches(spec, node) {
+        return Err(Rejection::new(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ));
+    }
     if spec
         .node_name
         .as_deref()
@@ -17,12 +23,6 @@ pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
         return Err(Rejection::new(
             "NodeName",
             "Predicate NodeName failed: node(s) didn't match the requested node name",
-        ));
-    }
-    if !matches(spec, node) {
-        return Err(Rejection::new(
-            "NodeAffinity",
-            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
         ));
     }
     Ok(())

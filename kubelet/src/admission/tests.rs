@@ -1,3 +1,5 @@
+mod room;
+
 use k8s_openapi::api::core::v1 as api;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -185,7 +187,7 @@ fn refused(pod: &Pod, reason: &str, message: &str) {
 fn refused_on(node: &NodeFeatures, pod: &Pod, reason: &str, message: &str) {
     let rejection = admit_features(pod, node).expect_err(message);
     assert_eq!(
-        (rejection.reason, rejection.message.as_str()),
+        (&*rejection.reason, rejection.message.as_str()),
         (reason, message)
     );
 }
@@ -231,10 +233,6 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
             "spec.volumes[0].emptyDir.medium: \"HugePages\" is a medium that is not supported in this version",
         ),
         (
-            json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}]}),
-            "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version; leave it out, or use medium: Memory",
-        ),
-        (
             json!({"initContainers": [{"name": "i", "restartPolicy": "Never"}]}),
             "spec.initContainers{i}.restartPolicy: \"Never\" is not supported in this version",
         ),
@@ -270,14 +268,6 @@ fn what_is_not_built_of_a_container_refuses_the_pod() {
         (
             json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
             "spec.containers[0].resources.limits[hugepages-2Mi] is not supported in this version",
-        ),
-        (
-            json!({"resources": {"limits": {"ephemeral-storage": "1Gi"}}}),
-            "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
-        ),
-        (
-            json!({"resources": {"requests": {"example.com/gpu": "1"}}}),
-            "spec.containers[0].resources.requests[example.com/gpu] needs device plugins, which are not supported in this version",
         ),
         (
             json!({"restartPolicyRules": [{"action": "Restart"}]}),
@@ -320,7 +310,6 @@ fn what_the_node_can_do_is_admitted() {
         supplemental_groups_policy: true,
         pod_level_resources: true,
         hugepages: true,
-        local_storage_limits: true,
         ..node()
     };
     let asks = [
@@ -338,11 +327,6 @@ fn what_the_node_can_do_is_admitted() {
             with_container(json!({"resources": {"limits": {"hugepages-1Gi": "1Gi"}}})),
             "PodFeatureUnsupported",
             "spec.containers[0].resources.limits[hugepages-1Gi] is not supported in this version",
-        ),
-        (
-            pod(json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}]})),
-            "PodFeatureUnsupported",
-            "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version; leave it out, or use medium: Memory",
         ),
     ];
     for (pod, reason, message) in asks {
@@ -510,9 +494,20 @@ fn what_runs_without_a_feature_is_warned_of() {
         "readinessProbe": {"exec": {"command": ["true"]}},
         "lifecycle": {"preStop": {"exec": {"command": ["true"]}}},
     });
-    merge(&mut container, json!({"name": "c", "image": "nginx"}));
+    merge(
+        &mut container,
+        json!({"name": "c", "image": "nginx", "resources": {
+            "requests": {"example.com/gpu": "1", "example.com/none": "0", "ephemeral-storage": "1Gi"},
+            "limits": {"ephemeral-storage": "1Gi", "memory": "1Gi"},
+        }}),
+    );
     let pod = pod(json!({
         "readinessGates": [{"conditionType": "x/y"}], "activeDeadlineSeconds": 5, "containers": [container],
+        "volumes": [
+            {"name": "a", "emptyDir": {"sizeLimit": "1Gi"}},
+            {"name": "b", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}},
+            {"name": "c", "emptyDir": {}},
+        ],
     }));
     admitted(&pod);
     assert_eq!(
@@ -522,7 +517,10 @@ fn what_runs_without_a_feature_is_warned_of() {
             "spec.containers[0].lifecycle.preStop is not run in this version",
             "spec.containers[0].livenessProbe is not run in this version",
             "spec.containers[0].readinessProbe is not run in this version",
+            "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
+            "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
             "spec.readinessGates are not waited for in this version",
+            "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version",
         ]
     );
     assert!(warnings(&self::pod(json!({}))).is_empty());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{Field, POD_SPEC, Table, UNSUPPORTED};
+use super::fields::{Asked, Field, POD_SPEC, Table, UNSUPPORTED};
 use super::{NodeFeatures, Rejection};
 use crate::pod::{self, ContainerKind, Pod};
 
@@ -22,8 +22,7 @@ pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     if let Some(rejection) = first {
         return Err(rejection);
     }
-    admit_restart_policies(pod)?;
-    admit_empty_dirs(pod, node)
+    admit_restart_policies(pod)
 }
 
 /// Everything in `pod` that this version does not have, and refuses the pod for. [`admit_features`] stops at the first
@@ -39,7 +38,6 @@ pub fn refusals(pod: &Pod, node: &NodeFeatures) -> Vec<Rejection> {
         }
     });
     all.extend(admit_restart_policies(pod).err());
-    all.extend(admit_empty_dirs(pod, node).err());
     all
 }
 
@@ -53,6 +51,7 @@ pub fn warnings(pod: &Pod) -> Vec<String> {
             lines.push(format!("{path} {what}"));
         }
     });
+    warn_of_size_limits(pod, &mut lines);
     lines
 }
 
@@ -98,12 +97,7 @@ fn one(
         Field::Warned(what) => found(Finding::Warned { path, what }),
         Field::Refused(refusal) => {
             if (refusal.when)(value, node) {
-                // Upstream's sentence where it has one, ours behind the path where it has none.
-                let message = if refusal.reason == "SupplementalGroupsPolicyNotSupported" {
-                    refusal.why.to_owned()
-                } else {
-                    sentence(path, value, refusal.why)
-                };
+                let message = sentence(path, value, refusal.why);
                 found(Finding::Refused(Rejection::new(refusal.reason, message)));
             }
         }
@@ -122,13 +116,17 @@ fn one(
                 path.truncate(parent);
             }
         }
-        Field::Resources(refuse) => {
+        Field::Resources(ask) => {
             for (resource, quantity) in value.as_object().into_iter().flatten() {
                 // A quantity of zero asks for nothing.
-                if quantity.as_str() != Some("0")
-                    && let Some(why) = refuse(resource, node)
-                {
-                    found(unsupported(&format!("{path}[{resource}]"), why));
+                if quantity.as_str() == Some("0") {
+                    continue;
+                }
+                let path = &format!("{path}[{resource}]");
+                match ask(resource, node) {
+                    Asked::Built => {}
+                    Asked::Warned(what) => found(Finding::Warned { path, what }),
+                    Asked::Refused(why) => found(unsupported(path, why)),
                 }
             }
         }
@@ -172,21 +170,18 @@ fn admit_restart_policies(pod: &Pod) -> Result<(), Rejection> {
 }
 
 /// The size of a directory in memory is held by its file system; on disk only eviction holds it.
-fn admit_empty_dirs(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+fn warn_of_size_limits(pod: &Pod, lines: &mut Vec<String>) {
     let volumes = pod::spec(pod).volumes.iter().flatten().enumerate();
     for (index, volume) in volumes {
         let Some(dir) = &volume.empty_dir else {
             continue;
         };
         let on_disk = dir.medium.as_deref().unwrap_or_default().is_empty();
-        if on_disk && dir.size_limit.is_some() && !node.local_storage_limits {
-            return Err(Rejection::new(
-                UNSUPPORTED,
-                format!(
-                    "spec.volumes[{index}].emptyDir.sizeLimit is not enforced on disk in this version; leave it out, or use medium: Memory"
-                ),
+        let limited = dir.size_limit.as_ref().is_some_and(|size| size.0 != "0");
+        if on_disk && limited {
+            lines.push(format!(
+                "spec.volumes[{index}].emptyDir.sizeLimit is not enforced on disk in this version"
             ));
         }
     }
-    Ok(())
 }

@@ -8,8 +8,8 @@ use cri_proto::Connection;
 use static_pods::quantity::Quantity;
 
 use super::{AgentError, Surroundings};
-use crate::admission::NodeFeatures;
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
+use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, Version};
 use crate::config::{CgroupDriver, Config};
@@ -67,7 +67,7 @@ pub(super) fn tools(
         runtime: client,
         images: image_puller(config, images),
         volumes: Arc::new(volumes),
-        node: node_facts(config, capacity, allocatable, cgroups.version())?,
+        node: node_facts(config, capacity, allocatable, cgroups.version(), cores)?,
         cgroups: Arc::new(cgroups),
         dirs,
         logs,
@@ -123,6 +123,37 @@ fn allocatable(
         ),
         ("cpu".to_owned(), Quantity::of_milli(less("cpu", cpu_milli))),
     ]))
+}
+
+/// What pods may ask for in sum: less than what the agent enforces for all of them, by the eviction thresholds.
+fn for_pods(
+    config: &Config,
+    capacity: &NodeCapacity,
+    cores: usize,
+) -> Result<admission::Amounts, AgentError> {
+    let ephemeral_bytes = match config.node.local_storage_isolation {
+        true => Some(node::file_system_bytes(&config.paths.root)?),
+        false => None,
+    };
+    let sizes = capacity.huge_page_sizes.iter();
+    let huge_pages = sizes.map(|size| {
+        let bytes = cgroups::huge_page_bytes(Path::new(HUGE_PAGES), *size);
+        (*size, bytes)
+    });
+    let has = admission::Capacity {
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        memory_bytes: capacity.memory_bytes,
+        ephemeral_bytes,
+        huge_pages: huge_pages.collect(),
+    };
+    let reserved = admission::Reserved {
+        system: &config.cgroups.system_reserved,
+        kube: &config.cgroups.kube_reserved,
+        eviction: &config.eviction.hard,
+        max_pods: config.node.max_pods,
+        pods_per_core: config.node.pods_per_core,
+    };
+    Ok(admission::allocatable(&has, &reserved))
 }
 
 /// Thousandths, by resource.
@@ -211,7 +242,9 @@ fn node_facts(
     capacity: NodeCapacity,
     allocatable: ResourceList,
     version: Version,
+    cores: usize,
 ) -> Result<NodeFacts, AgentError> {
+    let for_pods = for_pods(config, &capacity, cores)?;
     let v2 = version == Version::V2;
     let ips = match config
         .node
@@ -247,12 +280,21 @@ fn node_facts(
         resolv_conf: None,
         node_ips: ips,
     };
-    let features = node_features(config)?;
+    let taints = config.node.taints.iter().map(|taint| Taint {
+        key: taint.key.clone(),
+        value: taint.value.clone(),
+        effect: taint.effect.clone(),
+    });
+    let admission = admission::Node {
+        features: node_features(config)?,
+        allocatable: for_pods,
+        taints: taints.collect(),
+    };
     Ok(NodeFacts {
         settings,
         dns,
         resolv_conf: config.network.resolv_conf.clone(),
-        features,
+        admission: Arc::new(admission),
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }
@@ -268,7 +310,6 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         app_armor: node::has_apparmor(),
         pod_level_resources: true,
         hugepages: true,
-        local_storage_limits: false,
     })
 }
 

@@ -241,6 +241,11 @@ async fn serve(
         let server = Server::bind(address, "healthz", routes).await?;
         singletons.spawn("healthz server", async move { match server.run().await {} });
     }
+    if let Some(address) = config.server.main {
+        tracing::info!(
+            "port: {address} is not served in this version: there are no logs, exec and metrics over it yet"
+        );
+    }
     if let Some(address) = config.server.read_only {
         let routes = server::read_only_routes(checks, Arc::new(tools.board.clone()));
         let server = Server::bind(address, "the read-only port", routes).await?;

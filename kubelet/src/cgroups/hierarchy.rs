@@ -176,6 +176,15 @@ pub fn huge_page_sizes(sys_hugepages: &Path) -> Vec<u64> {
     sizes
 }
 
+/// All huge pages of `size` bytes that the machine holds, bytes; none where the kernel has no such pages.
+#[must_use]
+pub fn huge_page_bytes(sys_hugepages: &Path, size: u64) -> u64 {
+    let file = sys_hugepages.join(format!("hugepages-{}kB/nr_hugepages", size / 1024));
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let pages: u64 = text.trim().parse().unwrap_or(0);
+    pages.saturating_mul(size)
+}
+
 fn words(content: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(content);
     text.split_whitespace().map(str::to_owned).collect()
@@ -262,6 +271,9 @@ mod tests {
         }
         assert_eq!(huge_page_sizes(temp.path()), [2 << 20, 1 << 30]);
         assert!(huge_page_sizes(&temp.path().join("none")).is_empty());
+        std::fs::write(temp.path().join("hugepages-2048kB/nr_hugepages"), "3\n").unwrap();
+        assert_eq!(huge_page_bytes(temp.path(), 2 << 20), 6 << 20);
+        assert_eq!(huge_page_bytes(temp.path(), 1 << 30), 0);
     }
 
     #[test]

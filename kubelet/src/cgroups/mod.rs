@@ -26,7 +26,7 @@ use hierarchy::Hierarchy;
 use levels::{HugePages, Limits};
 use resources::{CpuQuotaConfig, ResourceError};
 
-pub use hierarchy::{Version, huge_page_sizes};
+pub use hierarchy::{Version, huge_page_bytes, huge_page_sizes};
 
 /// Where hierarchies are mounted, on every node there is.
 pub const MOUNT_ROOT: &str = "/sys/fs/cgroup";

@@ -32,7 +32,7 @@ impl<'a> About<'a> {
     }
 
     /// Something went as it should. `reason` is upstream's word for it.
-    pub fn normal(&self, reason: &'static str, message: &str) {
+    pub fn normal(&self, reason: &str, message: &str) {
         let (pod, uid) = self.names();
         match self.container {
             Some(container) => tracing::info!(%pod, uid, container, reason, "{message}"),
@@ -41,7 +41,7 @@ impl<'a> About<'a> {
     }
 
     /// Something did not. `reason` is upstream's word for it.
-    pub fn warning(&self, reason: &'static str, message: &str) {
+    pub fn warning(&self, reason: &str, message: &str) {
         let (pod, uid) = self.names();
         match self.container {
             Some(container) => tracing::warn!(%pod, uid, container, reason, "{message}"),

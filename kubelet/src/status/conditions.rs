@@ -67,7 +67,10 @@ pub(super) fn derive(facts: &Facts<'_>) -> Vec<Condition> {
     ];
     let previous = facts.input.previous;
     // A disruption is an event, not a state: once noted it stays.
-    let disruption = previous.and_then(|p| p.condition(ConditionKind::DisruptionTarget));
+    let disruption = previous
+        .and_then(|p| p.condition(ConditionKind::DisruptionTarget))
+        .cloned()
+        .or_else(|| facts.disruption());
     let own = verdicts.into_iter().map(|(kind, verdict)| Condition {
         kind,
         last_transition: facts.last_transition(kind, verdict.status),
@@ -75,10 +78,22 @@ pub(super) fn derive(facts: &Facts<'_>) -> Vec<Condition> {
         reason: verdict.reason,
         message: verdict.message,
     });
-    disruption.cloned().into_iter().chain(own).collect()
+    disruption.into_iter().chain(own).collect()
 }
 
 impl Facts<'_> {
+    /// Noted with the phase it explains: once nothing of the pod runs any more.
+    fn disruption(&self) -> Option<Condition> {
+        let message = self.input.failure?.disruption.as_ref()?;
+        (self.phase == Phase::Failed).then(|| Condition {
+            kind: ConditionKind::DisruptionTarget,
+            status: true,
+            reason: Some("TerminationByKubelet"),
+            message: Some(message.clone()),
+            last_transition: self.input.now,
+        })
+    }
+
     /// The time of the last flip: kept from the previous status, or from the API server's copy, while nothing flips.
     fn last_transition(&self, kind: ConditionKind, status: bool) -> Timestamp {
         if let Some(before) = self.input.previous.and_then(|p| p.condition(kind)) {

@@ -39,6 +39,8 @@ pub struct PodFailure {
     pub reason: Arc<str>,
     /// A sentence, published as it is.
     pub message: Arc<str>,
+    /// What the condition `DisruptionTarget` says, where the node ends the pod for the sake of others.
+    pub disruption: Option<Arc<str>>,
 }
 
 /// All that a pod's status depends on.

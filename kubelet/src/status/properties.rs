@@ -129,6 +129,7 @@ fn derive(pod: &Pod, moment: &Moment, previous: Option<&PodStatus>, second: i64)
     let failure = PodFailure {
         reason: "Evicted".into(),
         message: "low on memory".into(),
+        disruption: None,
     };
     derive_status(&StatusInput {
         pod,

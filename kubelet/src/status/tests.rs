@@ -170,6 +170,7 @@ impl Step {
         let failure = self.failure.as_ref().map(|(reason, message)| PodFailure {
             reason: reason.as_str().into(),
             message: message.as_str().into(),
+            disruption: None,
         });
         let observed = self.observed();
         let mut input = StatusInput {

@@ -272,7 +272,7 @@ fn remarks(pod: &Pod, node: &NodeFeatures) -> Vec<Remark> {
 fn rejected(rejection: Rejection) -> Remark {
     let (field, why) = split_field(&rejection.message);
     let unsupported = rejection.reason == "PodFeatureUnsupported";
-    let message = match rejection.reason {
+    let message = match &*rejection.reason {
         BY_LABELS => format!("{why}; this is said of a node with no labels but the agent's own"),
         _ if unsupported => format!("not supported by this agent: {why}"),
         reason => format!("the agent would reject the pod, {reason}: {why}"),

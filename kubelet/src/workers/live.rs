@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hold::Hold;
-use super::queue::Wanted;
-use super::{Worker, apply::Applied};
+use super::memory::{Memory, PREEMPTED, PREEMPTING};
+use super::queue::{Stage, Wanted};
+use super::{Orders, Place, Worker, apply::Applied};
 use crate::admission;
 use crate::cgroups::resources::qos_class;
 use crate::events::About;
@@ -40,9 +41,10 @@ impl Worker {
         self.memory.begin_life();
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
-        let mut admitted = false;
+        let mut warned = false;
         loop {
-            let pod = self.orders.borrow_and_update().pod.clone();
+            let Orders { pod, place, .. } = self.orders.borrow_and_update().clone();
+            self.take_place(&pod, &place);
             if self.memory.stale && !self.look_again().await {
                 let blind = Applied {
                     acted: false,
@@ -57,8 +59,8 @@ impl Worker {
                 self.wait(&PodPlan::default(), &blind).await;
                 continue;
             }
-            if !std::mem::replace(&mut admitted, true) {
-                self.admit();
+            if place == Place::Granted && !std::mem::replace(&mut warned, true) {
+                self.warn_of_unbuilt(&pod);
             }
             let observed = self.observed.borrow_and_update().clone();
             self.memory.note_exits(&observed, self.tools.clock.now());
@@ -88,6 +90,15 @@ impl Worker {
             if self.memory.is_over() && plan.finished && !self.memory.released {
                 self.memory.released = true;
                 self.release().await;
+                if self.memory.rejected.is_none() {
+                    let gave_way = self.memory.failure.is_some();
+                    let stage = if gave_way {
+                        Stage::GivenWay
+                    } else {
+                        Stage::Over
+                    };
+                    self.stage.send_replace(stage);
+                }
             }
             self.wait(&plan, &applied).await;
         }
@@ -147,18 +158,37 @@ impl Worker {
         looked.is_ok()
     }
 
-    /// Refuses the pod for good when this node or this version cannot run it as it is meant.
-    fn admit(&mut self) {
-        let pod = self.orders.borrow().pod.clone();
+    /// Does as the registry has decided: refuses the pod, has it end, or has it begin anew when there is room again.
+    fn take_place(&mut self, pod: &Arc<Pod>, place: &Place) {
+        match place {
+            Place::Refused(rejection) => {
+                if self.memory.reject(rejection) {
+                    About::pod(pod).warning(&rejection.reason, &rejection.message);
+                }
+            }
+            Place::Preempted => {
+                if self.memory.give_way() {
+                    About::pod(pod).warning(PREEMPTING, PREEMPTED);
+                }
+            }
+            Place::Granted if self.memory.has_no_place() => {
+                tracing::info!(pod = %self.name, uid = %self.uid, "there is room for the pod now");
+                self.memory = Memory::fresh(&self.tools, pod, &self.uid);
+                self.memory.stale = true;
+                self.stage.send_replace(Stage::Live);
+                self.publish(pod, &ObservedPod::default(), &PodPlan::default());
+            }
+            Place::Granted => {}
+        }
+    }
+
+    /// Says what of the pod has no effect; of one that already ran an earlier life of the agent has.
+    fn warn_of_unbuilt(&self, pod: &Pod) {
         if self.memory.is_over() || !self.observed.borrow().is_empty() {
             return;
         }
-        for warning in admission::warnings(&pod) {
-            About::pod(&pod).warning("NotBuilt", &warning);
-        }
-        if let Err(rejection) = admission::admit_features(&pod, &self.tools.node.features) {
-            About::pod(&pod).warning(rejection.reason, &rejection.message);
-            self.memory.reject(rejection);
+        for warning in admission::warnings(pod) {
+            About::pod(pod).warning("NotBuilt", &warning);
         }
     }
 
@@ -205,7 +235,7 @@ impl Worker {
             terminating: self.orders.borrow().wanted == Wanted::Stop,
             finished: plan.finished || self.memory.is_over(),
             rejected: self.memory.rejected.as_ref(),
-            failure: None,
+            failure: self.memory.failure.as_ref(),
             // Upstream leaves the node's addresses out of the status without an API server.
             host_ips: &[],
             now: now.wall,

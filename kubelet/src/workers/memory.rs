@@ -17,7 +17,14 @@ use crate::plan::PodPlan;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::record::{Backoffs, Exit, Loaded, Record, RecordFile, RecordWriter, Termination};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
-use crate::status::{Phase, PodStatus, Rejected};
+use crate::status::{Phase, PodFailure, PodStatus, Rejected};
+
+/// Reason of a pod that had to make room for a critical one.
+pub(super) const PREEMPTING: &str = "Preempting";
+/// The same in a sentence.
+pub(super) const PREEMPTED: &str = "Preempted in order to admit critical pod";
+/// What the pod's condition says of it.
+const PREEMPTED_CONDITION: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 
 /// What a worker remembers. The part that must survive a restart of the agent is in the record.
 pub(super) struct Memory {
@@ -47,13 +54,15 @@ pub(super) struct Memory {
     pub(super) last_plan: Option<PodPlan>,
     /// Why the pod may not run here.
     pub(super) rejected: Option<Rejected>,
+    /// Why the pod has to end though it was admitted.
+    pub(super) failure: Option<PodFailure>,
 }
 
 impl Memory {
     /// With what an earlier life of the agent left in the pod's record.
     pub(super) fn load(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
         let record = match RecordFile::load(&tools.dirs.path(uid)) {
-            Loaded::Good(record) => *record,
+            Loaded::Good(record) => tried_again(*record),
             // What was bad about it has been said.
             Loaded::Missing | Loaded::Bad { .. } => Record::default(),
         };
@@ -82,6 +91,7 @@ impl Memory {
             prepared: None,
             sandbox_config: None,
             rejected: None,
+            failure: None,
             released: false,
             stale: false,
             last_plan: None,
@@ -108,17 +118,34 @@ impl Memory {
         }
     }
 
-    /// Whether the pod has ended or was refused: nothing of it is started any more.
+    /// Whether the pod has ended, was refused or has to end: nothing of it is started any more.
     pub(super) fn is_over(&self) -> bool {
-        self.rejected.is_some() || self.record.terminal.is_some()
+        self.rejected.is_some() || self.failure.is_some() || self.record.terminal.is_some()
     }
 
-    /// Refuses the pod for good.
-    pub(super) fn reject(&mut self, rejection: Rejection) {
-        self.rejected = Some(Rejected {
-            reason: rejection.reason.into(),
-            message: rejection.message.into(),
+    /// Refuses the pod, until it is given a place. True when it is refused for another reason than before.
+    pub(super) fn reject(&mut self, rejection: &Rejection) -> bool {
+        let before = self.rejected.replace(Rejected {
+            reason: rejection.reason.as_ref().into(),
+            message: rejection.message.as_str().into(),
         });
+        before.is_none_or(|before| *before.reason != *rejection.reason)
+    }
+
+    /// Has the pod end to make room for another, until it is given a place again. True the first time.
+    pub(super) fn give_way(&mut self) -> bool {
+        let news = self.failure.is_none();
+        self.failure = Some(PodFailure {
+            reason: PREEMPTING.into(),
+            message: PREEMPTED.into(),
+            disruption: Some(PREEMPTED_CONDITION.into()),
+        });
+        news
+    }
+
+    /// Whether the pod has no place on the node.
+    pub(super) fn has_no_place(&self) -> bool {
+        self.rejected.is_some() || self.failure.is_some()
     }
 
     /// The pod is wanted: a termination that an earlier life of the agent had begun is none any more.
@@ -184,6 +211,16 @@ fn follow_clock(record: &mut Record, clock: &Clock) -> Now {
         record.follow_clock(now.wall, &boot);
     }
     now
+}
+
+/// A pod that had to make room for another has not ended for good: with a new life of the agent it asks again, as one
+/// that was refused does, of which the record says nothing.
+fn tried_again(mut record: Record) -> Record {
+    let reason = record.terminal.as_ref().and_then(|t| t.reason.as_deref());
+    if reason == Some(PREEMPTING) {
+        record.terminal = None;
+    }
+    record
 }
 
 /// What the runtime may have forgotten: the attempt after the highest one with a log, by container.

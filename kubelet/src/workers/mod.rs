@@ -1,10 +1,11 @@
 //! One task per pod: it alone changes that pod's sandbox and containers.
 //!
-//! Owns: the registry (UID to worker), each pod's lifecycle, its back-off and its record.
+//! Owns: the registry (UID to worker), who has a place on the node (`places`), each pod's lifecycle, its back-off and
+//! its record.
 //! Inputs: the desired pods (`sources/`), the observations (`observe/`), time.
 //! Outputs: calls to the runtime and the node's file system, a status per pod on the board.
 //! Tasks: the registry, with one that writes the weight of burstable pods; one worker a pod.
-//! Does not: decide (that is `plan/` and `queue`, both pure) or look at the runtime itself (that is `observe/`).
+//! Does not: decide (that is `plan/`, `queue` and `admission/`, all pure) or look at the runtime itself (that is `observe/`).
 //!
 //! ```text
 //!          begin          stop ordered                nothing runs             given back, a minute later
@@ -12,6 +13,8 @@
 //!                  ▲                                                  │
 //!                  └─────── run ordered again, once given back ───────┘
 //! ```
+//! A living pod that has ended by itself is `Over`; one that had to make room for another is `GivenWay`, and lives again
+//! when there is room.
 //!
 //! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
 //! never asked. An order to stop pre-empts every wait of a living pod, calls to the runtime included: what such a call
@@ -22,6 +25,7 @@ mod hold;
 mod live;
 mod memory;
 mod permits;
+mod places;
 mod qos;
 pub mod queue;
 mod registry;
@@ -37,7 +41,7 @@ use std::time::Duration;
 use cri_proto::RuntimeClient;
 use tokio::sync::watch;
 
-use crate::admission::NodeFeatures;
+use crate::admission;
 use crate::cgroups::Cgroups;
 use crate::clock::Clock;
 use crate::images::ImagePuller;
@@ -90,16 +94,28 @@ pub struct NodeFacts {
     /// `resolvConf`: the file that `dnsPolicy: Default` copies; none where the configuration has it empty.
     pub resolv_conf: Option<PathBuf>,
     /// What pods may ask for here.
-    pub features: NodeFeatures,
+    pub admission: Arc<admission::Node>,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
 }
 
-/// What the registry tells a worker: the pod as its source has it now, and whether it is wanted.
+/// What the registry tells a worker: the pod as its source has it now, whether it is wanted, and whether it may run.
 #[derive(Clone)]
 pub(crate) struct Orders {
     pod: Arc<Pod>,
     wanted: Wanted,
+    place: Place,
+}
+
+/// Whether a pod that is wanted has a place on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It has, or needs none; before it is told to run, nobody has asked yet.
+    Granted,
+    /// It was not admitted. It is tried again when the node changes.
+    Refused(Arc<admission::Rejection>),
+    /// It has to make room for a critical pod. It is tried again when the node changes.
+    Preempted,
 }
 
 /// The task of one pod.
@@ -125,10 +141,14 @@ impl Worker {
         stage: watch::Sender<Stage>,
     ) -> Self {
         let pod = orders.borrow().pod.clone();
+        let memory = memory::Memory::load(&tools, &pod, &uid);
+        if memory.is_over() {
+            stage.send_replace(Stage::Over);
+        }
         Self {
             observed: tools.observer.subscribe(&uid),
             runtime: tools.observer.state(),
-            memory: memory::Memory::load(&tools, &pod, &uid),
+            memory,
             removals: removal::Removals::default(),
             board: None,
             name: PodName::of(&pod),

@@ -23,6 +23,10 @@ pub enum Wanted {
 pub enum Stage {
     /// The pod lives, or may.
     Live,
+    /// The pod has ended by itself and nothing of it runs; it is still shown.
+    Over,
+    /// The pod had to make room for another, and nothing of it runs; it is still shown.
+    GivenWay,
     /// The pod is being stopped and its resources are being given back.
     Terminating,
     /// Nothing of the pod runs and its name is free; what is left in the runtime goes a little later.

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::places::{Asked, Places, Rank, Seat, first_seen};
 use super::qos::QosShares;
 use super::queue::{Action, QueueInput, Stage, Wanted, WorkerView, reconcile};
-use super::{Orders, Tools, Worker};
+use super::{Orders, Place, Tools, Worker};
 use crate::errors::error_chain;
 use crate::observe::{FoundPod, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
@@ -32,6 +34,10 @@ pub struct Registry {
     handles: BTreeMap<PodUid, Handle>,
     tasks: JoinSet<()>,
     by_task: BTreeMap<Id, PodUid>,
+    /// Who may run.
+    places: Places,
+    /// A place became free, and those who wait for one have not been asked again.
+    freed: bool,
     /// Woken by any worker that changes its stage.
     staged: Arc<tokio::sync::Notify>,
     /// Pods whose worker panicked, until they have another.
@@ -50,6 +56,8 @@ struct Panicked {
 
 struct Handle {
     name: PodName,
+    /// When the agent took the pod on, this life or an earlier one.
+    since: Timestamp,
     orders: watch::Sender<Orders>,
     stage: watch::Receiver<Stage>,
 }
@@ -65,6 +73,8 @@ pub async fn run_registry(
     let mut runtime = tools.observer.state();
     let mut qos = QosShares::new(tools.cgroups.clone());
     let mut registry = Registry {
+        places: Places::new(tools.node.admission.clone()),
+        freed: false,
         tools,
         handles: BTreeMap::new(),
         tasks: JoinSet::new(),
@@ -139,6 +149,10 @@ impl Registry {
 
     fn act(&mut self, desired: &Desired, in_runtime: &[FoundPod], runtime_seen: bool) {
         let now = self.tools.clock.now().monotonic;
+        if runtime_seen {
+            self.places.runtime_seen(in_runtime);
+        }
+        self.follow_places();
         self.on_disk
             .retain(|pod| !desired.pods.contains_key(&pod.uid));
         let names: BTreeMap<PodUid, PodName> = desired
@@ -177,7 +191,14 @@ impl Registry {
             sources_ready: desired.ready,
             runtime_seen,
         };
-        for action in reconcile(&input) {
+        let mut actions = reconcile(&input);
+        // Those that came first are begun first, so that they come first after a restart of the agent too.
+        actions.sort_by_cached_key(|action| match action {
+            Action::Begin(uid) => desired.pods.get(uid).map(|pod| came(uid, pod)),
+            _ => None,
+        });
+        let mut asking = Vec::new();
+        for action in actions {
             match action {
                 Action::Begin(uid) => {
                     if let Some(pod) = desired.pods.get(&uid) {
@@ -188,6 +209,7 @@ impl Registry {
                 Action::BeginEnding(uid) if self.rests(&uid, now) => {}
                 Action::BeginEnding(uid) => {
                     if let Some(name) = found.get(&uid) {
+                        self.places.dealt_with(&uid);
                         let reason = self.why_unwanted(&uid, name, desired);
                         tracing::info!(pod = %name, %uid, "ending a pod that was found on the node: {reason}");
                         let observed = self.tools.observer.subscribe(&uid).borrow().clone();
@@ -198,10 +220,14 @@ impl Registry {
                         );
                     }
                 }
-                Action::Run(uid) => self.order(&uid, Wanted::Run),
-                Action::Stop(uid) => self.order(&uid, Wanted::Stop),
+                Action::Run(uid) => asking.push(uid),
+                Action::Stop(uid) => {
+                    self.places.ends(&uid);
+                    self.order(&uid, |orders| orders.wanted = Wanted::Stop);
+                }
             }
         }
+        self.give_places(asking);
         if desired.ready && runtime_seen && !self.logs_collected {
             self.on_disk.clear();
             self.collect_logs(in_runtime);
@@ -233,18 +259,21 @@ impl Registry {
     fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, wanted: Wanted) {
         let panicked = self.panicked.remove(&uid).is_some();
         let name = PodName::of(&pod);
-        let (orders, orders_seen) = watch::channel(Orders { pod, wanted });
+        let place = Place::Granted;
+        let (orders, orders_seen) = watch::channel(Orders { pod, wanted, place });
         let (stage_told, stage) = watch::channel(Stage::Live);
         self.forward_stage(stage.clone());
         let mut worker = Worker::new(self.tools.clone(), uid.clone(), orders_seen, stage_told);
         // What the one before it did last, nobody has looked at.
         worker.memory.stale = panicked;
+        let since = worker.memory.start_time;
         let task = self.tasks.spawn(worker.run());
         self.by_task.insert(task.id(), uid.clone());
         self.handles.insert(
             uid,
             Handle {
                 name,
+                since,
                 orders,
                 stage,
             },
@@ -261,10 +290,75 @@ impl Registry {
         });
     }
 
-    fn order(&self, uid: &PodUid, wanted: Wanted) {
+    fn order(&self, uid: &PodUid, change: impl FnOnce(&mut Orders)) {
         if let Some(handle) = self.handles.get(uid) {
-            handle.orders.send_modify(|orders| orders.wanted = wanted);
+            handle.orders.send_modify(change);
         }
+    }
+
+    /// Notes which pods have left their places since the last time.
+    fn follow_places(&mut self) {
+        for (uid, handle) in &self.handles {
+            let stage = *handle.stage.borrow();
+            let orders = handle.orders.borrow();
+            self.freed |= self.places.follow(uid, &orders.pod, orders.seat(stage));
+        }
+    }
+
+    /// Asks for places, for one pod after the other: for those that are to run, and where a place became free for all
+    /// that have none.
+    fn give_places(&mut self, mut asking: Vec<PodUid>) {
+        if std::mem::take(&mut self.freed) {
+            let waiting = self.handles.iter().filter(|(uid, handle)| {
+                let stage = *handle.stage.borrow();
+                self.places.waits(uid, handle.orders.borrow().seat(stage))
+            });
+            asking.extend(waiting.map(|(uid, _)| uid.clone()));
+        }
+        asking.sort_by_cached_key(|uid| self.rank(uid));
+        for uid in asking {
+            let Some(handle) = self.handles.get(&uid) else {
+                continue;
+            };
+            let (runs, orders) = (self.runs_already(&uid), handle.orders.borrow().clone());
+            let seat = orders.seat(*handle.stage.borrow());
+            let place = match self.places.ask(&uid, &orders.pod, seat, runs) {
+                None => continue,
+                Some(Asked::Granted) => Place::Granted,
+                Some(Asked::Leaves) => Place::Preempted,
+                // What it had to say when it made room still holds.
+                Some(Asked::Refused(_)) if orders.place == Place::Preempted => continue,
+                Some(Asked::Refused(rejection)) => Place::Refused(rejection),
+                Some(Asked::Preempts(victims)) => {
+                    self.preempt(&handle.name, &victims);
+                    continue;
+                }
+            };
+            self.order(&uid, |orders| {
+                orders.wanted = Wanted::Run;
+                orders.place = place;
+            });
+        }
+    }
+
+    fn preempt(&self, by: &PodName, victims: &[PodUid]) {
+        for victim in victims {
+            if let Some(handle) = self.handles.get(victim) {
+                tracing::info!(pod = %by, victim = %handle.name, "a critical pod needs the room of another, which is ended for it");
+            }
+            self.order(victim, |orders| orders.place = Place::Preempted);
+        }
+    }
+
+    fn runs_already(&self, uid: &PodUid) -> bool {
+        let observed = self.tools.observer.subscribe(uid);
+        self.places.runs_already(uid, &observed.borrow())
+    }
+
+    fn rank(&self, uid: &PodUid) -> Option<Rank> {
+        let handle = self.handles.get(uid)?;
+        let runs = self.runs_already(uid);
+        Some((!runs, handle.since, handle.name.clone(), uid.clone()))
     }
 
     /// A worker's task has ended: its pod is gone, or its code panicked.
@@ -278,6 +372,7 @@ impl Registry {
         };
         let handle = self.handles.remove(&uid);
         let Some((panic, handle)) = panic.zip(handle) else {
+            self.freed |= self.places.gone(&uid);
             return;
         };
         tracing::error!(pod = %handle.name, %uid, error = %panic, "a pod's worker panicked; it is begun again in {AFTER_PANIC:?}");
@@ -314,6 +409,21 @@ impl Registry {
         let now = self.tools.clock.now().monotonic;
         let left = |p: &Panicked| p.until.checked_sub(now).filter(|left| !left.is_zero());
         self.panicked.values().filter_map(left).min()
+    }
+}
+
+/// In which order pods that nobody has met before are begun.
+fn came(uid: &PodUid, pod: &Pod) -> (Timestamp, PodName, PodUid) {
+    (first_seen(pod), PodName::of(pod), uid.clone())
+}
+
+impl Orders {
+    fn seat(&self, stage: Stage) -> Seat<'_> {
+        Seat {
+            wanted: self.wanted,
+            stage,
+            place: &self.place,
+        }
     }
 }
 

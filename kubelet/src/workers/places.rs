@@ -1,0 +1,174 @@
+//! Who may run: puts the pods that ask into one order, and keeps the ledger of who has a place.
+//!
+//! The registry alone holds this, so that two pods never get one place. A pod asks when it is told to run, and again,
+//! where it was refused or had to make room, each time a place becomes free: nothing else of the node changes while the
+//! agent runs. Pods that run in the runtime already are not asked about.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Place;
+use super::queue::{Stage, Wanted};
+use crate::admission::{self, Decision, Ledger};
+use crate::observe::FoundPod;
+use crate::pod::{CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid};
+use crate::runtime::{ContainerState, ObservedPod};
+
+/// The places of the node.
+pub(super) struct Places {
+    ledger: Ledger,
+    /// What the runtime held when it was first seen, and nobody has asked for since. None before that.
+    from_before: Option<BTreeSet<PodUid>>,
+}
+
+/// What decides who is asked first: pods that run, then those that came first, then by name.
+pub(super) type Rank = (bool, Timestamp, PodName, PodUid);
+
+/// A worker's pod, as far as its place is concerned.
+#[derive(Clone, Copy)]
+pub(super) struct Seat<'a> {
+    /// What the worker was told to do with it.
+    pub(super) wanted: Wanted,
+    /// How far the worker has come.
+    pub(super) stage: Stage,
+    /// What the worker was told of its place.
+    pub(super) place: &'a Place,
+}
+
+impl Seat<'_> {
+    /// Whether nothing of the pod runs, nor will before somebody asks for a place again.
+    fn is_left(self) -> bool {
+        match self.stage {
+            Stage::Live | Stage::Terminating => false,
+            Stage::Over => true,
+            // Told to come back, it is on its way.
+            Stage::GivenWay => *self.place == Place::Preempted,
+            Stage::Terminated => self.wanted != Wanted::Run,
+        }
+    }
+
+    /// Whether the pod is kept running, so that it has to have a place, however it came by it.
+    fn is_taken(self) -> bool {
+        self.wanted == Wanted::Run && self.stage == Stage::Live && *self.place == Place::Granted
+    }
+
+    /// Whether a worker that has only just begun asks for its pod.
+    fn is_fresh(self) -> bool {
+        self.wanted == Wanted::Wait && self.stage == Stage::Live
+    }
+}
+
+impl Places {
+    pub(super) fn new(node: Arc<admission::Node>) -> Self {
+        Self {
+            ledger: Ledger::new(node),
+            from_before: None,
+        }
+    }
+
+    /// Notes what ran before this life of the agent, the first time the runtime has been seen.
+    pub(super) fn runtime_seen(&mut self, found: &[FoundPod]) {
+        self.from_before
+            .get_or_insert_with(|| found.iter().map(|pod| pod.uid.clone()).collect());
+    }
+
+    /// Has the ledger follow what became of one worker's pod. True when a place became free.
+    pub(super) fn follow(&mut self, uid: &PodUid, pod: &Pod, seat: Seat<'_>) -> bool {
+        if seat.is_left() {
+            return self.ledger.release(uid);
+        }
+        if seat.is_taken() && !self.ledger.has(uid) {
+            self.ledger.adopt(uid, pod);
+        }
+        false
+    }
+
+    /// Whether the pod has no place and wants one.
+    pub(super) fn waits(&self, uid: &PodUid, seat: Seat<'_>) -> bool {
+        seat.wanted == Wanted::Run && *seat.place != Place::Granted && !self.ledger.has(uid)
+    }
+
+    /// The pod is being stopped.
+    pub(super) fn ends(&mut self, uid: &PodUid) {
+        self.ledger.end(uid);
+    }
+
+    /// The worker has gone for good, and left nothing behind. True when a place became free.
+    pub(super) fn gone(&mut self, uid: &PodUid) -> bool {
+        self.ledger.release(uid)
+    }
+
+    /// What ran of the pod before this life of the agent is dealt with.
+    pub(super) fn dealt_with(&mut self, uid: &PodUid) {
+        if let Some(from_before) = &mut self.from_before {
+            from_before.remove(uid);
+        }
+    }
+
+    /// Whether the pod already ran before this life of the agent. One that nobody could look at yet may.
+    pub(super) fn runs_already(&self, uid: &PodUid, observed: &ObservedPod) -> bool {
+        let runs = || {
+            let containers = &observed.containers;
+            observed.is_empty()
+                || observed.sandboxes.iter().any(|s| s.ready)
+                || containers
+                    .iter()
+                    .any(|c| c.state == ContainerState::Running)
+        };
+        let found = self.from_before.as_ref();
+        found.is_some_and(|found| found.contains(uid)) && runs()
+    }
+
+    /// Asks for a place. None for a pod that waits: until others have left, or until it has left its own place itself.
+    pub(super) fn ask(
+        &mut self,
+        uid: &PodUid,
+        pod: &Pod,
+        seat: Seat<'_>,
+        runs: bool,
+    ) -> Option<Asked> {
+        self.dealt_with(uid);
+        // Ended for good: it needs no place, and is shown as it ended.
+        if seat.stage == Stage::Over {
+            return Some(Asked::Granted);
+        }
+        if self.ledger.ends(uid) {
+            // Whoever was told to end it is gone, and it still has to.
+            return seat.is_fresh().then_some(Asked::Leaves);
+        }
+        if runs || self.ledger.may_begin(uid) {
+            self.ledger.adopt(uid, pod);
+            return Some(Asked::Granted);
+        }
+        if self.ledger.has(uid) {
+            return None;
+        }
+        Some(match self.ledger.decide(uid, pod) {
+            Decision::Admitted => Asked::Granted,
+            Decision::Refused(rejection) => Asked::Refused(Arc::new(rejection)),
+            Decision::Preempts(victims) => Asked::Preempts(victims),
+        })
+    }
+}
+
+/// What becomes of a pod that asks for a place.
+pub(super) enum Asked {
+    /// It may run.
+    Granted,
+    /// It may not.
+    Refused(Arc<admission::Rejection>),
+    /// What runs of it has to end first.
+    Leaves,
+    /// It may, when these have ended, which has to be told to them.
+    Preempts(Vec<PodUid>),
+}
+
+/// When the source first saw the pod; the end of time where it does not say.
+pub(super) fn first_seen(pod: &Pod) -> Timestamp {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .and_then(|a| a.get(CONFIG_SEEN_ANNOTATION)?.parse().ok())
+        .unwrap_or(Timestamp::MAX)
+}
