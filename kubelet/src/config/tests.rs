@@ -458,7 +458,7 @@ fn rules() {
 #[test]
 fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
     let file = with_body(
-        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
+        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\nnodeStatusMaxImages: 9\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
     );
     let warnings = loaded(&[
         &file.argument,
@@ -475,7 +475,11 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
         1,
         "{texts:?}"
     );
-    assert_eq!(has("maxPods (--max-pods) has no effect"), 1, "{texts:?}");
+    assert_eq!(
+        has("nodeStatusMaxImages (--node-status-max-images) has no effect"),
+        1,
+        "{texts:?}"
+    );
     assert_eq!(has("unknown field \"notAField\""), 1, "{texts:?}");
     assert_eq!(
         has("feature gates that have no effect: PodsAPI=true"),

@@ -26,17 +26,30 @@ impl Worker {
     /// Cancel-safe: `live` keeps nothing across an await that `self` does not hold, and what a dropped call to the
     /// runtime leaves behind, the look at the start of the termination shows.
     pub(super) async fn live_until_stopped(&mut self) {
-        let mut orders = self.orders.clone();
-        tokio::select! {
-            biased;
-            // An error means that the registry is gone, which ends the process.
-            _ = orders.wait_for(|o| o.wanted == Wanted::Stop) => {}
-            () = self.live() => {}
+        self.publish_first();
+        loop {
+            let mut orders = self.orders.clone();
+            let has_place = !self.memory.has_no_place();
+            // A pod that has to make room must not go on with a pull or a start that hangs.
+            let cut_short =
+                |o: &Orders| o.wanted == Wanted::Stop || has_place && o.place == Place::Preempted;
+            let told = tokio::select! {
+                biased;
+                told = orders.wait_for(cut_short) => told.map(|o| o.clone()),
+                () = self.live() => return,
+            };
+            match told {
+                Ok(told) if told.wanted != Wanted::Stop => {
+                    self.take_place(&told.pod, &told.place);
+                    self.memory.stale = true;
+                }
+                // An error means that the registry is gone, which ends the process.
+                Ok(_) | Err(_) => return,
+            }
         }
     }
 
     async fn live(&mut self) {
-        self.publish_first();
         self.told_to_run().await;
         self.memory.begin_life();
         // Nothing seen of the pod may mean that nobody could look at it yet.

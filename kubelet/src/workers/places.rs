@@ -172,3 +172,6 @@ pub(super) fn first_seen(pod: &Pod) -> Timestamp {
         .and_then(|a| a.get(CONFIG_SEEN_ANNOTATION)?.parse().ok())
         .unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;
