@@ -1,0 +1,84 @@
+//! Gives the workers' pods their places: asks for one pod after the other, and tells each worker what came of it.
+
+use super::Registry;
+use crate::pod::{PodName, PodUid};
+use crate::workers::places::{Asked, Rank, Seat};
+use crate::workers::queue::{Stage, Wanted};
+use crate::workers::{Orders, Place};
+
+impl Registry {
+    /// Notes which pods have left their places since the last time.
+    pub(super) fn follow_places(&mut self) {
+        for (uid, handle) in &self.handles {
+            let stage = *handle.stage.borrow();
+            let orders = handle.orders.borrow();
+            self.freed |= self.places.follow(uid, &orders.pod, orders.seat(stage));
+        }
+    }
+
+    /// Asks for places, for one pod after the other: for those that are to run, and where a place became free for all
+    /// that have none.
+    pub(super) fn give_places(&mut self, mut asking: Vec<PodUid>) {
+        if std::mem::take(&mut self.freed) {
+            let waiting = self.handles.iter().filter(|(uid, handle)| {
+                let stage = *handle.stage.borrow();
+                self.places.waits(uid, handle.orders.borrow().seat(stage))
+            });
+            asking.extend(waiting.map(|(uid, _)| uid.clone()));
+        }
+        asking.sort_by_cached_key(|uid| self.rank(uid));
+        for uid in asking {
+            let Some(handle) = self.handles.get(&uid) else {
+                continue;
+            };
+            let (runs, orders) = (self.runs_already(&uid), handle.orders.borrow().clone());
+            let seat = orders.seat(*handle.stage.borrow());
+            let place = match self.places.ask(&uid, &orders.pod, seat, runs) {
+                None => continue,
+                Some(Asked::Granted) => Place::Granted,
+                Some(Asked::Leaves) => Place::Preempted,
+                // What it had to say when it made room still holds.
+                Some(Asked::Refused(_)) if orders.place == Place::Preempted => continue,
+                Some(Asked::Refused(rejection)) => Place::Refused(rejection),
+                Some(Asked::Preempts(victims)) => {
+                    self.preempt(&handle.name, &victims);
+                    continue;
+                }
+            };
+            self.order(&uid, |orders| {
+                orders.wanted = Wanted::Run;
+                orders.place = place;
+            });
+        }
+    }
+
+    fn preempt(&self, by: &PodName, victims: &[PodUid]) {
+        for victim in victims {
+            if let Some(handle) = self.handles.get(victim) {
+                tracing::info!(pod = %by, victim = %handle.name, "a critical pod needs the room of another, which is ended for it");
+            }
+            self.order(victim, |orders| orders.place = Place::Preempted);
+        }
+    }
+
+    fn runs_already(&self, uid: &PodUid) -> bool {
+        let observed = self.tools.observer.subscribe(uid);
+        self.places.runs_already(uid, &observed.borrow())
+    }
+
+    fn rank(&self, uid: &PodUid) -> Option<Rank> {
+        let handle = self.handles.get(uid)?;
+        let runs = self.runs_already(uid);
+        Some((!runs, handle.since, handle.name.clone(), uid.clone()))
+    }
+}
+
+impl Orders {
+    fn seat(&self, stage: Stage) -> Seat<'_> {
+        Seat {
+            wanted: self.wanted,
+            stage,
+            place: &self.place,
+        }
+    }
+}
