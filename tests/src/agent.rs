@@ -181,6 +181,16 @@ impl<'n> Agent<'n> {
             .context("write the agent's configuration")
     }
 
+    /// Puts a copy of its binary in the place of its binary, as an upgrade does: what runs keeps the old file.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn replace_binary(&self) -> Result<()> {
+        let new = self.binary.with_extension("new");
+        fs::copy(&self.binary, &new).context("copy the agent's binary")?;
+        fs::rename(new, &self.binary).context("put the copy in place")
+    }
+
     /// The directory of a container's logs.
     #[must_use]
     pub fn log_directory(&self, pod: &Pod, container: &str) -> PathBuf {

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod containerd;
 pub mod differential;
 pub mod fake_runtime;
+pub mod faults;
 pub mod http;
 pub mod images;
 pub mod in_process;

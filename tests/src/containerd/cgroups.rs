@@ -151,6 +151,28 @@ impl CgroupTree {
     }
 }
 
+impl CgroupTree {
+    /// The processes of the pods.
+    pub(super) fn of_pods(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for root in self.roots() {
+            for child in children(&root).iter().filter(|c| !c.ends_with(RUNTIME)) {
+                collect_pids(child, &mut pids);
+            }
+        }
+        pids
+    }
+
+    /// The processes of containerd, its shims and the agent.
+    pub(super) fn of_runtime(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for root in self.roots() {
+            collect_pids(&root.join(RUNTIME), &mut pids);
+        }
+        pids
+    }
+}
+
 impl Drop for CgroupTree {
     fn drop(&mut self) {
         self.kill_all();

@@ -16,6 +16,7 @@ mod cgroups;
 mod config;
 mod namespaces;
 mod root;
+mod wipe;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -125,11 +126,17 @@ impl Node {
         })
         .await
         .with_context(|| self.log_tail("containerd.log"))?;
+        self.load_images()
+    }
+
+    /// Loads the test images into containerd. Twice costs little.
+    ///
+    /// # Errors
+    /// When they cannot be made, or containerd does not take them.
+    pub fn load_images(&self) -> Result<()> {
         let archive = images::archive(&crate::target_dir()?)?;
         let archive = archive.to_str().context("path of the image archive")?;
-        // Twice costs little, and a restart finds them there.
-        self.ctr(&["images", "import", archive])?;
-        Ok(())
+        self.ctr(&["images", "import", archive]).map(drop)
     }
 
     /// Kills containerd, and leaves its containers running, as a crash would.
@@ -141,6 +148,27 @@ impl Node {
         child.kill().context("kill containerd")?;
         child.wait().context("wait for containerd")?;
         Ok(())
+    }
+
+    /// Sends containerd a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_containerd(&self, signal: Signal) -> Result<()> {
+        let child = self.lock();
+        let child = child.as_ref().context("containerd does not run")?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        kill(pid, signal).context("signal containerd")
+    }
+
+    /// Ends containerd as its unit does, and leaves its containers running.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_containerd(&self) -> Result<()> {
+        self.signal_containerd(Signal::SIGTERM)?;
+        let mut child = self.lock().take().context("containerd does not run")?;
+        child.wait().context("wait for containerd").map(drop)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {
@@ -331,6 +359,20 @@ impl Node {
     /// When it is not there.
     pub fn remove(&self, file: &str) -> Result<()> {
         fs::remove_file(self.manifests().join(file)).with_context(|| format!("remove {file}"))
+    }
+
+    /// A path as the node's own processes see it, with what is mounted in its mount namespace alone.
+    #[must_use]
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        self.namespaces.root().join(path)
+    }
+
+    /// Where the runtime keeps the bundles of what runs: one directory a container or sandbox, of its id.
+    #[must_use]
+    pub fn bundles(&self) -> PathBuf {
+        let tasks = "run/containerd-state/io.containerd.runtime.v2.task";
+        self.path(tasks).join(CRI_NAMESPACE)
     }
 
     /// Reads a file of a host directory as the node sees it: below `/var/log`, `/var/lib` and `/run` it has its own.

@@ -61,6 +61,11 @@ impl Namespaces {
         &self.netns
     }
 
+    /// The root directory, as the node's processes see it.
+    pub(super) fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.keeper.id()))
+    }
+
     pub(super) fn command(&self, cgroups: &CgroupTree, program: &OsStr) -> Command {
         // Not `ip netns exec`: that mounts a fresh /sys, without the cgroups.
         let mut command = Command::new("nsenter");
