@@ -122,7 +122,7 @@ fn the_runtime_goes_away_and_comes_back() {
             (Fault::ContainerdKilled, 1),
             (Fault::ContainerdTerminated, 1),
             // Longer than a request waits.
-            (Fault::ContainerdStopped, 7),
+            (Fault::ContainerdStopped, 5),
         ] {
             let before = rig.settled(SETTLE).await?;
             suffer(rig, fault, Duration::from_secs(time)).await?;
@@ -142,7 +142,7 @@ fn calls_are_late_lost_or_refused() {
     with_rig("calls", async |rig| {
         rig.put("a", Wanted::new("a"))?;
         one_stays(rig).await?;
-        let late = Duration::from_secs(6);
+        let late = Duration::from_secs(4);
         for effect in [
             Effect::Delays(Duration::from_millis(700)),
             Effect::Fails(Code::Unknown, "refused for a test"),

@@ -31,6 +31,13 @@ impl Journal {
         lines.push(line);
     }
 
+    /// Every line.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.join("\n")
+    }
+
     /// Seconds since the start.
     #[must_use]
     pub fn seconds(&self) -> f64 {

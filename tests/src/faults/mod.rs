@@ -42,7 +42,7 @@ use pods::{Pods, Wanted};
 use proxy::Proxy;
 
 /// `runtimeRequestTimeout` of the agent: what hangs is given up in the time of a test.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Size of the file system that the agent's root directory lies on.
 const ROOT_SIZE: &str = "size=24m";
 
@@ -77,8 +77,10 @@ pub fn with_rig(name: &str, test: impl AsyncFnOnce(&Rig<'_>) -> Result<()>) {
         let journal = Journal::default();
         let rig = Rig::start(node, agent, journal.clone()).await?;
         let tested = test(&rig).await;
+        println!("{name}: {:.0} s of faults", journal.seconds());
         let asked = tested.and_then(|()| rig.instances.ensure_single());
-        asked.with_context(|| rig.leave_evidence(name))
+        let evidence = rig.leave_evidence(name);
+        asked.with_context(|| format!("{evidence}\n{journal}"))
     });
 }
 
@@ -217,7 +219,7 @@ impl<'n> Rig<'n> {
         self.node.inside(&self.node.path("kubelet").join(below))
     }
 
-    /// Copies the logs to where they outlive the node; the text says where, and has the journal.
+    /// Copies the logs and the journal to where they outlive the node; the text says where.
     fn leave_evidence(&self, name: &str) -> String {
         let place = crate::target_dir().map(|target| target.join("faults").join(name));
         let kept = place.and_then(|place| {
@@ -225,13 +227,12 @@ impl<'n> Rig<'n> {
             for log in ["kubelet.log", "containerd.log"] {
                 fs::copy(self.node.path(log), place.join(log))?;
             }
-            fs::write(place.join("journal"), self.journal.to_string())?;
+            fs::write(place.join("journal"), self.journal.whole())?;
             Ok(place)
         });
-        let place = match kept {
-            Ok(place) => format!("logs: {}", place.display()),
+        match kept {
+            Ok(place) => format!("logs and journal: {}", place.display()),
             Err(error) => format!("the logs could not be kept: {error:#}"),
-        };
-        format!("{place}\n{}", self.journal)
+        }
     }
 }

@@ -89,6 +89,19 @@ impl Rig<'_> {
         Ok(())
     }
 
+    /// Removes the image of all pods from the runtime; what runs of it runs on.
+    ///
+    /// # Errors
+    /// When the runtime does not do it.
+    pub async fn remove_image(&self) -> Result<()> {
+        let image = v1::ImageSpec {
+            image: images::BUSYBOX.to_owned(),
+            ..v1::ImageSpec::default()
+        };
+        let removed = self.runtime.images().remove_image(image).await;
+        removed.context("remove the image")
+    }
+
     /// Gives back the names that were taken.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ use super::instances::sandbox_process;
 use super::pods::Wanted;
 use super::proxy::{CHANGES, Effect, Moment, Rule};
 use super::schedule::Random;
-use crate::images;
 use crate::wait::eventually;
 
 /// How long a process may take to be gone after SIGKILL.
@@ -144,10 +143,7 @@ impl Fault {
                 }
                 None => Ok(()),
             },
-            Self::ImageGone => rig
-                .node
-                .ctr(&["images", "rm", "--sync", images::BUSYBOX])
-                .map(drop),
+            Self::ImageGone => rig.remove_image().await,
             Self::ContainerKilled => match rig.victim(random) {
                 Some(pod) => kill_container(rig, &pod),
                 None => Ok(()),
