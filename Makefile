@@ -1,11 +1,13 @@
 # demo: a private node with pods on it, shown and undone (KEEP=1 leaves it until Enter). test: everything, as root.
 # bench: the agent beside bare CRI calls (KUBELET="path and flags" measures another kubelet too; QUICK=1 measures less).
+# soak: an hour of faults on real containers out of a seed (SOAK_SECONDS, SOAK_SEED); make test has 45 seconds of it.
 # check: format, lints, documentation. audit: licences, bans and sources of the dependencies.
 # fuzz: the manifest reader against libFuzzer for TIME seconds, from the goldens on. Needs no nightly.
 # differential: our reader against another, AGAINST="command" (tests/src/bin/differential.rs says what it must speak).
-.PHONY: demo test bench check audit fuzz differential build install-test-packages
+.PHONY: demo test soak bench check audit fuzz differential build install-test-packages
 demo: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
 test: build ; cargo test --workspace --no-fail-fast
+soak: build ; SOAK_SECONDS=$${SOAK_SECONDS:-3600} cargo test -p tests --test tier3_faults a_seeded_schedule -- --nocapture
 bench: install-test-packages ; command -v strace >/dev/null || apt-get install -y -q strace ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 fuzz: ; static-pods/fuzz/run $(or $(TIME),300)
