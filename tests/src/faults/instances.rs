@@ -207,7 +207,9 @@ fn find_new(tasks: &Path, seen: &mut Seen, journal: &Journal) -> Result<()> {
             for entry in entries {
                 // The directory may go while it is read.
                 let Ok(entry) = entry else { break };
-                there.extend(entry.file_name().into_string());
+                // A bundle that is being deleted has a point before its name.
+                let name = entry.file_name().into_string();
+                there.extend(name.ok().filter(|name| !name.starts_with('.')));
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -355,4 +357,64 @@ impl std::fmt::Display for Identity {
 /// As much of an id as people compare.
 pub(super) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// A bundle as runc and containerd write it, with a process of ours for the container's.
+    fn bundle(tasks: &Path, id: &str, kind: &str, container: &str) -> Child {
+        let process = Command::new("sleep").arg("100").spawn().unwrap();
+        let directory = tasks.join(id);
+        fs::create_dir(&directory).unwrap();
+        let annotations = json!({
+            "io.kubernetes.cri.container-type": kind,
+            "io.kubernetes.cri.container-name": container,
+            "io.kubernetes.cri.sandbox-namespace": "default",
+            "io.kubernetes.cri.sandbox-name": "a-node",
+        });
+        let config = json!({ "annotations": annotations }).to_string();
+        fs::write(directory.join("config.json"), config).unwrap();
+        fs::write(directory.join("init.pid"), process.id().to_string()).unwrap();
+        process
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let mut looks = (0..4000).map(|_| std::thread::sleep(PAUSE));
+        assert!(looks.any(|()| what()));
+    }
+
+    fn end(mut process: Child) {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    #[test]
+    fn two_instances_at_a_time_are_found_and_one_after_the_other_is_fine() {
+        let tasks = tempfile::tempdir().unwrap();
+        let path = tasks.path().to_owned();
+        let watch = Instances::watch(path.clone(), Journal::default()).unwrap();
+        let sandbox = bundle(&path, "s1", "sandbox", "");
+        let first = bundle(&path, "c1", "container", "main");
+        let beside = bundle(&path, "c2", "container", "other");
+        wait_until(|| watch.running().len() == 2);
+        end(first);
+        wait_until(|| watch.running().len() == 1);
+        let second = bundle(&path, "c3", "container", "main");
+        wait_until(|| watch.running().len() == 2);
+        std::thread::sleep(TICK * 5);
+        watch.ensure_single().unwrap();
+        let third = bundle(&path, "c4", "container", "main");
+        wait_until(|| watch.ensure_single().is_err());
+        let said = watch.ensure_single().unwrap_err().to_string();
+        assert!(said.contains("default/a-node/main: c3 "), "{said}");
+        assert!(said.contains(" and c4 "), "{said}");
+        assert_eq!(watch.total(), 4);
+        [sandbox, beside, second, third].into_iter().for_each(end);
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// Lines that a failed run shows; the beginning of a long one is of no use.
 const SHOWN: usize = 120;

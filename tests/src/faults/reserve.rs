@@ -19,7 +19,9 @@ impl Rig<'_> {
     /// # Errors
     /// When the pod does not run, or the runtime refuses.
     pub async fn reserve_names(&self, name: &str) -> Result<()> {
-        let pod = self.agent.pod(name)?;
+        let Ok(pod) = self.agent.pod(name) else {
+            return Ok(());
+        };
         let uid = pod.uid();
         let client = self.runtime.runtime();
         let mut attempt = 0;

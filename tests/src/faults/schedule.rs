@@ -1,9 +1,9 @@
 //! A sequence of faults and of changes to the manifests, out of a seed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Rig;
 use super::pods::Wanted;
