@@ -1,5 +1,6 @@
 //! The `kubelet` binary: arguments, logging, configuration, build, run, exit code.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -30,7 +31,15 @@ const SUBCOMMANDS: [&str; 1] = [validate::NAME];
 fn main() -> ExitCode {
     // First of all, before any thread has a stack: a huge page of which little is touched is resident as a whole.
     let huge_pages = process::disable_huge_pages();
-    match config::parse_arguments(std::env::args().skip(1), &SUBCOMMANDS) {
+    let arguments = std::env::args_os().skip(1).map(OsString::into_string);
+    let arguments = match arguments.collect::<Result<Vec<_>, _>>() {
+        Ok(arguments) => arguments,
+        Err(argument) => {
+            eprintln!("kubelet: the argument {} is not UTF-8", argument.display());
+            return ExitCode::from(UsageError::EXIT_CODE);
+        }
+    };
+    match config::parse_arguments(arguments, &SUBCOMMANDS) {
         Ok(Invocation::Run(line)) => run(&line, huge_pages),
         Ok(Invocation::Help) => print(&config::usage()),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),

@@ -83,6 +83,7 @@ fn each_problem_has_its_place_field_and_remedy() {
         "a.yaml:6:14: spec.hostUsers: not supported by this agent: false asks for a user namespace, which is not supported in this version\n\
          a.yaml:7:18: spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"\n\
          a.yaml:18:17: metadata.labels[app]: must be text, but 1 is a number; put it in quotes\n\
+         a.yaml:8:17: warning: spec.nodeSelector: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector; this is said of a node with no labels but the agent's own\n\
          a.yaml:12:5: warning: spec.containers[0].imge: unknown field, did you mean \"image\"?; it has no effect\n"
     );
 }
@@ -241,4 +242,17 @@ fn what_the_command_line_gets_wrong_is_64() {
     for word in ["--config", "--node-name", "--output", "Exit status"] {
         assert!(run.stdout.contains(word), "{word}");
     }
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_a_usage_error() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let argument = std::ffi::OsString::from_vec(b"a\xff.yaml".to_vec());
+    let run = Command::new(env!("CARGO_BIN_EXE_kubelet"))
+        .args([std::ffi::OsStr::new("validate"), &argument])
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(64));
+    let text = String::from_utf8_lossy(&run.stderr);
+    assert!(text.contains("is not UTF-8"), "{text}");
 }

@@ -17,7 +17,7 @@ use crate::admission::{self, NodeFeatures, Rejection};
 use crate::agent;
 use crate::config::Config;
 use crate::errors::error_chain;
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 
 /// Reason of a rejection that a node with other labels would not make.
 const BY_LABELS: &str = "NodeAffinity";
@@ -257,7 +257,10 @@ fn remarks(pod: &Pod, node: &NodeFeatures) -> Vec<Remark> {
     {
         rejections.push(first);
     }
-    let mut remarks: Vec<_> = rejections.into_iter().map(rejected).collect();
+    let mut remarks: Vec<_> = rejections
+        .into_iter()
+        .map(|rejection| rejected(pod, &rejection))
+        .collect();
     remarks.extend(admission::warnings(pod).into_iter().map(|line| {
         let (field, message) = split_field(&line);
         Remark {
@@ -269,8 +272,15 @@ fn remarks(pod: &Pod, node: &NodeFeatures) -> Vec<Remark> {
     remarks
 }
 
-fn rejected(rejection: Rejection) -> Remark {
-    let (field, why) = split_field(&rejection.message);
+fn rejected(pod: &Pod, rejection: &Rejection) -> Remark {
+    let (mut field, why) = split_field(&rejection.message);
+    if rejection.reason == BY_LABELS {
+        let by_selector = pod::spec(pod).node_selector.is_some();
+        field = match by_selector {
+            true => "spec.nodeSelector".to_owned(),
+            false => "spec.affinity".to_owned(),
+        };
+    }
     let unsupported = rejection.reason == "PodFeatureUnsupported";
     let message = match &*rejection.reason {
         BY_LABELS => format!("{why}; this is said of a node with no labels but the agent's own"),
