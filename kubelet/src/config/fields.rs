@@ -80,6 +80,8 @@ pub(crate) struct Field {
     pub(crate) zero_is_default: bool,
     /// Whether the agent acts on the field; one it does not is named in a warning when it is set.
     pub(crate) built: bool,
+    /// What the warning says of a field that has some of its effect.
+    pub(crate) effect: &'static str,
 }
 
 const fn field(path: &'static str, kind: Kind, preset: Preset) -> Field {
@@ -89,6 +91,7 @@ const fn field(path: &'static str, kind: Kind, preset: Preset) -> Field {
         preset,
         zero_is_default: false,
         built: false,
+        effect: "has no effect: this agent does not act on it",
     }
 }
 
@@ -96,6 +99,12 @@ impl Field {
     /// Zero in a file means the default.
     const fn zero(mut self) -> Self {
         self.zero_is_default = true;
+        self
+    }
+
+    /// The agent does some of it.
+    const fn partly(mut self, effect: &'static str) -> Self {
+        self.effect = effect;
         self
     }
 
@@ -237,7 +246,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("topologyManagerScope", Text, T("container")).zero(),
     field("topologyManagerPolicyOptions", TextMap, N),
     // Eviction.
-    field("evictionHard", TextMap, N),
+    field("evictionHard", TextMap, N).partly("is only taken off what pods may ask for: this agent evicts nothing"),
     field("evictionSoft", TextMap, N),
     field("evictionSoftGracePeriod", TextMap, N),
     field("evictionPressureTransitionPeriod", Duration, T("5m0s")).zero(),

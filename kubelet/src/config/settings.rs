@@ -181,10 +181,7 @@ impl Settings {
         set.map(|field| {
             Issue::new(
                 self.origin(field.path),
-                format!(
-                    "{} has no effect: this agent does not act on it",
-                    Self::name(field.path)
-                ),
+                format!("{} {}", Self::name(field.path), field.effect),
             )
         })
         .collect()
