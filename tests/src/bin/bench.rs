@@ -1,5 +1,6 @@
-//! Measures the agent beside bare CRI calls, on a private node: a table, JSON and a picture. `--quick` measures less.
-//! `--crowd` measures the agent alone, with up to 500 pods on the fake runtime.
+//! Measures the agent beside bare CRI calls, on a private node: a table, JSON and a picture. `--quick` measures less,
+//! `--burst PODS` only that.
+//! `--crowd [PODS…]` measures the agent alone, on the fake runtime: with 1, 50 and 500 pods where no number is given.
 //! With `KUBELET="path and flags"` another kubelet is measured beside it.
 
 use std::fs;
@@ -20,8 +21,11 @@ async fn main() -> Result<()> {
     let plan = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
         [] => Plan::full(),
         [flag] if flag == "--quick" => Plan::quick(),
-        [flag] if flag == "--crowd" => return crowds().await,
-        other => bail!("unknown arguments {other:?}; there are --quick and --crowd"),
+        [flag, pods] if flag == "--burst" => Plan::burst(pods.parse()?),
+        [flag, sizes @ ..] if flag == "--crowd" => return crowds(sizes).await,
+        other => bail!(
+            "unknown arguments {other:?}; there are --quick, --burst PODS and --crowd [PODS…]"
+        ),
     };
     let node = Node::start().await?;
     // So that Ctrl-C undoes things too: the node goes when this function ends.
@@ -48,9 +52,13 @@ async fn main() -> Result<()> {
 }
 
 /// The cost of a pod must not grow with their number.
-async fn crowds() -> Result<()> {
+async fn crowds(sizes: &[String]) -> Result<()> {
+    let sizes: Vec<usize> = match sizes {
+        [] => vec![1, 50, 500],
+        given => given.iter().map(|n| n.parse()).collect::<Result<_, _>>()?,
+    };
     let mut crowds = Vec::new();
-    for pods in [1, 50, 500] {
+    for pods in sizes {
         let binary = tests::target_dir()?.join("release/kubelet");
         crowds.push(crowd::measure(&binary, pods, Duration::from_secs(75)).await?);
         println!("{}", crowd::table(&crowds));
