@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::manifest;
-use super::process::{self, Memory};
+use super::process::{self, Memory, ThreadTimes};
 use crate::agent::{Agent, PodView as _};
 use crate::containerd::Node;
 use crate::fake_runtime::FakeRuntime;
@@ -118,7 +118,7 @@ fn per_minute(calls: u64, span: Duration) -> f64 {
 async fn deaths(runtime: &FakeRuntime, agent: &Agent<'_>, pods: usize) -> Result<f64> {
     const DEATHS: u32 = 10;
     let pid = agent.pid()?;
-    let before = process::thread_time(pid)?;
+    let before = ThreadTimes::of(pid)?;
     let victims: Vec<String> = runtime.running("main").into_iter().map(|c| c.id).collect();
     let mut died = 0;
     for victim in victims.iter().take(DEATHS as usize) {
@@ -129,7 +129,7 @@ async fn deaths(runtime: &FakeRuntime, agent: &Agent<'_>, pods: usize) -> Result
         back.context("a container that died did not come back")?;
     }
     sleep(Duration::from_secs(2)).await;
-    let used = process::thread_time(pid)?.saturating_sub(before);
+    let used = ThreadTimes::of(pid)?.since(&before);
     Ok(used.as_secs_f64() / f64::from(died.max(1)))
 }
 

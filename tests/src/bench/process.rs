@@ -1,5 +1,7 @@
 //! What a process costs, read from `/proc`; its system calls, counted by strace.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -70,18 +72,34 @@ pub fn cpu_time(pid: Pid) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Processor time used so far by the threads that there are, to the nanosecond: for a process at rest.
-///
-/// # Errors
-/// When it is gone.
-pub fn thread_time(pid: Pid) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
-        let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        let ran = text.split_whitespace().next().unwrap_or("0");
-        nanoseconds += ran.parse::<u64>()?;
+/// Processor time of each thread so far, to the nanosecond.
+pub struct ThreadTimes(BTreeMap<OsString, u64>);
+
+impl ThreadTimes {
+    /// Of the threads that a process has.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of(pid: Pid) -> Result<Self> {
+        let mut times = BTreeMap::new();
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
+            let thread = thread?;
+            // One that ends meanwhile has no file.
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let ran = text.split_whitespace().next().unwrap_or("0");
+            times.insert(thread.file_name(), ran.parse()?);
+        }
+        Ok(Self(times))
     }
-    Ok(Duration::from_nanos(nanoseconds))
+
+    /// What has been used since `before`; what threads used that have ended in between is not in it.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Duration {
+        let used = |(thread, now): (&OsString, &u64)| {
+            now.saturating_sub(before.0.get(thread).copied().unwrap_or(0))
+        };
+        Duration::from_nanos(self.0.iter().map(used).sum())
+    }
 }
 
 /// How many system calls the process makes within `span`.
@@ -131,7 +149,12 @@ mod tests {
     fn this_process_has_memory_and_time() {
         let memory = memory(Pid::this()).unwrap();
         assert!(memory.rss >= memory.anon && memory.anon > 0 && memory.pss > 0);
-        assert!(thread_time(Pid::this()).unwrap() > Duration::ZERO);
+        let none = ThreadTimes(BTreeMap::new());
+        let all = ThreadTimes::of(Pid::this()).unwrap();
+        assert!(all.since(&none) > Duration::ZERO);
+        // A thread that has ended takes nothing off the others.
+        let before = ThreadTimes([("gone".into(), u64::MAX)].into());
+        assert_eq!(all.since(&before), all.since(&none));
         assert!(cpu_time(Pid::this()).unwrap() < Duration::from_secs(3600));
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::events::{Life, TaskEvents};
 use super::floor::Floor;
 use super::manifest;
-use super::process::{self, Memory};
+use super::process::{self, Memory, ThreadTimes};
 use super::sample::Burst;
 use crate::agent::{Agent, PodView as _};
 use crate::containerd::Node;
@@ -244,10 +244,10 @@ impl<'n> Subject<'n> {
     /// When it does not run.
     pub async fn idle_cpu(&self, span: Duration) -> Result<f64> {
         let pid = self.agent.pid()?;
-        let before = process::thread_time(pid)?;
+        let before = ThreadTimes::of(pid)?;
         let start = Instant::now();
         sleep(span).await;
-        let used = process::thread_time(pid)?.saturating_sub(before);
+        let used = ThreadTimes::of(pid)?.since(&before);
         Ok(used.as_secs_f64() / start.elapsed().as_secs_f64() * 1000.0)
     }
 
