@@ -133,9 +133,9 @@ async fn bursts(
     let mut cpu = totals.clone();
     for repeat in 0..repeats {
         let (base, _) = floor.burst(events, pods, width).await?;
+        say(&format!("{pods} pods, floor: {:.2} s", base.total()));
         floor.clear().await?;
         floors.push(base.total());
-        say(&format!("{pods} pods, floor: {:.2} s", base.total()));
         if repeat == 0 {
             report.floor.timelines.insert(pods, base.started.clone());
         }
