@@ -9,6 +9,7 @@ pub mod faults;
 pub mod http;
 pub mod images;
 pub mod in_process;
+pub mod random;
 pub mod scenario;
 pub mod wait;
 

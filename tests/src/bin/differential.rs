@@ -18,7 +18,8 @@ use static_pods::identity::NodeName;
 use static_pods::tree;
 use tests::differential::Summary;
 use tests::differential::compare::{Answer, differences, ours};
-use tests::differential::mutate::{Dice, mutate};
+use tests::differential::mutate::mutate;
+use tests::random::Random;
 
 const NODE: &str = "node";
 /// Characters of an example that are shown.
@@ -123,12 +124,12 @@ fn compare(
         .context("cannot start the other reader")?;
     let mut names = other.stdin.take().context("its input")?;
     let mut answers = BufReader::new(other.stdout.take().context("its output")?).lines();
-    let mut dice = Dice::new(options.seed);
+    let mut random = Random::new(options.seed);
     let mut summary = Summary::default();
     let mut taken = 0;
     for number in 0..options.count {
         let (text, tree) = &seeds[number % seeds.len()];
-        let made = mutate(text, tree, &mut dice);
+        let made = mutate(text, tree, &mut random);
         let path = directory.join(format!("{number:05}.yaml"));
         fs::write(&path, &made)?;
         writeln!(names, "{}", path.display())?;

@@ -3,36 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::table::FIELDS;
-
-/// Numbers that look random and are the same each time (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// The numbers of `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not zero.
-    fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound.max(1)).unwrap_or(u64::MAX);
-        usize::try_from(self.next() % bound).unwrap_or_default()
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        from.get(self.below(from.len()))
-    }
-}
+use crate::random::Random;
 
 /// Scalars as they may stand in YAML, each of which the two readers might take differently.
 const SCALARS: &[&str] = &[
@@ -106,7 +77,7 @@ const SCALARS: &[&str] = &[
 ];
 
 /// Values for any field.
-fn any_value(dice: &mut Dice) -> Value {
+fn any_value(random: &mut Random) -> Value {
     let values = [
         json!(null),
         json!(true),
@@ -144,34 +115,34 @@ fn any_value(dice: &mut Dice) -> Value {
         json!({"": ""}),
         json!({"a_b/": "x"}),
     ];
-    dice.pick(&values).cloned().unwrap_or_default()
+    random.any(&values).cloned().unwrap_or_default()
 }
 
 /// `text`, a manifest in YAML, with one to three things changed; as YAML or as JSON.
 #[must_use]
-pub fn mutate(text: &str, tree: &Value, dice: &mut Dice) -> String {
-    if dice.below(4) == 0 {
-        return mutate_text(text, dice);
+pub fn mutate(text: &str, tree: &Value, random: &mut Random) -> String {
+    if random.below(4) == 0 {
+        return mutate_text(text, random);
     }
     let mut tree = tree.clone();
-    for _ in 0..=dice.below(3) {
-        mutate_tree(&mut tree, dice);
+    for _ in 0..=random.below(3) {
+        mutate_tree(&mut tree, random);
     }
-    match dice.below(2) {
+    match random.below(2) {
         0 => tree.to_string(),
         // The other way to read the same: no longer JSON, but YAML.
         _ => format!("# YAML\n{tree}\n"),
     }
 }
 
-fn mutate_text(text: &str, dice: &mut Dice) -> String {
+fn mutate_text(text: &str, random: &mut Random) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let at = dice.below(lines.len());
+    let at = random.index(lines.len());
     if lines.is_empty() {
         return String::new();
     }
-    let scalar = dice.pick(SCALARS).copied().unwrap_or_default();
-    match dice.below(6) {
+    let scalar = random.any(SCALARS).copied().unwrap_or_default();
+    match random.below(6) {
         0 => drop(lines.remove(at)),
         1 => lines.insert(at, lines[at].clone()),
         2 => lines[at].insert_str(0, "  "),
@@ -191,22 +162,22 @@ fn mutate_text(text: &str, dice: &mut Dice) -> String {
     lines.join("\n") + "\n"
 }
 
-fn mutate_tree(tree: &mut Value, dice: &mut Dice) {
+fn mutate_tree(tree: &mut Value, random: &mut Random) {
     // Most of what there is to find lies in fields that the seeds do not have.
-    if dice.below(3) > 0 {
-        return put_field(tree, dice);
+    if random.below(3) > 0 {
+        return put_field(tree, random);
     }
     let mut pointers = Vec::new();
     collect(tree, String::new(), &mut pointers);
-    let Some(pointer) = dice.pick(&pointers).cloned() else {
+    let Some(pointer) = random.any(&pointers).cloned() else {
         return;
     };
     let Some((parent, key)) = pointer.rsplit_once('/') else {
         return;
     };
     let (parent, key) = (parent.to_owned(), key.replace("~1", "/").replace("~0", "~"));
-    let choice = dice.below(6);
-    let value = any_value(dice);
+    let choice = random.below(6);
+    let value = any_value(random);
     match tree.pointer_mut(&parent) {
         Some(Value::Object(map)) => match choice {
             0 => drop(map.remove(&key)),
@@ -231,14 +202,14 @@ fn mutate_tree(tree: &mut Value, dice: &mut Dice) {
 }
 
 /// Sets a field of the table, in a place that is there.
-fn put_field(tree: &mut Value, dice: &mut Dice) {
-    let Some((place, field, values)) = dice.pick(FIELDS) else {
+fn put_field(tree: &mut Value, random: &mut Random) {
+    let Some((place, field, values)) = random.any(FIELDS) else {
         return;
     };
     let values: Vec<Value> = serde_json::from_str(values).unwrap_or_default();
-    let mut value = dice.pick(&values).cloned().unwrap_or_default();
-    if dice.below(6) == 0 {
-        value = any_value(dice);
+    let mut value = random.any(&values).cloned().unwrap_or_default();
+    if random.below(6) == 0 {
+        value = any_value(random);
     }
     let mut node = tree;
     for step in place.split('.').filter(|step| !step.is_empty()) {
@@ -260,7 +231,7 @@ fn put_field(tree: &mut Value, dice: &mut Dice) {
         node = match (list, below) {
             (false, below) => below,
             (true, Value::Array(items)) if !items.is_empty() => {
-                let index = dice.below(items.len());
+                let index = random.index(items.len());
                 &mut items[index]
             }
             _ => return,
@@ -308,8 +279,8 @@ mod tests {
         let text = "kind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n";
         let tree = json!({"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}});
         let all = |seed| -> Vec<String> {
-            let mut dice = Dice::new(seed);
-            (0..200).map(|_| mutate(text, &tree, &mut dice)).collect()
+            let mut random = Random::new(seed);
+            (0..200).map(|_| mutate(text, &tree, &mut random)).collect()
         };
         assert_eq!(all(1), all(1));
         assert_ne!(all(1), all(2));

@@ -8,46 +8,13 @@ use tokio::time::{Instant, sleep};
 use super::Rig;
 use super::pods::Wanted;
 use super::strike::{FAULTS, Fault};
+use crate::random::Random;
 
 /// How long everything may take to be as the manifests say, once nothing goes wrong any more. The longest waits are the
 /// agent's own: twice the request timeout, then back-offs of ten and twenty seconds.
 pub const SETTLE: Duration = Duration::from_secs(120);
 /// The names of the pods.
 const NAMES: [&str; 4] = ["p0", "p1", "p2", "p3"];
-
-/// Numbers out of a seed: splitmix64 (Steele, Lea, Flood 2014).
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The numbers of this seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`; zero when that is zero.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next().checked_rem(limit).unwrap_or_default()
-    }
-
-    /// One of `all`.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        let index = self.below(all.len() as u64);
-        &all[usize::try_from(index).unwrap_or_default()]
-    }
-}
 
 /// Goes on for `span`, at least once; everything is settled after each round.
 ///
@@ -96,10 +63,10 @@ async fn round(rig: &Rig<'_>, random: &mut Random) -> Result<()> {
 
 /// One fault, or two of different kinds.
 fn choose(random: &mut Random) -> Vec<Fault> {
-    let first = usize::try_from(random.below(FAULTS.len() as u64)).unwrap_or_default();
+    let first = random.index(FAULTS.len());
     let mut faults = vec![*random.pick(FAULTS[first])];
     if random.below(3) == 0 {
-        let second = usize::try_from(random.below(FAULTS.len() as u64)).unwrap_or_default();
+        let second = random.index(FAULTS.len());
         let other = *random.pick(FAULTS[second]);
         // Those two give the proxy orders, and one would drop the other's.
         let both = first.min(second) == 0 && first.max(second) == 2;

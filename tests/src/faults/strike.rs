@@ -12,7 +12,7 @@ use super::Rig;
 use super::instances::sandbox_process;
 use super::pods::Wanted;
 use super::proxy::{CHANGES, Effect, Moment, Rule};
-use super::schedule::Random;
+use crate::random::Random;
 use crate::wait::eventually;
 
 /// How long a process may take to be gone after SIGKILL.
