@@ -38,6 +38,7 @@ pub mod observe;
 pub mod plan;
 pub mod pod;
 pub mod poddir;
+pub mod probes;
 pub mod process;
 pub mod record;
 pub mod runtime;

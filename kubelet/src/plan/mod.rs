@@ -23,6 +23,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Container;
 
 use crate::pod::{self, ContainerKind, Pod, RestartPolicy};
+use crate::probes::ProbeView;
 use crate::record::{BackoffKey, Backoffs, Exit};
 use crate::runtime::convert;
 use crate::runtime::{
@@ -48,6 +49,8 @@ pub struct PlanInput<'a> {
     pub exits: &'a BTreeMap<ContainerId, Exit>,
     /// The attempt that follows the highest one with a log on disk, for containers the runtime has forgotten.
     pub attempts_on_disk: &'a BTreeMap<Arc<str>, u32>,
+    /// By container: what its probes and hooks say. One without an entry has started and is to be left alone.
+    pub probes: &'a BTreeMap<Arc<str>, ProbeView>,
     /// The agent's monotonic clock.
     pub now: Duration,
 }

@@ -106,6 +106,7 @@ pub(super) fn plan_with(pod: &Pod, observed: &ObservedPod, backoff: &Backoffs) -
         backoff,
         exits: &BTreeMap::new(),
         attempts_on_disk: &BTreeMap::new(),
+        probes: &BTreeMap::new(),
         now: HOUR,
     })
 }
@@ -228,6 +229,7 @@ fn the_first_restart_is_immediate_and_the_second_waits() {
         backoff: &backoff,
         exits: &exits,
         attempts_on_disk: &BTreeMap::new(),
+        probes: &BTreeMap::new(),
         now: HOUR,
     });
     assert_eq!(later.to_string(), "start a attempt 2\n");
@@ -361,6 +363,7 @@ fn restart_counts_survive_a_runtime_that_forgot() {
         backoff: &Backoffs::new(Backoffs::INITIAL, HOUR),
         exits: &BTreeMap::new(),
         attempts_on_disk: &attempts,
+        probes: &BTreeMap::new(),
         now: HOUR,
     });
     assert_eq!(

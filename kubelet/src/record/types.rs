@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::stamp::Stamp;
 use crate::pod::QosClass;
+use crate::probes::ProbeView;
 use crate::runtime::{ContainerState, ObservedPod};
-use crate::status::{Condition, ConditionKind, Phase, PodStatus, ProbeView};
+use crate::status::{Condition, ConditionKind, Phase, PodStatus};
 
 /// Bytes of a phase's reason and message that a record keeps.
 const MAX_TEXT: usize = 4096;
@@ -200,6 +201,7 @@ impl Record {
                 let view = ProbeView {
                     started: record.started,
                     ready: record.ready,
+                    failed: None,
                 };
                 Some((still_runs(name, &record.id)?, view))
             })

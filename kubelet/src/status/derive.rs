@@ -12,16 +12,8 @@ use super::containers::{self, Side};
 use super::phase;
 use super::types::{Phase, PodStatus, Waiting};
 use crate::pod::{self, CONFIG_SOURCE_ANNOTATION, Pod, QosClass};
+use crate::probes::ProbeView;
 use crate::runtime::{ContainerState, ObservedPod};
-
-/// What probes and hooks have established of one running container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProbeView {
-    /// The postStart hook is done and the startup probe, where there is one, has passed.
-    pub started: bool,
-    /// The readiness probe, where there is one, passes at present.
-    pub ready: bool,
-}
 
 /// Why a pod was not admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use derive::{PodFailure, ProbeView, Rejected, StatusInput, derive_status};
+pub use derive::{PodFailure, Rejected, StatusInput, derive_status};
 pub use publish::{PodView, StatusBoard, StatusWriter, WriterTaken};
 pub use serialise::serialise;
 pub use types::{

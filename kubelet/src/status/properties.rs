@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::{Pod, QosClass};
+use crate::probes::ProbeView;
 use crate::runtime::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox};
 
 const NAMES: [&str; 4] = ["init", "side", "a", "b"];
@@ -116,7 +117,16 @@ fn moment() -> impl Strategy<Value = Moment> {
                 .collect(),
             probes: probes
                 .into_iter()
-                .map(|(at, (started, ready))| (NAMES[at].into(), ProbeView { started, ready }))
+                .map(|(at, (started, ready))| {
+                    (
+                        NAMES[at].into(),
+                        ProbeView {
+                            started,
+                            ready,
+                            failed: None,
+                        },
+                    )
+                })
                 .collect(),
             terminating,
             finished,

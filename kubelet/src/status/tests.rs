@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::pod::{Pod, QosClass};
+use crate::probes::ProbeView;
 use crate::record::{Loaded, Record, RecordFile, RecordWriter};
 use crate::runtime::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox};
 
@@ -159,6 +160,7 @@ impl Step {
             let view = ProbeView {
                 started: *started,
                 ready: *ready,
+                failed: None,
             };
             (name.as_str().into(), view)
         });

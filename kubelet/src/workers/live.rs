@@ -14,6 +14,7 @@ use crate::events::About;
 use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::Pod;
+use crate::probes::ProbeView;
 use crate::runtime::ObservedPod;
 use crate::status::{PodStatus, StatusInput, Waiting, derive_status};
 
@@ -154,8 +155,14 @@ impl Worker {
             backoff: &self.memory.backoffs,
             exits: &self.memory.exits,
             attempts_on_disk: &self.memory.attempts_on_disk,
+            probes: &self.probe_views(observed),
             now: self.tools.clock.now().monotonic,
         })
+    }
+
+    /// What is known of the containers that run besides that they do.
+    fn probe_views(&self, _observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
+        BTreeMap::new()
     }
 
     /// Renews the observation after a change; says whether that went well. Nothing is planned from a stale one.
@@ -242,7 +249,7 @@ impl Worker {
             qos: qos_class(pod),
             observed,
             waiting: &self.waiting(plan, now.monotonic),
-            probes: &BTreeMap::new(),
+            probes: &self.probe_views(observed),
             previous: self.memory.status.as_ref(),
             start_time: self.memory.start_time,
             terminating: self.orders.borrow().wanted == Wanted::Stop,
