@@ -12,7 +12,7 @@ use crate::poddir::{self, PodDirs};
 use crate::runtime::convert::{annotation, label};
 use crate::runtime::observed;
 use crate::runtime::{
-    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox,
+    ContainerId, ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxId,
 };
 
 /// Where a container's last words are.
@@ -69,6 +69,60 @@ pub(super) async fn fill(
     Ok(seen)
 }
 
+/// Adds to `before` the sandbox `id` that was just made for the pod, or renews it, and looks at nothing else.
+///
+/// # Errors
+/// What the runtime answers.
+pub(super) async fn inspect_sandbox(
+    runtime: &RuntimeClient,
+    before: &ObservedPod,
+    id: &SandboxId,
+) -> Result<ObservedPod, CriError> {
+    let status = runtime.pod_sandbox_status(id.as_str()).await?;
+    let status = status.status.unwrap_or_default();
+    let mut sandbox = ObservedSandbox {
+        id: id.clone(),
+        attempt: status.metadata.as_ref().map_or(0, |m| m.attempt),
+        ready: false,
+        created_at: status.created_at,
+        ips: Vec::new(),
+        host_network: false,
+    };
+    observed::fill_sandbox(&mut sandbox, &status);
+    let mut seen = before.clone();
+    seen.sandboxes.retain(|s| s.id != *id);
+    seen.sandboxes.push(sandbox);
+    observed::newest_first(&mut seen.sandboxes, &mut seen.containers);
+    Ok(seen)
+}
+
+/// Adds to `before` the container `id` that was just started in `sandbox`, or renews it, and looks at nothing else.
+///
+/// # Errors
+/// What the runtime answers.
+pub(super) async fn inspect_container(
+    runtime: &RuntimeClient,
+    files: &PodFiles,
+    uid: &PodUid,
+    before: &ObservedPod,
+    (sandbox, id): (&SandboxId, &ContainerId),
+) -> Result<ObservedPod, CriError> {
+    let status = runtime.container_status(id.as_str()).await?;
+    let listed = v1::Container {
+        id: id.to_string(),
+        pod_sandbox_id: sandbox.to_string(),
+        metadata: status.metadata.clone(),
+        labels: status.labels.clone(),
+        annotations: status.annotations.clone(),
+        ..v1::Container::default()
+    };
+    let mut seen = before.clone();
+    seen.containers.retain(|c| c.id != *id);
+    seen.containers.push(complete(files, uid, &listed, &status));
+    observed::newest_first(&mut seen.sandboxes, &mut seen.containers);
+    Ok(seen)
+}
+
 async fn look_at_sandbox(
     runtime: &RuntimeClient,
     before: &ObservedPod,
@@ -110,11 +164,20 @@ async fn look_at_container(
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut container = observed::container(listed, &status);
+    Ok(Some(complete(files, uid, listed, &status)))
+}
+
+fn complete(
+    files: &PodFiles,
+    uid: &PodUid,
+    listed: &v1::Container,
+    status: &v1::ContainerStatus,
+) -> ObservedContainer {
+    let mut container = observed::container(listed, status);
     if container.state == ContainerState::Exited {
-        add_termination_message(files, uid, listed, &status, &mut container);
+        add_termination_message(files, uid, listed, status, &mut container);
     }
-    Ok(Some(container))
+    container
 }
 
 /// Behind the runtime's own message comes what the container left in its termination message file.

@@ -28,7 +28,7 @@ use self::inspect::PodFiles;
 use crate::logs::PodLogs;
 use crate::pod::PodUid;
 use crate::poddir::PodDirs;
-use crate::runtime::{ContainerId, ContainerState, ObservedPod};
+use crate::runtime::{ContainerId, ContainerState, ObservedPod, SandboxId};
 
 pub use events::run_events;
 pub use relist::FoundPod;
@@ -188,6 +188,42 @@ impl Observer {
         self.note_owners(uid, &before, &seen);
         self.publish(&slot, seen.clone());
         Ok(seen)
+    }
+
+    /// Looks at a sandbox that was just made for the pod, and at nothing else: what else the runtime holds of the pod has
+    /// been seen before, or its events tell of it.
+    ///
+    /// # Errors
+    /// What the runtime answers.
+    pub async fn refresh_sandbox(&self, uid: &PodUid, id: &SandboxId) -> Result<(), CriError> {
+        let slot = self.slot(uid);
+        let _one_at_a_time = slot.look.lock().await;
+        let before = slot.observed.borrow().clone();
+        let seen = inspect::inspect_sandbox(&self.runtime, &before, id).await?;
+        self.note_owners(uid, &before, &seen);
+        self.publish(&slot, Arc::new(seen));
+        Ok(())
+    }
+
+    /// Looks at a container that was just started in `sandbox`, and at nothing else.
+    ///
+    /// # Errors
+    /// What the runtime answers.
+    pub async fn refresh_container(
+        &self,
+        uid: &PodUid,
+        sandbox: &SandboxId,
+        id: &ContainerId,
+    ) -> Result<(), CriError> {
+        let slot = self.slot(uid);
+        let _one_at_a_time = slot.look.lock().await;
+        let before = slot.observed.borrow().clone();
+        let one = (sandbox, id);
+        let seen =
+            inspect::inspect_container(&self.runtime, &self.files, uid, &before, one).await?;
+        self.note_owners(uid, &before, &seen);
+        self.publish(&slot, Arc::new(seen));
+        Ok(())
     }
 
     fn publish(&self, slot: &Slot, seen: Arc<ObservedPod>) {

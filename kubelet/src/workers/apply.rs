@@ -52,6 +52,8 @@ impl Worker {
             if permit.is_none() && matches!(step, Step::CreateSandbox { .. } | Step::Start(_)) {
                 permit = Some(self.tools.starts.acquire().await);
             }
+            // What was made or started is looked at by itself, right away.
+            self.memory.stale |= !matches!(step, Step::CreateSandbox { .. } | Step::Start(_));
             let next = match step {
                 Step::Stop(stops) => self.stop(pod, stops, &mut applied).await,
                 Step::StopSandbox(id) => self.stop_sandbox(id, &mut applied).await,
@@ -113,7 +115,7 @@ impl Worker {
             Ok(id) => {
                 self.settle_hold(None, true, applied);
                 // Its address goes into the containers; and the status shows it before any image is pulled.
-                patiently(permit, Box::pin(self.look_again())).await;
+                patiently(permit, Box::pin(self.look_at_sandbox(&id))).await;
                 let observed = self.observed.borrow().clone();
                 self.publish(pod, &observed, &PodPlan::default());
                 Some(id)
@@ -121,6 +123,7 @@ impl Worker {
             Err(error) => {
                 let message = error_chain(&error);
                 About::pod(pod).warning(error.reason(), &message);
+                self.memory.stale = true;
                 self.settle_hold(None, false, applied);
                 None
             }
@@ -162,6 +165,7 @@ impl Worker {
             }
             Err(error) => {
                 applied.failed = true;
+                self.memory.stale = true;
                 self.hold_container(pod, start, &error, now.monotonic);
                 failed
             }

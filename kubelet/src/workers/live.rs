@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri_proto::CriError;
+
 use super::hold::Hold;
 use super::memory::{Memory, PREEMPTED, PREEMPTING};
 use super::queue::{Stage, Wanted};
@@ -15,7 +17,7 @@ use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::Pod;
 use crate::probes::ProbeView;
-use crate::runtime::ObservedPod;
+use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::status::{PodStatus, StatusInput, Waiting, derive_status};
 
 /// A pod that is not begun for this long shows why.
@@ -85,7 +87,9 @@ impl Worker {
             };
             let mut applied = self.apply(&pod, &observed, &plan).await;
             if applied.acted {
-                self.look_again().await;
+                if self.memory.stale {
+                    self.look_again().await;
+                }
                 let last = self.memory.last_plan.take();
                 if !applied.failed {
                     // The same steps again, though each went well: whatever it is, hurrying will not help.
@@ -176,6 +180,27 @@ impl Worker {
             self.tidy(observed);
         }
         looked.is_ok()
+    }
+
+    /// Looks at a sandbox that was just made.
+    pub(super) async fn look_at_sandbox(&mut self, id: &SandboxId) {
+        let looked = self.tools.observer.refresh_sandbox(&self.uid, id).await;
+        self.note_look(looked);
+    }
+
+    /// Looks at a container that was just started.
+    pub(super) async fn look_at_container(&mut self, sandbox: &SandboxId, id: &ContainerId) {
+        let observer = &self.tools.observer;
+        let looked = observer.refresh_container(&self.uid, sandbox, id).await;
+        self.note_look(looked);
+    }
+
+    /// A look at one thing that did not succeed is made up for by a look at all of the pod.
+    fn note_look(&mut self, looked: Result<(), CriError>) {
+        if let Err(error) = looked {
+            tracing::debug!(pod = %self.name, uid = %self.uid, %error, "cannot look at what was just made");
+            self.memory.stale = true;
+        }
     }
 
     /// Does as the registry has decided: refuses the pod, has it end, or has it begin anew when there is room again.

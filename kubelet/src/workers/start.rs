@@ -263,6 +263,7 @@ impl Worker {
             .await
             .map_err(StartError::Run)?;
         about.normal("Started", "Container started");
+        self.look_at_container(sandbox, &id).await;
         self.link_log(start, &id);
         Ok(())
     }
