@@ -20,6 +20,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How long a measured container has to end on SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What the calls ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Nothing that can be left out.
+    Bare,
+    /// Besides, the runtime's seccomp profile for the sandbox, which the sandboxes of every kubelet have: runc compiles it
+    /// for each of them.
+    Seccomp,
+}
+
 /// Bare CRI calls against one node's containerd.
 #[derive(Clone)]
 pub struct Floor {
@@ -63,6 +73,7 @@ impl Floor {
         events: &TaskEvents,
         pods: usize,
         width: usize,
+        ask: Ask,
     ) -> Result<(Burst, Vec<FloorPod>)> {
         let places = Arc::new(Semaphore::new(width));
         let mut tasks = JoinSet::new();
@@ -71,7 +82,7 @@ impl Floor {
             let (floor, places) = (self.clone(), places.clone());
             tasks.spawn(async move {
                 let _place = places.acquire_owned().await?;
-                floor.start(&format!("floor-{pod}")).await
+                floor.start(&format!("floor-{pod}"), ask).await
             });
         }
         let mut started = Vec::new();
@@ -83,8 +94,16 @@ impl Floor {
         Ok((burst, started))
     }
 
-    async fn start(&self, name: &str) -> Result<FloorPod> {
+    async fn start(&self, name: &str, ask: Ask) -> Result<FloorPod> {
         let uid = format!("{name}-uid");
+        let seccomp = (ask == Ask::Seccomp).then(|| v1::SecurityProfile {
+            profile_type: v1::security_profile::ProfileType::RuntimeDefault.into(),
+            ..v1::SecurityProfile::default()
+        });
+        let security_context = seccomp.map(|seccomp| v1::LinuxSandboxSecurityContext {
+            seccomp: Some(seccomp),
+            ..v1::LinuxSandboxSecurityContext::default()
+        });
         let sandbox = v1::PodSandboxConfig {
             metadata: Some(v1::PodSandboxMetadata {
                 name: name.to_owned(),
@@ -95,6 +114,7 @@ impl Floor {
             log_directory: format!("{}/default_{name}_{uid}", self.logs),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/floor/pod{uid}", self.cgroup_root),
+                security_context,
                 ..v1::LinuxPodSandboxConfig::default()
             }),
             ..v1::PodSandboxConfig::default()

@@ -71,6 +71,8 @@ pub struct FloorReport {
     pub widths: BTreeMap<usize, usize>,
     /// Until all containers ran.
     pub bursts: BTreeMap<usize, Spread>,
+    /// The same, where each sandbox has the runtime's seccomp profile.
+    pub seccomp_bursts: BTreeMap<usize, Spread>,
     /// When each container ran, in one burst.
     pub timelines: BTreeMap<usize, Vec<f64>>,
     /// From a death to the next start.
@@ -90,6 +92,8 @@ pub struct SubjectReport {
     pub bursts: BTreeMap<usize, Spread>,
     /// The same, in times of the floor of the same pair.
     pub ratios: BTreeMap<usize, Spread>,
+    /// The same, in times of the floor with seccomp.
+    pub seccomp_ratios: BTreeMap<usize, Spread>,
     /// Processor time of a burst.
     pub burst_cpu: BTreeMap<usize, Spread>,
     /// When each container ran, in one burst.
@@ -135,6 +139,13 @@ impl Report {
             self.row(&mut text, "… in times of the floor", "1", |s| {
                 s.ratios.get(pods).map(plain).unwrap_or_default()
             });
+            let secured = self.floor.seccomp_bursts.get(pods);
+            self.row(
+                &mut text,
+                "… in times of the floor with the sandbox's seccomp profile",
+                &secured.map(seconds).unwrap_or_default(),
+                |s| s.seccomp_ratios.get(pods).map(plain).unwrap_or_default(),
+            );
             self.row(&mut text, "… processor time", "", |s| {
                 s.burst_cpu.get(pods).map(seconds).unwrap_or_default()
             });

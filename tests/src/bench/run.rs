@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::events::TaskEvents;
-use super::floor::Floor;
+use super::floor::{Ask, Floor};
 use super::report::{FloorReport, Report, SubjectReport};
 use super::sample::{Burst, Spread};
 use super::subject::Subject;
@@ -32,8 +32,8 @@ impl Plan {
     #[must_use]
     pub fn full() -> Self {
         Self {
-            bursts: vec![(1, 5), (10, 5), (50, 5), (110, 2)],
-            singles: 9,
+            bursts: vec![(1, 5), (10, 5), (50, 3), (110, 1)],
+            singles: 7,
             // One of the agent's relists, which are 75 s apart.
             idle: Duration::from_secs(75),
             crowd: 50,
@@ -128,14 +128,23 @@ async fn bursts(
 ) -> Result<()> {
     let width = best_width(floor, events, pods).await?;
     let mut floors = Vec::new();
+    let mut secured_floors = Vec::new();
     let mut totals: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
     let mut ratios = totals.clone();
+    let mut seccomp_ratios = totals.clone();
     let mut cpu = totals.clone();
     for repeat in 0..repeats {
-        let (base, _) = floor.burst(events, pods, width).await?;
+        let (base, _) = floor.burst(events, pods, width, Ask::Bare).await?;
         say(&format!("{pods} pods, floor: {:.2} s", base.total()));
         floor.clear().await?;
         floors.push(base.total());
+        let (secured, _) = floor.burst(events, pods, width, Ask::Seccomp).await?;
+        say(&format!(
+            "{pods} pods, floor with seccomp: {:.2} s",
+            secured.total()
+        ));
+        floor.clear().await?;
+        secured_floors.push(secured.total());
         if repeat == 0 {
             report.floor.timelines.insert(pods, base.started.clone());
         }
@@ -146,6 +155,7 @@ async fn bursts(
             cpu[index].push((subject.cpu_time()? - before).as_secs_f64());
             totals[index].push(burst.total());
             ratios[index].push(burst.total() / base.total());
+            seccomp_ratios[index].push(burst.total() / secured.total());
             say(&format!(
                 "{pods} pods, {}: {:.2} s, {:.2} times the floor",
                 subject.name,
@@ -166,10 +176,14 @@ async fn bursts(
         }
     }
     report.floor.bursts.insert(pods, Spread::of(&floors));
+    let secured = Spread::of(&secured_floors);
+    report.floor.seccomp_bursts.insert(pods, secured);
     report.floor.widths.insert(pods, width);
     for (index, found) in report.subjects.iter_mut().enumerate() {
         found.bursts.insert(pods, Spread::of(&totals[index]));
         found.ratios.insert(pods, Spread::of(&ratios[index]));
+        let seccomp_ratios = Spread::of(&seccomp_ratios[index]);
+        found.seccomp_ratios.insert(pods, seccomp_ratios);
         found.burst_cpu.insert(pods, Spread::of(&cpu[index]));
     }
     Ok(())
@@ -189,7 +203,7 @@ async fn best_width(floor: &Floor, events: &TaskEvents, pods: usize) -> Result<u
         .collect();
     // Twice each, not in a row: one slow moment of the machine decides nothing.
     for width in tried.iter().chain(&tried).copied() {
-        let (burst, _) = floor.burst(events, pods, width).await?;
+        let (burst, _) = floor.burst(events, pods, width, Ask::Bare).await?;
         floor.clear().await?;
         let best = widths.entry(width).or_insert(f64::INFINITY);
         *best = best.min(burst.total());
@@ -220,7 +234,7 @@ async fn singles(
     subjects: &mut [Subject<'_>],
     report: &mut Report,
 ) -> Result<()> {
-    let (_, mut made) = floor.burst(events, plan.singles, 2).await?;
+    let (_, mut made) = floor.burst(events, plan.singles, 2, Ask::Bare).await?;
     let mut replaced = Vec::new();
     let mut removed = Vec::new();
     for pod in &mut made {
