@@ -6,9 +6,9 @@
 # differential: our reader against another, AGAINST="command" (tests/src/bin/differential.rs says what it must speak).
 .PHONY: demo test soak bench check audit fuzz differential build install-test-packages
 demo: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
-test: build ; cargo test --workspace --no-fail-fast
+test: build ; cargo build --release -p kubelet --locked && cargo test --workspace --no-fail-fast
 soak: build ; SOAK_SECONDS=$${SOAK_SECONDS:-3600} cargo test -p tests --test tier3_faults a_seeded_schedule -- --nocapture
-bench: install-test-packages ; command -v strace >/dev/null || apt-get install -y -q strace ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
+bench: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 fuzz: ; static-pods/fuzz/run $(or $(TIME),300)
 differential: ; cargo run -q -p tests --bin differential -- $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) --against "$(AGAINST)"

@@ -13,6 +13,7 @@ needed=(
     ip:iproute2
     iptables:iptables
     nsenter:util-linux
+    strace:strace
     protoc:protobuf-compiler
 )
 

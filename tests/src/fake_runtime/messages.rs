@@ -88,6 +88,16 @@ impl Container {
         }
     }
 
+    /// Where its log is; empty where it has none.
+    pub(super) fn log_path(&self, store: &Store) -> String {
+        let sandbox = store.sandboxes.get(&self.sandbox_id);
+        let directory = sandbox.map_or("", |sandbox| &sandbox.config.log_directory);
+        match (directory, self.config.log_path.as_str()) {
+            ("", _) | (_, "") => String::new(),
+            (directory, path) => format!("{directory}/{path}"),
+        }
+    }
+
     pub(super) fn status(&self, store: &Store) -> v1::ContainerStatus {
         let held = store.images.find(&self.image_id);
         let tag = held.and_then(|image| image.repo_tags.first().cloned());
@@ -100,14 +110,6 @@ impl Container {
             (true, "", 0) => "Completed",
             (true, "", _) => "Error",
             (true, reason, _) => reason,
-        };
-        let log_directory = store
-            .sandboxes
-            .get(&self.sandbox_id)
-            .map_or("", |sandbox| &sandbox.config.log_directory);
-        let log_path = match (log_directory, self.config.log_path.as_str()) {
-            ("", _) | (_, "") => String::new(),
-            (directory, path) => format!("{directory}/{path}"),
         };
         v1::ContainerStatus {
             id: self.id.clone(),
@@ -124,7 +126,7 @@ impl Container {
             labels: self.config.labels.clone(),
             annotations: self.config.annotations.clone(),
             mounts: self.config.mounts.clone(),
-            log_path,
+            log_path: self.log_path(store),
             resources: Some(v1::ContainerResources {
                 linux: Some(self.resources.clone().unwrap_or_default()),
                 windows: None,

@@ -420,6 +420,7 @@ impl RuntimeService for Service {
                 if !service.lock().container(&id)?.running {
                     return Err(Status::unknown("container is not running"));
                 }
+                service.open_log(&id)?;
                 Ok(v1::ReopenContainerLogResponse {})
             },
         )

@@ -1,6 +1,8 @@
 //! The moving parts: processes that end, waits for them, and what every call goes through.
 
+use std::fs::OpenOptions;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -176,8 +178,28 @@ impl Service {
     /// Starts the process of a container, which then ends as its program says.
     pub(super) fn start(&self, id: &str) -> Result<(), Status> {
         let program = self.change(|store| store.start(id))?;
+        self.open_log(id)?;
         if let Some((after, code)) = program.end {
             self.end_after(id, after, code);
+        }
+        Ok(())
+    }
+
+    /// Makes the container's log, empty, where its kubelet has made the directory for it.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub(super) fn open_log(&self, id: &str) -> Result<(), Status> {
+        let log = {
+            let store = self.lock();
+            store.container(id)?.log_path(&store)
+        };
+        // A container without a directory for its log has none: most tests' own have not.
+        let made = OpenOptions::new().create(true).append(true).open(&log);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(Status::unknown(format!("open {log}: {error}")));
         }
         Ok(())
     }
