@@ -4,7 +4,7 @@
 
 mod restart;
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +12,9 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use static_pods::identity::is_path_component;
 
 pub use k8s_openapi::api::core::v1::Pod;
-pub use restart::{RestartPolicy, should_restart};
+pub use restart::{
+    RestartPolicy, may_restart_all, restarts_after_probe, restarts_all, should_restart,
+};
 pub use static_pods::identity::{
     CONFIG_HASH_ANNOTATION, CONFIG_MIRROR_ANNOTATION, CONFIG_SEEN_ANNOTATION,
     CONFIG_SOURCE_ANNOTATION,
@@ -129,6 +131,8 @@ pub enum ContainerKind {
     Sidecar,
     /// One of `spec.containers`.
     Regular,
+    /// One of `spec.ephemeralContainers`: added to a pod that runs, and never restarted.
+    Ephemeral,
 }
 
 /// The spec of `pod`. A pod without a spec reads as one without containers; sources refuse such pods.
@@ -150,6 +154,46 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, &Container)
             _ => (ContainerKind::Init, c),
         });
     init.chain(spec.containers.iter().map(|c| (ContainerKind::Regular, c)))
+}
+
+/// The container of `pod` called `name`, of whatever kind.
+#[must_use]
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let own = containers(pod).map(|(_, c)| c).find(|c| c.name == name);
+    let late = || ephemeral_containers(pod).find(|c| c.name == name);
+    own.map(Cow::Borrowed).or_else(|| late().map(Cow::Owned))
+}
+
+/// The pod's ephemeral containers in the spec's order, in the form of all other containers.
+pub fn ephemeral_containers(pod: &Pod) -> impl Iterator<Item = Container> {
+    let late = spec(pod).ephemeral_containers.iter().flatten().cloned();
+    late.map(|c| Container {
+        args: c.args,
+        command: c.command,
+        env: c.env,
+        env_from: c.env_from,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        lifecycle: c.lifecycle,
+        liveness_probe: c.liveness_probe,
+        name: c.name,
+        ports: c.ports,
+        readiness_probe: c.readiness_probe,
+        resize_policy: c.resize_policy,
+        resources: c.resources,
+        restart_policy: c.restart_policy,
+        restart_policy_rules: c.restart_policy_rules,
+        security_context: c.security_context,
+        startup_probe: c.startup_probe,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        tty: c.tty,
+        volume_devices: c.volume_devices,
+        volume_mounts: c.volume_mounts,
+        working_dir: c.working_dir,
+    })
 }
 
 /// The grace period of a pod's own spec, seconds, not below zero.

@@ -90,19 +90,17 @@ const VOLUME_KIND: &str = "is a kind of volume that is not supported in this ver
 
 /// `PodSpec`.
 pub(super) const POD_SPEC: &Table = &[
-    (
-        "activeDeadlineSeconds",
-        Warned("is not enforced in this version"),
-    ),
+    ("activeDeadlineSeconds", Built),
     ("affinity", Object(AFFINITY)),
     ("automountServiceAccountToken", NoEffect), // read by the API server's admission
     ("containers", List(CONTAINER)),
     ("dnsConfig", Built),
     ("dnsPolicy", Built),
     ("enableServiceLinks", NoEffect), // there are no services without an API server
+    // Only the API server's subresource sets them: a manifest that has any is not valid.
     (
         "ephemeralContainers",
-        refused(set, "are not supported in this version"),
+        refused(set, "come through an API server only"),
     ),
     ("hostAliases", Built),
     ("hostIPC", Built),
@@ -129,10 +127,7 @@ pub(super) const POD_SPEC: &Table = &[
     ("preemptionPolicy", NoEffect), // read by the scheduler
     ("priority", Built),
     ("priorityClassName", NoEffect), // resolved by the API server's admission
-    (
-        "readinessGates",
-        Warned("are not waited for in this version"),
-    ),
+    ("readinessGates", Built),
     (
         "resourceClaims",
         refused(
@@ -206,12 +201,8 @@ pub(super) const CONTAINER: &Table = &[
     ("readinessProbe", Warned("is not run in this version")),
     ("resizePolicy", NoEffect), // read when a running pod is resized, which needs an API server
     ("resources", Object(RESOURCES)),
-    // Which values are built depends on the kind of container: see `walk::admit_restart_policy`.
     ("restartPolicy", Built),
-    (
-        "restartPolicyRules",
-        refused(set, "are not supported in this version"),
-    ),
+    ("restartPolicyRules", Built),
     ("securityContext", Object(SECURITY_CONTEXT)),
     ("startupProbe", Warned("is not run in this version")),
     ("stdin", Built),

@@ -215,7 +215,7 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
         ),
         (
             json!({"ephemeralContainers": [{"name": "debug"}]}),
-            "spec.ephemeralContainers are not supported in this version",
+            "spec.ephemeralContainers come through an API server only",
         ),
         (
             json!({"imagePullSecrets": [{"name": "s"}]}),
@@ -232,10 +232,6 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
         (
             json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}),
             "spec.volumes[0].emptyDir.medium: \"HugePages\" is a medium that is not supported in this version",
-        ),
-        (
-            json!({"initContainers": [{"name": "i", "restartPolicy": "Never"}]}),
-            "spec.initContainers{i}.restartPolicy: \"Never\" is not supported in this version",
         ),
     ];
     for (spec, message) in cases {
@@ -270,14 +266,6 @@ fn what_is_not_built_of_a_container_refuses_the_pod() {
             json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
             "spec.containers[0].resources.limits[hugepages-2Mi] is not supported in this version",
         ),
-        (
-            json!({"restartPolicyRules": [{"action": "Restart"}]}),
-            "spec.containers[0].restartPolicyRules are not supported in this version",
-        ),
-        (
-            json!({"restartPolicy": "Never"}),
-            "spec.containers{c}.restartPolicy: \"Never\" is not supported in this version",
-        ),
     ];
     for (container, message) in cases {
         refused(&with_container(container), "PodFeatureUnsupported", message);
@@ -298,6 +286,20 @@ fn fields_left_at_what_they_default_to_refuse_nothing() {
         ],
         "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
     })));
+}
+
+#[test]
+fn restart_policies_and_deadlines_are_built() {
+    let rules =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [3]}}]);
+    let pod = pod(json!({
+        "activeDeadlineSeconds": 5,
+        "readinessGates": [{"conditionType": "x/y"}],
+        "initContainers": [{"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}],
+        "containers": [{"name": "c", "restartPolicy": "OnFailure"}],
+    }));
+    admitted(&pod);
+    assert!(warnings(&pod).is_empty(), "{:?}", warnings(&pod));
     admitted(&with_container(json!({
         "securityContext": {"procMount": "Default", "privileged": true},
         "resources": {"requests": {"ephemeral-storage": "1Gi", "example.com/gpu": "0"}, "limits": {"cpu": "1", "memory": "1Gi"}},
@@ -351,7 +353,7 @@ fn what_runs_without_a_feature_is_warned_of() {
         }}),
     );
     let pod = pod(json!({
-        "readinessGates": [{"conditionType": "x/y"}], "activeDeadlineSeconds": 5, "containers": [container],
+        "containers": [container],
         "volumes": [
             {"name": "a", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": "b", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}},
@@ -362,13 +364,11 @@ fn what_runs_without_a_feature_is_warned_of() {
     assert_eq!(
         warnings(&pod),
         [
-            "spec.activeDeadlineSeconds is not enforced in this version",
             "spec.containers[0].lifecycle.preStop is not run in this version",
             "spec.containers[0].livenessProbe is not run in this version",
             "spec.containers[0].readinessProbe is not run in this version",
             "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
             "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
-            "spec.readinessGates are not waited for in this version",
             "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version",
         ]
     );

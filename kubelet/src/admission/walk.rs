@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Asked, Field, POD_SPEC, Table, UNSUPPORTED};
 use super::{NodeFeatures, Rejection};
-use crate::pod::{self, ContainerKind, Pod};
+use crate::pod::{self, Pod};
 
 /// What a walk found of note at one field.
 enum Finding<'a> {
@@ -19,10 +19,7 @@ pub(super) fn admit(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
             first = Some(rejection);
         }
     });
-    if let Some(rejection) = first {
-        return Err(rejection);
-    }
-    admit_restart_policies(pod)
+    first.map_or(Ok(()), Err)
 }
 
 /// Everything in `pod` that this version does not have, and refuses the pod for. [`admit_features`] stops at the first
@@ -37,7 +34,6 @@ pub fn refusals(pod: &Pod, node: &NodeFeatures) -> Vec<Rejection> {
             all.push(rejection);
         }
     });
-    all.extend(admit_restart_policies(pod).err());
     all
 }
 
@@ -144,29 +140,6 @@ fn sentence(path: &str, value: &Value, why: &str) -> String {
         Value::String(text) if text.len() <= 64 => format!("{path}: {text:?} {why}"),
         _ => format!("{path} {why}"),
     }
-}
-
-/// A container may be a sidecar (`restartPolicy: Always` on an init container). Restart policies of single
-/// containers beyond that come with restart rules, which are not built; to ignore one would restart what must not be.
-fn admit_restart_policies(pod: &Pod) -> Result<(), Rejection> {
-    let refused = pod::containers(pod).find_map(|(kind, container)| {
-        let policy = container.restart_policy.as_deref()?;
-        (kind != ContainerKind::Sidecar && !policy.is_empty()).then_some((kind, container, policy))
-    });
-    let Some((kind, container, policy)) = refused else {
-        return Ok(());
-    };
-    let list = match kind {
-        ContainerKind::Regular => "containers",
-        ContainerKind::Init | ContainerKind::Sidecar => "initContainers",
-    };
-    Err(Rejection::new(
-        UNSUPPORTED,
-        format!(
-            "spec.{list}{{{}}}.restartPolicy: {policy:?} is not supported in this version",
-            container.name
-        ),
-    ))
 }
 
 /// The size of a directory in memory is held by its file system; on disk only eviction holds it.

@@ -1,25 +1,64 @@
 //! Containers in a sandbox that is ready, and the first ones in a sandbox yet to be made.
 
-use super::init::{self, InitProgress};
-use super::{PlanInput, PodPlan, StopReason};
-use crate::pod::{self, ContainerKind};
-use crate::runtime::{ContainerState, ObservedSandbox};
+use k8s_openapi::api::core::v1::Container;
 
-/// Init containers first; once they are through, the sidecars and the regular containers.
+use super::init::{self, InitProgress};
+use super::{PlanInput, PodPlan, StopReason, reset};
+use crate::pod::{self, ContainerKind, RestartPolicy};
+use crate::runtime::{ContainerState, ObservedContainer, ObservedSandbox};
+
+/// Whether nothing of the pod is to run any more: every regular container has ended for good, or an init container has
+/// failed for good. The pod is not begun anew in another sandbox then.
+pub(super) fn is_over(input: &PlanInput<'_>) -> bool {
+    let for_good = |(kind, container): (ContainerKind, &Container)| {
+        let last = input.observed.newest(&container.name);
+        last.is_some_and(|c| {
+            c.state == ContainerState::Exited
+                && !pod::should_restart(input.pod, kind, container, c.exit_code)
+        })
+    };
+    let failed = |container: &Container| {
+        let last = input.observed.newest(&container.name);
+        last.is_some_and(|c| c.state == ContainerState::Exited && c.exit_code != 0)
+    };
+    let mut inits = pod::containers(input.pod).filter(|(kind, _)| *kind == ContainerKind::Init);
+    inits.any(|(kind, c)| failed(c) && for_good((kind, c)))
+        || pod::containers(input.pod)
+            .filter(|(kind, _)| *kind == ContainerKind::Regular)
+            .all(for_good)
+}
+
+/// Ephemeral containers whenever there is a sandbox; init containers one after the other; once they are through, the
+/// regular containers.
 pub(super) fn plan_in_sandbox(
     input: &PlanInput<'_>,
     sandbox: &ObservedSandbox,
     plan: &mut PodPlan,
 ) {
+    if reset::plan_reset(input, sandbox, plan) {
+        return;
+    }
     plan_strays(input, sandbox, plan);
+    plan_ephemeral(input, plan);
     match init::plan_init(input, sandbox, plan) {
-        InitProgress::Pending => return,
-        InitProgress::Failed => return end_pod(input, plan),
+        InitProgress::Pending => {}
+        InitProgress::Failed => return plan.end_pod(input),
+        // Sidecars do not outlive the containers they stand beside.
+        InitProgress::Through if plan_regular(input, plan) == Life::Over => {
+            return plan.end_pod(input);
+        }
         InitProgress::Through => {}
     }
-    if plan_regular(input, plan) == Life::Over {
-        // Sidecars do not outlive the containers they stand beside.
-        end_pod(input, plan);
+    plan.stop_side_by_side();
+}
+
+/// An ephemeral container is started once.
+fn plan_ephemeral(input: &PlanInput<'_>, plan: &mut PodPlan) {
+    for container in pod::ephemeral_containers(input.pod) {
+        let last = input.observed.newest(&container.name);
+        if last.is_none_or(|c| c.state == ContainerState::Created) {
+            plan.start(input, ContainerKind::Ephemeral, &container, last);
+        }
     }
 }
 
@@ -32,7 +71,8 @@ fn plan_strays(input: &PlanInput<'_>, sandbox: &ObservedSandbox, plan: &mut PodP
                 .observed
                 .newest(&c.name)
                 .is_some_and(|newest| newest.id == c.id)
-            && pod::containers(input.pod).any(|(_, spec)| *spec.name == *c.name);
+            && (pod::containers(input.pod).any(|(_, spec)| *spec.name == *c.name)
+                || pod::ephemeral_containers(input.pod).any(|spec| *spec.name == *c.name));
         if live && !counts {
             plan.stop_one(input, c, StopReason::Stray);
         }
@@ -72,18 +112,14 @@ pub(super) fn plan_first_starts(input: &PlanInput<'_>, plan: &mut PodPlan) {
     }
 }
 
-/// Whether a regular container would run in a new sandbox, going by how it ended in the ones before.
-fn starts_again(
-    input: &PlanInput<'_>,
-    kind: ContainerKind,
-    container: &k8s_openapi::api::core::v1::Container,
-) -> bool {
-    match input.observed.newest(&container.name) {
-        Some(last) if last.state == ContainerState::Exited => {
-            pod::should_restart(input.pod, kind, container, last.exit_code)
-        }
-        _ => true,
-    }
+/// Whether a regular container runs in a new sandbox too: as upstream has it, all do but one that is to run until it
+/// succeeds, and has.
+fn starts_again(input: &PlanInput<'_>, kind: ContainerKind, container: &Container) -> bool {
+    let until_success =
+        RestartPolicy::of_container(input.pod, kind, container) == RestartPolicy::OnFailure;
+    let succeeded = |c: &ObservedContainer| c.state == ContainerState::Exited && c.exit_code == 0;
+    let last = input.observed.newest(&container.name);
+    !(until_success && last.is_some_and(succeeded))
 }
 
 #[derive(PartialEq, Eq)]
@@ -94,42 +130,56 @@ enum Life {
 
 fn plan_regular(input: &PlanInput<'_>, plan: &mut PodPlan) -> Life {
     let mut life = Life::Over;
-    let hash_matters = |hash: &str| !hash.is_empty();
     for (kind, container) in
         pod::containers(input.pod).filter(|(kind, _)| *kind == ContainerKind::Regular)
     {
         let last = input.observed.newest(&container.name);
-        match last.map(|c| (c, c.state)) {
+        let goes_on = match last.map(|c| (c, c.state)) {
             None | Some((_, ContainerState::Created)) => {
                 plan.start(input, kind, container, last);
-                life = Life::GoesOn;
+                true
             }
-            Some((c, ContainerState::Running)) => {
-                life = Life::GoesOn;
-                if hash_matters(&c.hash) && *c.hash != *input.hash_of(container) {
-                    plan.stop_one(input, c, StopReason::DefinitionChanged);
-                    plan.start(input, kind, container, last);
-                }
-            }
+            Some((c, ContainerState::Running)) => plan_running(input, container, c, plan),
             Some((c, ContainerState::Unknown)) => {
-                life = Life::GoesOn;
                 plan.stop_one(input, c, StopReason::UnknownState);
                 plan.start(input, kind, container, last);
+                true
             }
             Some((c, ContainerState::Exited)) => {
-                if pod::should_restart(input.pod, kind, container, c.exit_code) {
-                    life = Life::GoesOn;
+                let again = pod::should_restart(input.pod, kind, container, c.exit_code);
+                if again {
                     plan.start(input, kind, container, last);
                 }
+                again
             }
+        };
+        if goes_on {
+            life = Life::GoesOn;
         }
     }
     life
 }
 
-/// Nothing of the pod is to run any more: what is left is stopped, and then the pod has finished.
-fn end_pod(input: &PlanInput<'_>, plan: &mut PodPlan) {
-    *plan = PodPlan::default();
-    plan.stop_everything(input, pod::grace_seconds(input.pod));
-    plan.finished = plan.steps.is_empty();
+/// A regular container that runs is left alone, replaced, or stopped; false when it does not go on.
+fn plan_running(
+    input: &PlanInput<'_>,
+    container: &Container,
+    running: &ObservedContainer,
+    plan: &mut PodPlan,
+) -> bool {
+    let kind = ContainerKind::Regular;
+    let (reason, restarts) = if input.is_outdated(running, container) {
+        // Whatever the policy: it is the spec that has changed.
+        (StopReason::DefinitionChanged, true)
+    } else if let Some(probe) = input.probe_of(&container.name).failed {
+        let restarts = pod::restarts_after_probe(input.pod, kind, container);
+        (StopReason::FailedProbe { probe, restarts }, restarts)
+    } else {
+        return true;
+    };
+    plan.stop_one(input, running, reason);
+    if restarts {
+        plan.start(input, kind, container, Some(running));
+    }
+    restarts
 }

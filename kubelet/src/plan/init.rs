@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{PlanInput, PodPlan, StopReason};
 use crate::pod::{self, ContainerKind};
+use crate::probes::FailedProbe;
 use crate::runtime::{ContainerState, ObservedContainer, ObservedSandbox};
 
 /// How far the init containers of a sandbox have come.
@@ -13,7 +14,7 @@ pub(super) enum InitProgress {
     Pending,
     /// One of them failed, and may not be started again.
     Failed,
-    /// All are through: plain ones have ended with 0, sidecars have started.
+    /// All are through: plain ones have ended with 0, sidecars have started (postStart done, startup probe passed).
     Through,
 }
 
@@ -73,6 +74,10 @@ fn plan_plain(
         None | Some((_, ContainerState::Created)) => plan.start(input, kind, container, last),
         Some((_, ContainerState::Running)) => {}
         Some((c, ContainerState::Unknown)) => {
+            // It may have ended, with what exit code nobody knows: the policy alone counts, as after a probe.
+            if !pod::restarts_after_probe(input.pod, kind, container) {
+                return InitProgress::Failed;
+            }
             plan.stop_one(input, c, StopReason::UnknownState);
             plan.start(input, kind, container, last);
         }
@@ -96,12 +101,26 @@ fn plan_sidecar(
     let kind = ContainerKind::Sidecar;
     match last.map(|c| (c, c.state)) {
         Some((c, ContainerState::Running)) => {
-            if !c.hash.is_empty() && *c.hash != *input.hash_of(container) {
-                plan.stop_one(input, c, StopReason::DefinitionChanged);
+            let known = input.probe_of(&container.name);
+            let reason = match known.failed {
+                // What follows does not wait for a sidecar that has started once, though it has to be replaced.
+                _ if known.started && input.is_outdated(c, container) => {
+                    Some(StopReason::DefinitionChanged)
+                }
+                Some(probe) if known.started || probe == FailedProbe::Startup => {
+                    let restarts = true;
+                    Some(StopReason::FailedProbe { probe, restarts })
+                }
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                plan.stop_one(input, c, reason);
                 plan.start(input, kind, container, last);
-                return InitProgress::Pending;
             }
-            InitProgress::Through
+            match known.started && known.failed != Some(FailedProbe::Startup) {
+                true => InitProgress::Through,
+                false => InitProgress::Pending,
+            }
         }
         Some((c, ContainerState::Unknown)) => {
             plan.stop_one(input, c, StopReason::UnknownState);

@@ -8,8 +8,12 @@
 
 mod containers;
 mod init;
+mod reset;
+mod stops;
 mod termination;
 
+#[cfg(test)]
+mod goldens;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -31,6 +35,7 @@ use crate::runtime::{
 };
 use crate::status::Waiting;
 
+pub use stops::{ContainerStop, StopReason};
 pub use termination::{plan_removal, plan_termination};
 
 /// The least time a container is given to stop once it is told to (upstream's `minimumGracePeriodInSeconds`).
@@ -84,21 +89,11 @@ pub enum Step {
     Start(ContainerStart),
     /// Forget an ended container, with its log.
     RemoveContainer(ContainerId),
+    /// Forget a container that has ended or was never started, and keep its log: every container of the pod is about
+    /// to start anew in the sandbox there is, and counts on from there.
+    ResetContainer(ContainerId),
     /// Forget a stopped sandbox.
     RemoveSandbox(SandboxId),
-}
-
-/// A container to stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerStop {
-    /// The instance.
-    pub id: ContainerId,
-    /// Its name in the spec.
-    pub name: Arc<str>,
-    /// From SIGTERM to SIGKILL.
-    pub grace: Duration,
-    /// Why, as the event says it.
-    pub reason: StopReason,
 }
 
 /// A container to start.
@@ -116,45 +111,17 @@ pub struct ContainerStart {
     pub replaces: Option<Exit>,
 }
 
-/// Why a container is stopped. Displayed as the message of upstream's `Killing` event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// The pod ends, or its sandbox does.
-    PodEnds,
-    /// The name or the image of the container is no longer that of the spec.
-    DefinitionChanged,
-    /// The runtime cannot tell its state.
-    UnknownState,
-    /// It runs beside the instance that counts, in another sandbox, or is no longer in the spec.
-    Stray,
-}
-
-impl ContainerStop {
-    /// The message of the `Killing` event.
-    #[must_use]
-    pub fn message(&self) -> String {
-        match self.reason {
-            StopReason::PodEnds | StopReason::Stray => format!("Stopping container {}", self.name),
-            StopReason::DefinitionChanged => {
-                format!(
-                    "Container {} definition changed, will be restarted",
-                    self.name
-                )
-            }
-            StopReason::UnknownState => {
-                "Container is in \"unknown\" state, try killing it before restart".to_owned()
-            }
-        }
-    }
-}
-
 /// Plans a pod that is wanted.
 #[must_use]
 pub fn plan_pod(input: &PlanInput<'_>) -> PodPlan {
     let mut plan = PodPlan::default();
-    match usable_sandbox(input) {
-        Some(sandbox) => containers::plan_in_sandbox(input, sandbox, &mut plan),
-        None => plan_new_sandbox(input, &mut plan),
+    if containers::is_over(input) {
+        plan.end_pod(input);
+    } else {
+        match usable_sandbox(input) {
+            Some(sandbox) => containers::plan_in_sandbox(input, sandbox, &mut plan),
+            None => plan_new_sandbox(input, &mut plan),
+        }
     }
     plan.collect_garbage(input.observed);
     plan
@@ -175,7 +142,7 @@ fn usable_sandbox<'a>(input: &PlanInput<'a>) -> Option<&'a ObservedSandbox> {
 /// No sandbox is there, or none that will do: what still runs is stopped, then the pod begins anew.
 fn plan_new_sandbox(input: &PlanInput<'_>, plan: &mut PodPlan) {
     let newest = input.observed.sandboxes.first();
-    plan.stop_everything(input, pod::grace_seconds(input.pod));
+    plan.stop_everything(input);
     let attempt = newest.map_or(0, |s| s.attempt + 1);
     let began_before = attempt > 0 && !input.observed.containers.is_empty();
     let may_begin = !(began_before && RestartPolicy::of_pod(input.pod) == RestartPolicy::Never);
@@ -203,6 +170,20 @@ impl PlanInput<'_> {
             .unwrap_or(Exit::at(self.now))
     }
 
+    /// What is known of the container besides that it runs. One of which nothing is known has started and is well.
+    fn probe_of(&self, name: &str) -> ProbeView {
+        self.probes.get(name).copied().unwrap_or(ProbeView {
+            started: true,
+            ready: true,
+            failed: None,
+        })
+    }
+
+    /// Whether the running `instance` was made from another name or image than `container` has.
+    fn is_outdated(&self, instance: &ObservedContainer, container: &Container) -> bool {
+        !instance.hash.is_empty() && *instance.hash != *self.hash_of(container)
+    }
+
     /// What the annotation of a container made from `container` says.
     fn hash_of(&self, container: &Container) -> String {
         convert::container_hash(
@@ -224,10 +205,39 @@ impl PlanInput<'_> {
 }
 
 impl PodPlan {
+    /// Whether the plan forgets instances so that every container starts anew.
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|step| matches!(step, Step::ResetContainer(_)))
+    }
+
     /// Stops all that runs in any sandbox, then every sandbox that is ready.
-    fn stop_everything(&mut self, input: &PlanInput<'_>, grace_seconds: i64) {
-        let grace = Duration::from_secs(grace_seconds.unsigned_abs()).max(MINIMUM_GRACE);
+    fn stop_everything(&mut self, input: &PlanInput<'_>) {
+        let grace = stops::pod_grace(input.pod);
         termination::push_end(&mut self.steps, input.pod, input.observed, grace);
+    }
+
+    /// Nothing of the pod is to run any more: what is left is stopped, and then the pod has finished.
+    fn end_pod(&mut self, input: &PlanInput<'_>) {
+        *self = Self::default();
+        self.stop_everything(input);
+        self.finished = self.steps.is_empty();
+    }
+
+    /// Brings the stops of single containers together at the front: they wait for each other, not for any start.
+    fn stop_side_by_side(&mut self) {
+        let mut together = Vec::new();
+        self.steps.retain_mut(|step| match step {
+            Step::Stop(stops) => {
+                together.append(stops);
+                false
+            }
+            _ => true,
+        });
+        if !together.is_empty() {
+            self.steps.insert(0, Step::Stop(together));
+        }
     }
 
     /// Starts `container`, or waits for its back-off to pass. `last` is the instance that it would replace.
@@ -273,22 +283,6 @@ impl PodPlan {
         }));
     }
 
-    fn stop_one(
-        &mut self,
-        input: &PlanInput<'_>,
-        container: &ObservedContainer,
-        reason: StopReason,
-    ) {
-        let grace =
-            Duration::from_secs(pod::grace_seconds(input.pod).unsigned_abs()).max(MINIMUM_GRACE);
-        self.steps.push(Step::Stop(vec![ContainerStop {
-            id: container.id.clone(),
-            name: container.name.clone(),
-            grace,
-            reason,
-        }]));
-    }
-
     fn wake_after(&mut self, delay: Duration) {
         self.wake_in = Some(self.wake_in.map_or(delay, |d| d.min(delay)));
     }
@@ -304,7 +298,10 @@ impl PodPlan {
                 .is_some_and(|newest| newest.id == c.id)
         };
         let removed_already = |c: &ObservedContainer| {
-            let removes = |step: &Step| matches!(step, Step::RemoveContainer(id) if *id == c.id);
+            let removes = |step: &Step| match step {
+                Step::RemoveContainer(id) | Step::ResetContainer(id) => *id == c.id,
+                _ => false,
+            };
             self.steps.iter().any(removes)
         };
         let never_started = |c: &ObservedContainer| {
@@ -322,10 +319,10 @@ impl PodPlan {
             .iter()
             .filter(|c| c.state == ContainerState::Exited)
         {
-            if kept.contains(&&*container.name) {
-                removed.push(&container.id);
-            } else {
+            if !kept.contains(&&*container.name) {
                 kept.push(&container.name);
+            } else if !removed_already(container) {
+                removed.push(&container.id);
             }
         }
         let holds_some = |sandbox: &ObservedSandbox| {
@@ -385,14 +382,7 @@ impl fmt::Display for Step {
             Self::Stop(stops) => {
                 f.write_str("stop")?;
                 for stop in stops {
-                    write!(
-                        f,
-                        " {}={} within {:?} ({})",
-                        stop.name,
-                        stop.id,
-                        stop.grace,
-                        stop.message()
-                    )?;
+                    write!(f, " {stop}")?;
                 }
                 Ok(())
             }
@@ -406,6 +396,7 @@ impl fmt::Display for Step {
                 }
             }
             Self::RemoveContainer(id) => write!(f, "remove container {id}"),
+            Self::ResetContainer(id) => write!(f, "reset container {id}"),
             Self::RemoveSandbox(id) => write!(f, "remove sandbox {id}"),
         }
     }

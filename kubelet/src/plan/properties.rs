@@ -66,7 +66,9 @@ fn apply(plan: &PodPlan, observed: &mut ObservedPod, clock: &mut i64) {
                     }
                 }
             }
-            Step::RemoveContainer(id) => observed.containers.retain(|c| c.id != *id),
+            Step::RemoveContainer(id) | Step::ResetContainer(id) => {
+                observed.containers.retain(|c| c.id != *id);
+            }
             Step::RemoveSandbox(id) => {
                 assert!(
                     !observed.containers.iter().any(|c| c.sandbox == *id),

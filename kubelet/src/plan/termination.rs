@@ -45,9 +45,14 @@ pub(super) fn push_end(steps: &mut Vec<Step>, pod: &Pod, observed: &ObservedPod,
 /// `Created` and `Unknown` count as running: a start may be on its way that we did not see end.
 fn push_stops(steps: &mut Vec<Step>, pod: &Pod, observed: &ObservedPod, grace: Duration) {
     let live = |c: &&ObservedContainer| c.state != ContainerState::Exited;
+    let inits: Vec<&str> = pod::containers(pod)
+        .filter(|(kind, _)| *kind != ContainerKind::Regular)
+        .map(|(_, c)| c.name.as_str())
+        .collect();
     let stop = |c: &ObservedContainer| ContainerStop {
         id: c.id.clone(),
         name: c.name.clone(),
+        init: inits.contains(&&*c.name),
         grace,
         reason: StopReason::PodEnds,
     };

@@ -24,9 +24,10 @@ impl RestartPolicy {
 
     /// The policy of one container: its own, else its pod's. A plain init container, which is done once it ended
     /// with 0, reads `Always` as `OnFailure`.
-    fn of_container(pod: &Pod, kind: ContainerKind, container: &Container) -> Self {
+    pub(crate) fn of_container(pod: &Pod, kind: ContainerKind, container: &Container) -> Self {
         let policy = Self::parse(container.restart_policy.as_deref());
         match (kind, policy.unwrap_or_else(|| Self::of_pod(pod))) {
+            (ContainerKind::Ephemeral, _) => Self::Never,
             (ContainerKind::Init, Self::Always) => Self::OnFailure,
             (ContainerKind::Sidecar, _) => Self::Always,
             (_, policy) => policy,
@@ -42,7 +43,7 @@ impl RestartPolicy {
         }
     }
 
-    fn restarts(self, exit_code: i32) -> bool {
+    pub(crate) fn restarts(self, exit_code: i32) -> bool {
         match self {
             Self::Always => true,
             Self::OnFailure => exit_code != 0,
@@ -51,10 +52,13 @@ impl RestartPolicy {
     }
 }
 
+/// `action` of a rule that starts every container of the pod anew (KEP-5532).
+const RESTART_ALL: &str = "RestartAllContainers";
+
 /// Whether `container`, a `kind` of container of `pod`, is started again after it ended with `exit_code`.
 ///
 /// The first of `restartPolicyRules` that matches decides; then the container's `restartPolicy`; then the pod's. Rules
-/// count only beside a `restartPolicy` of the container's own (KEP-5307).
+/// count only beside a `restartPolicy` of the container's own (KEP-5307). An ephemeral container never is.
 #[must_use]
 pub fn should_restart(
     pod: &Pod,
@@ -62,14 +66,38 @@ pub fn should_restart(
     container: &Container,
     exit_code: i32,
 ) -> bool {
-    if container.restart_policy.is_some() {
-        let rules = container.restart_policy_rules.iter().flatten();
-        let first_match = rules.into_iter().find(|rule| matches(rule, exit_code));
-        if first_match.is_some_and(|r| matches!(&*r.action, "Restart" | "RestartAllContainers")) {
-            return true;
-        }
+    let rule = first_match(container, exit_code).filter(|_| kind != ContainerKind::Ephemeral);
+    if rule.is_some_and(|r| r.action == "Restart" || r.action == RESTART_ALL) {
+        return true;
     }
     RestartPolicy::of_container(pod, kind, container).restarts(exit_code)
+}
+
+/// Whether the end of `container` with `exit_code` has every container of its pod start anew.
+#[must_use]
+pub fn restarts_all(container: &Container, exit_code: i32) -> bool {
+    first_match(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether the end of any container of `pod` may have all of them start anew.
+#[must_use]
+pub fn may_restart_all(pod: &Pod) -> bool {
+    super::containers(pod)
+        .flat_map(|(_, c)| c.restart_policy_rules.iter().flatten())
+        .any(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether `container` is started again when a probe has ended it. It has no exit code yet, so that only its own
+/// policy counts, else its pod's, and no rule.
+#[must_use]
+pub fn restarts_after_probe(pod: &Pod, kind: ContainerKind, container: &Container) -> bool {
+    RestartPolicy::of_container(pod, kind, container) != RestartPolicy::Never
+}
+
+fn first_match(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy.as_ref()?;
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    rules.find(|rule| matches(rule, exit_code))
 }
 
 fn matches(rule: &ContainerRestartRule, exit_code: i32) -> bool {
@@ -155,6 +183,56 @@ mod tests {
         assert!(!should_restart(&ruled, &spec, 1));
         assert!(!should_restart(&ruled, &spec, 0));
         assert!(should_restart(&ruled, &spec, 7));
+    }
+
+    #[test]
+    fn only_the_rule_that_matches_first_restarts_all() {
+        let ruled = container(serde_json::json!({
+            "name": "c",
+            "restartPolicy": "Never",
+            "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}},
+                {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42, 43]}},
+            ],
+        }));
+        assert!(!restarts_all(&ruled, 42), "the first rule has it");
+        assert!(restarts_all(&ruled, 43));
+        assert!(!restarts_all(&ruled, 0));
+        let mut pod = pod_policy("Never");
+        assert!(!may_restart_all(&pod));
+        pod.spec.as_mut().unwrap().containers.push(ruled);
+        assert!(may_restart_all(&pod));
+    }
+
+    #[test]
+    fn a_probe_knows_policies_and_no_rules() {
+        let ruled = container(serde_json::json!({
+            "name": "c",
+            "restartPolicy": "Never",
+            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "NotIn", "values": []}}],
+        }));
+        let plain = container(serde_json::json!({"name": "c"}));
+        let after = |container, policy| {
+            restarts_after_probe(&pod_policy(policy), ContainerKind::Regular, container)
+        };
+        assert!(!after(&ruled, "Always"));
+        assert!(after(&plain, "Always") && after(&plain, "OnFailure") && !after(&plain, "Never"));
+        let sidecar = |container| {
+            restarts_after_probe(&pod_policy("Never"), ContainerKind::Sidecar, container)
+        };
+        assert!(sidecar(&plain));
+    }
+
+    #[test]
+    fn an_ephemeral_container_is_never_restarted() {
+        let plain = container(serde_json::json!({"name": "c"}));
+        let pod = pod_policy("Always");
+        assert!(!super::should_restart(
+            &pod,
+            ContainerKind::Ephemeral,
+            &plain,
+            1
+        ));
     }
 
     #[test]

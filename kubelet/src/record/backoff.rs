@@ -40,7 +40,8 @@ impl Exit {
     }
 
     /// A moment of the wall clock, as far back as it says and no further than `limit`; one in the future is now.
-    fn of_wall(time: Timestamp, clocks: Now, limit: Duration) -> Self {
+    #[must_use]
+    pub fn of_wall(time: Timestamp, clocks: Now, limit: Duration) -> Self {
         let age = clocks.wall.duration_since(time);
         Self {
             age: Duration::try_from(age).unwrap_or_default().min(limit),
@@ -48,7 +49,9 @@ impl Exit {
         }
     }
 
-    fn to_wall(self, clocks: Now) -> Timestamp {
+    /// The same by the wall clock.
+    #[must_use]
+    pub fn to_wall(self, clocks: Now) -> Timestamp {
         let age = jiff::SignedDuration::try_from(self.age(clocks.monotonic));
         let time = age.ok().and_then(|age| clocks.wall.checked_sub(age).ok());
         time.unwrap_or(Timestamp::UNIX_EPOCH)

@@ -69,6 +69,7 @@ impl Record {
         let ends = self.termination.iter_mut().map(|t| &mut t.deadline_wall);
         starts
             .chain(ends)
+            .chain(self.active_since.iter_mut())
             .for_each(|time| *time = moved(*time, step));
     }
 }
@@ -111,6 +112,7 @@ mod tests {
         };
         let mut record = Record {
             start_time: Some(at(0)),
+            active_since: Some(at(0)),
             termination: Some(Termination {
                 grace_seconds: 30,
                 deadline_wall: at(130),
@@ -139,6 +141,7 @@ mod tests {
                 assert_eq!(times(&record), [90, 95, 130].map(|t| at(t) + step));
             }
             assert_eq!(record.start_time, Some(at(0)), "what people read stays");
+            assert_eq!(record.active_since, Some(at(0) + step));
         }
     }
 

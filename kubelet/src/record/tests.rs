@@ -20,6 +20,7 @@ fn time(text: &str) -> Timestamp {
 fn full() -> Record {
     let since = time("2026-01-02T03:04:05.678901234Z");
     Record {
+        active_since: None,
         start_time: Some(since),
         containers: BTreeMap::from([(
             "web".to_owned(),
@@ -398,6 +399,7 @@ fn status(phase: Phase, message: Option<&str>) -> PodStatus {
         id: Some(format!("{name}-id").as_str().into()),
     };
     PodStatus {
+        ephemeral_containers: Vec::new(),
         phase,
         reason: message.map(|_| "Evicted".into()),
         message: message.map(Into::into),

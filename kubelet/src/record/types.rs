@@ -22,6 +22,10 @@ pub struct Record {
     /// `status.startTime`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Timestamp>,
+    /// When the pod became active, by a wall clock that is followed where it is stepped: what an active deadline is
+    /// counted from. Only of a pod that has one; at first the same as `start_time`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_since: Option<Timestamp>,
     /// By container name: what was established of the instance that ran.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub containers: BTreeMap<String, ContainerRecord>,
@@ -130,7 +134,7 @@ impl Record {
                 (c.kind, record)
             })
             .collect();
-        let all = || status.init_containers.iter().chain(&status.containers);
+        let all = || status.all_containers();
         self.containers = all()
             .filter(|c| c.state.is_running())
             .filter_map(|c| {
@@ -179,6 +183,7 @@ impl Record {
             conditions: conditions.collect(),
             init_containers: Vec::new(),
             containers: Vec::new(),
+            ephemeral_containers: Vec::new(),
             pod_ips: Vec::new(),
             host_ips: Vec::new(),
             qos,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::containers;
 use super::derive::StatusInput;
 use super::types::{Condition, ConditionKind, ContainerStatus, Phase};
 use crate::pod::{self, ContainerKind};
@@ -65,13 +66,20 @@ pub(super) fn derive(facts: &Facts<'_>) -> Vec<Condition> {
         (ConditionKind::ContainersReady, containers_ready),
         (ConditionKind::PodScheduled, Verdict::TRUE),
     ];
+    let all_restarting = pod::may_restart_all(facts.input.pod).then(|| {
+        (
+            ConditionKind::AllContainersRestarting,
+            facts.all_restarting(),
+        )
+    });
     let previous = facts.input.previous;
     // A disruption is an event, not a state: once noted it stays.
     let disruption = previous
         .and_then(|p| p.condition(ConditionKind::DisruptionTarget))
         .cloned()
         .or_else(|| facts.disruption());
-    let own = verdicts.into_iter().map(|(kind, verdict)| Condition {
+    let verdicts = verdicts.into_iter().chain(all_restarting);
+    let own = verdicts.map(|(kind, verdict)| Condition {
         kind,
         last_transition: facts.last_transition(kind, verdict.status),
         status: verdict.status,
@@ -170,6 +178,23 @@ impl Facts<'_> {
             "ContainersNotReady",
             format!("containers with unready status: [{unready}]"),
         )
+    }
+
+    /// The container for whose end all start anew is the last to be forgotten.
+    fn all_restarting(&self) -> Verdict {
+        match self.phase {
+            Phase::Succeeded => return Verdict::bare(false, Some("PodCompleted")),
+            Phase::Failed => return Verdict::bare(false, Some("PodFailed")),
+            Phase::Pending | Phase::Running => {}
+        }
+        match containers::asks_for_restart_of_all(self.input) {
+            false => Verdict::bare(false, None),
+            true => Verdict {
+                status: true,
+                reason: Some("RestartAllContainersStarted"),
+                message: Some("container exited with restart policy rule".into()),
+            },
+        }
     }
 
     fn ready(&self, containers_ready: &Verdict) -> Verdict {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
 use super::derive::StatusInput;
-use super::types::{ContainerStatus, State, Terminated, Waiting};
+use super::types::{ConditionKind, ContainerStatus, PodStatus, State, Terminated, Waiting};
 use crate::pod::{self, ContainerKind};
 use crate::runtime::{ContainerState, ObservedContainer};
 
@@ -21,6 +21,10 @@ const UNKNOWN_EXIT: i32 = 137;
 const LOST: &str = "The container could not be located when the pod was terminated";
 const LOST_WHILE_RUNNING: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
 const INIT_RECORD_GONE: &str = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
+
+/// Reason of a container that was stopped and forgotten because all containers of its pod start anew.
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
+const REMOVED: &str = "The container is removed because RestartAllContainers in place";
 
 /// One of the two lists of containers in a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,40 @@ pub(super) fn derive(input: &StatusInput<'_>, side: Side) -> Vec<ContainerStatus
         .filter(|(kind, _)| side.holds(*kind))
         .map(|(kind, container)| scene.status(kind, container))
         .collect()
+}
+
+/// The statuses of the ephemeral containers, in the spec's order.
+pub(super) fn derive_ephemeral(input: &StatusInput<'_>) -> Vec<ContainerStatus> {
+    let scene = Scene::of(input);
+    pod::ephemeral_containers(input.pod)
+        .map(|container| scene.status(ContainerKind::Ephemeral, &container))
+        .collect()
+}
+
+/// Whether a container has ended, in the sandbox there is, for which all of them start anew.
+pub(super) fn asks_for_restart_of_all(input: &StatusInput<'_>) -> bool {
+    let sandbox = input.observed.sandboxes.first();
+    let Some(sandbox) = sandbox.filter(|s| s.ready && !input.terminating && !input.finished) else {
+        return false;
+    };
+    pod::containers(input.pod).any(|(_, container)| {
+        let newest = input.observed.newest(&container.name);
+        newest.is_some_and(|c| {
+            c.sandbox == sandbox.id
+                && c.state == ContainerState::Exited
+                && pod::restarts_all(container, c.exit_code)
+        })
+    })
+}
+
+/// Whether what is missing now was removed so that all containers start anew: going by what the runtime shows, or by
+/// what it showed before.
+fn all_restarting(input: &StatusInput<'_>) -> bool {
+    let said = |p: &PodStatus| {
+        p.condition(ConditionKind::AllContainersRestarting)
+            .is_some_and(|c| c.status)
+    };
+    asks_for_restart_of_all(input) || input.previous.is_some_and(said)
 }
 
 /// Marks what has no end on record as lost, once the pod is wound up. A container that never had its turn keeps
@@ -115,6 +153,7 @@ struct Scene<'a> {
     input: &'a StatusInput<'a>,
     default_waiting: Waiting,
     regular_created: bool,
+    all_restarting: bool,
     message_bytes: usize,
 }
 
@@ -140,6 +179,7 @@ impl<'a> Scene<'a> {
                 message: "".into(),
             },
             regular_created: spec.containers.iter().any(made),
+            all_restarting: all_restarting(input),
             message_bytes: TERMINATION_MESSAGE_BYTES / sharers.max(1),
         }
     }
@@ -180,7 +220,14 @@ impl<'a> Scene<'a> {
             ContainerState::Unknown => match before {
                 Some(before) if before.state.is_running() => {
                     restart_count = restart_count.max(before.restart_count.saturating_add(1));
-                    give_up(newest)
+                    match self.all_restarting {
+                        true => State::Terminated(Box::new(Terminated {
+                            reason: RESTARTING_ALL.into(),
+                            id: Some(newest.id.clone()),
+                            ..lost(LOST)
+                        })),
+                        false => give_up(newest),
+                    }
                 }
                 Some(before) if was_given_up(before, newest) => give_up(newest),
                 _ => State::Waiting(unexplained()),
@@ -225,6 +272,22 @@ impl<'a> Scene<'a> {
         let Some(before) = before else {
             return status;
         };
+        let spared = kind == ContainerKind::Ephemeral || before.state.is_waiting();
+        if self.all_restarting && !spared {
+            let removed = Terminated {
+                reason: RESTARTING_ALL.into(),
+                ..lost(REMOVED)
+            };
+            return ContainerStatus {
+                state: State::Waiting(Waiting {
+                    reason: RESTARTING_ALL.into(),
+                    message: REMOVED.into(),
+                }),
+                last: Some(Box::new(removed)),
+                restart_count: before.restart_count.saturating_add(1),
+                ..status
+            };
+        }
         if before.state.terminated().is_some() {
             return before.clone();
         }
@@ -317,6 +380,8 @@ impl<'a> Scene<'a> {
             ContainerKind::Sidecar | ContainerKind::Regular => {
                 status.started && view.is_none_or(|v| v.ready)
             }
+            // Nobody asks whether an ephemeral container is ready.
+            ContainerKind::Ephemeral => false,
         };
     }
 

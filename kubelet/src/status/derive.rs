@@ -108,6 +108,7 @@ pub fn derive_status(input: &StatusInput<'_>) -> PodStatus {
     let finished = input.finished && input.nothing_runs();
     let mut containers = containers::derive(input, Side::Regular);
     let mut init_containers = containers::derive(input, Side::Init);
+    let mut ephemeral_containers = containers::derive_ephemeral(input);
 
     let mut phase = phase::derive(input, &init_containers, &containers);
     if finished && !input.is_static() && !phase.is_terminal() {
@@ -134,6 +135,7 @@ pub fn derive_status(input: &StatusInput<'_>) -> PodStatus {
     };
     let conditions = conditions::derive(&facts);
     containers.sort_by(|a, b| a.name.cmp(&b.name));
+    ephemeral_containers.sort_by(|a, b| a.name.cmp(&b.name));
     PodStatus {
         phase,
         reason,
@@ -142,6 +144,7 @@ pub fn derive_status(input: &StatusInput<'_>) -> PodStatus {
         conditions,
         init_containers,
         containers,
+        ephemeral_containers,
         pod_ips: pod_ips(input),
         host_ips: input.host_ips.to_vec(),
         qos: input.qos,
@@ -158,6 +161,7 @@ fn reject(input: &StatusInput<'_>, rejected: &Rejected) -> PodStatus {
         conditions: Vec::new(),
         init_containers: Vec::new(),
         containers: Vec::new(),
+        ephemeral_containers: Vec::new(),
         pod_ips: Vec::new(),
         host_ips: Vec::new(),
         qos: input.qos,

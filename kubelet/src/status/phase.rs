@@ -1,7 +1,8 @@
 //! The phase of a pod, from the statuses of its containers.
 
+use super::containers::RESTARTING_ALL;
 use super::derive::StatusInput;
-use super::types::{ContainerStatus, Phase, State};
+use super::types::{ContainerStatus, Phase, State, Terminated};
 use crate::pod::{self, ContainerKind};
 
 /// How the containers of a pod are doing, counted.
@@ -30,18 +31,24 @@ pub(super) fn derive(
             container.name, *status.name,
             "statuses are in the spec's order"
         );
-        let for_good = |exit_code| !pod::should_restart(input.pod, kind, container, exit_code);
+        let for_good = |end: &Terminated| {
+            // Ended for the sake of another container: all of them start anew.
+            *end.reason != *RESTARTING_ALL
+                && !pod::should_restart(input.pod, kind, container, end.exit_code)
+        };
         match status.kind {
             ContainerKind::Init => tally.count_init(status, for_good),
             ContainerKind::Sidecar => tally.count_sidecar(status),
             ContainerKind::Regular => tally.count_regular(status, for_good),
+            // Nothing of a pod's life hangs on them, and they are not among these.
+            ContainerKind::Ephemeral => {}
         }
     }
     tally.phase(input)
 }
 
 impl Tally {
-    fn count_init(&mut self, status: &ContainerStatus, for_good: impl Fn(i32) -> bool) {
+    fn count_init(&mut self, status: &ContainerStatus, for_good: impl Fn(&Terminated) -> bool) {
         let end = match &status.state {
             State::Running { .. } => None,
             State::Terminated(end) => Some(end),
@@ -49,7 +56,7 @@ impl Tally {
         };
         match end {
             None => self.inits_pending = true,
-            Some(end) if end.exit_code != 0 && for_good(end.exit_code) => {
+            Some(end) if end.exit_code != 0 && for_good(end) => {
                 self.init_failed_for_good = true;
             }
             Some(_) => {}
@@ -71,19 +78,19 @@ impl Tally {
         }
     }
 
-    fn count_regular(&mut self, status: &ContainerStatus, for_good: impl Fn(i32) -> bool) {
+    fn count_regular(&mut self, status: &ContainerStatus, for_good: impl Fn(&Terminated) -> bool) {
         match &status.state {
             State::Running { .. } => self.running += 1,
             State::Terminated(end) => {
                 self.stopped += 1;
-                self.stopped_for_good += usize::from(for_good(end.exit_code));
+                self.stopped_for_good += usize::from(for_good(end));
                 self.succeeded += usize::from(end.exit_code == 0);
             }
             State::Waiting(_) => match &status.last {
                 // Waiting for another run: stopped, and never a success.
                 Some(end) => {
                     self.stopped += 1;
-                    self.stopped_for_good += usize::from(for_good(end.exit_code));
+                    self.stopped_for_good += usize::from(for_good(end));
                 }
                 None => self.waiting += 1,
             },

@@ -148,6 +148,7 @@ mod tests {
             conditions: Vec::new(),
             init_containers: Vec::new(),
             containers: Vec::new(),
+            ephemeral_containers: Vec::new(),
             pod_ips: Vec::new(),
             host_ips: Vec::new(),
             qos: QosClass::BestEffort,

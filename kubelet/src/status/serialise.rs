@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::resources;
 use super::types::{Condition, ConditionKind, ContainerStatus, PodStatus, State, Terminated};
-use crate::pod::{self, Pod};
+use crate::pod::{self, ContainerKind, Pod};
 
 /// `status` of `pod` as the Kubernetes API has it, with times in whole seconds.
 ///
@@ -45,6 +45,7 @@ pub fn serialise(pod: &Pod, status: &PodStatus, runtime: &str) -> api::PodStatus
         },
         conditions: conditions(theirs, status, generation),
         container_statuses: statuses(&status.containers),
+        ephemeral_container_statuses: statuses(&status.ephemeral_containers),
         host_ip: status.host_ips.first().map(IpAddr::to_string),
         host_ips: (!host_ips.is_empty()).then_some(host_ips),
         init_container_statuses: statuses(&status.init_containers),
@@ -96,12 +97,10 @@ fn is_ours(type_: &str) -> bool {
         ConditionKind::Ready,
         ConditionKind::ContainersReady,
         ConditionKind::PodScheduled,
+        ConditionKind::AllContainersRestarting,
     ];
     written.iter().any(|kind| kind.as_str() == type_)
-        || matches!(
-            type_,
-            "PodResizePending" | "PodResizeInProgress" | "AllContainersRestarting"
-        )
+        || matches!(type_, "PodResizePending" | "PodResizeInProgress")
 }
 
 fn condition(condition: &Condition, generation: Option<i64>) -> api::PodCondition {
@@ -117,9 +116,15 @@ fn condition(condition: &Condition, generation: Option<i64>) -> api::PodConditio
 }
 
 fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::ContainerStatus {
-    let spec = pod::containers(pod)
-        .find(|(_, c)| c.name == *status.name)
-        .map(|(_, c)| c);
+    let ephemeral = status.kind == ContainerKind::Ephemeral;
+    let late = match ephemeral {
+        true => pod::ephemeral_containers(pod).find(|c| c.name == *status.name),
+        false => None,
+    };
+    let mut regular = pod::containers(pod).map(|(_, c)| c);
+    let spec = late
+        .as_ref()
+        .or_else(|| regular.find(|c| c.name == *status.name));
     // What was never made has been given nothing.
     let given = spec.filter(|_| status.id.is_some());
     let requirements = |c: &api::Container| c.resources.clone().unwrap_or_default();
@@ -142,7 +147,7 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         ready: status.ready,
         resources: given.map(requirements),
         restart_count: i32::try_from(status.restart_count).unwrap_or(i32::MAX),
-        started: Some(status.started),
+        started: (!ephemeral).then_some(status.started),
         state: Some(state(&status.state, runtime)),
         volume_mounts: spec.and_then(volume_mounts),
         ..api::ContainerStatus::default()

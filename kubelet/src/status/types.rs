@@ -65,6 +65,8 @@ pub enum ConditionKind {
     ContainersReady,
     /// The pod has a node, which is this one.
     PodScheduled,
+    /// A container has ended for which every container of the pod starts anew; they are being stopped and forgotten.
+    AllContainersRestarting,
 }
 
 impl ConditionKind {
@@ -78,6 +80,7 @@ impl ConditionKind {
             Self::Ready => "Ready",
             Self::ContainersReady => "ContainersReady",
             Self::PodScheduled => "PodScheduled",
+            Self::AllContainersRestarting => "AllContainersRestarting",
         }
     }
 }
@@ -166,7 +169,7 @@ impl State {
 pub struct ContainerStatus {
     /// The name in the spec.
     pub name: Arc<str>,
-    /// Init container, sidecar or regular.
+    /// Init container, sidecar, regular or ephemeral.
     pub kind: ContainerKind,
     /// What it does now.
     pub state: State,
@@ -203,6 +206,8 @@ pub struct PodStatus {
     pub init_containers: Vec<ContainerStatus>,
     /// Regular containers, by name.
     pub containers: Vec<ContainerStatus>,
+    /// Ephemeral containers, by name.
+    pub ephemeral_containers: Vec<ContainerStatus>,
     /// Addresses, primary first, at most one a family.
     pub pod_ips: Vec<IpAddr>,
     /// The node's addresses, primary first; empty when unknown.
@@ -218,12 +223,15 @@ impl PodStatus {
         self.conditions.iter().find(|c| c.kind == kind)
     }
 
+    /// The statuses of all containers, of whatever kind.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerStatus> {
+        let spec = self.init_containers.iter().chain(&self.containers);
+        spec.chain(&self.ephemeral_containers)
+    }
+
     /// The status of the container called `name`, of whatever kind.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&ContainerStatus> {
-        self.init_containers
-            .iter()
-            .chain(&self.containers)
-            .find(|c| &*c.name == name)
+        self.all_containers().find(|c| &*c.name == name)
     }
 }

@@ -13,7 +13,7 @@ use super::start::StartError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{ContainerStart, PodPlan, Step};
-use crate::pod::{ContainerKind, Pod};
+use crate::pod::{self, ContainerKind, Pod};
 use crate::record::BackoffKey;
 use crate::runtime::{ObservedPod, SandboxId};
 
@@ -75,7 +75,7 @@ impl Worker {
                     }
                     None => Next::Halt,
                 },
-                Step::RemoveContainer(_) | Step::RemoveSandbox(_) => {
+                Step::RemoveContainer(_) | Step::ResetContainer(_) | Step::RemoveSandbox(_) => {
                     self.remove(observed, step, &mut applied).await;
                     Next::GoOn
                 }
@@ -153,10 +153,10 @@ impl Worker {
         let started = patiently(permit, Box::pin(self.start_container(pod, sandbox, start))).await;
         let now = self.tools.clock.now();
         // A restart that fails counts as much as one that succeeds.
-        if let Some((ended, container)) = start.replaces.zip(spec_of(pod, &start.name)) {
+        if let Some((ended, container)) = start.replaces.zip(pod::container(pod, &start.name)) {
             self.memory
                 .backoffs
-                .advance(BackoffKey::of(container), ended, now.monotonic);
+                .advance(BackoffKey::of(&container), ended, now.monotonic);
         }
         match started {
             Ok(()) => {
@@ -211,12 +211,6 @@ impl Worker {
         let hold = Hold::after(self.memory.holds.get(&key), now, None);
         self.memory.holds.insert(key, hold);
     }
-}
-
-fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a k8s_openapi::api::core::v1::Container> {
-    crate::pod::containers(pod)
-        .map(|(_, c)| c)
-        .find(|c| c.name == name)
 }
 
 /// What is no longer there need not be stopped or removed.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use cri_proto::CriError;
 
 use super::hold::Hold;
-use super::memory::{Memory, PREEMPTED, PREEMPTING};
+use super::memory::{
+    DEADLINE_EXCEEDED, Memory, PAST_DEADLINE, PREEMPTED, PREEMPTING, active_limit,
+};
 use super::queue::{Stage, Wanted};
 use super::{Orders, Place, Worker, apply::Applied};
 use crate::admission;
@@ -17,6 +19,7 @@ use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::Pod;
 use crate::probes::ProbeView;
+use crate::record::Exit;
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::status::{PodStatus, StatusInput, Waiting, derive_status};
 
@@ -36,9 +39,14 @@ impl Worker {
             // A pod that has to make room must not go on with a pull or a start that hangs.
             let cut_short =
                 |o: &Orders| o.wanted == Wanted::Stop || has_place && o.place == Place::Preempted;
+            let deadline = self.deadline();
             let told = tokio::select! {
                 biased;
                 told = orders.wait_for(cut_short) => told.map(|o| o.clone()),
+                () = deadline => {
+                    self.end_at_deadline();
+                    continue;
+                }
                 () = self.live() => return,
             };
             match told {
@@ -52,9 +60,53 @@ impl Worker {
         }
     }
 
+    /// Waits until the pod has been active for as long as it may; for ever where nothing limits it. A change of the
+    /// limit counts at once.
+    fn deadline(&self) -> impl Future<Output = ()> + use<> {
+        let mut orders = self.orders.clone();
+        let clock = self.tools.clock.clone();
+        let mut active_since = self.memory.active_since();
+        let over = self.memory.is_over();
+        async move {
+            loop {
+                let told = orders.borrow_and_update().clone();
+                let now = clock.now().monotonic;
+                // One that has to wait for its predecessor is not active yet.
+                let active = !over && told.wanted == Wanted::Run;
+                let left = active_limit(&told.pod).filter(|_| active).map(|limit| {
+                    let since = *active_since.get_or_insert(Exit::at(now));
+                    limit.saturating_sub(since.age(now))
+                });
+                let alarm = async {
+                    match left {
+                        Some(left) => tokio::time::sleep(left).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                // Cancel-safe: what has changed is looked at anew.
+                tokio::select! {
+                    () = alarm => return,
+                    changed = orders.changed() => if changed.is_err() {
+                        // The registry is gone, which ends the process.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_at_deadline(&mut self) {
+        let pod = self.orders.borrow().pod.clone();
+        let now = self.tools.clock.now().monotonic;
+        if self.memory.exceed_deadline(&pod, now) {
+            About::pod(&pod).normal(DEADLINE_EXCEEDED, PAST_DEADLINE);
+        }
+        self.memory.stale = true;
+    }
+
     async fn live(&mut self) {
         self.told_to_run().await;
-        self.memory.begin_life();
+        self.memory.begin_life(self.tools.clock.now().monotonic);
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
         let mut warned = false;
@@ -85,10 +137,19 @@ impl Worker {
             } else {
                 self.plan(&pod, &observed)
             };
+            let resets = plan.resets();
+            if resets {
+                // What is about to be forgotten is shown once, and how it was goes into the next status.
+                self.publish(&pod, &observed, &plan);
+            }
             let mut applied = self.apply(&pod, &observed, &plan).await;
             if applied.acted {
                 if self.memory.stale {
                     self.look_again().await;
+                }
+                if resets && !self.memory.stale {
+                    let observed = self.observed.borrow().clone();
+                    self.publish(&pod, &observed, &PodPlan::default());
                 }
                 let last = self.memory.last_plan.take();
                 if !applied.failed {
@@ -109,7 +170,7 @@ impl Worker {
                 self.memory.released = true;
                 self.release().await;
                 if self.memory.rejected.is_none() {
-                    let gave_way = self.memory.failure.is_some();
+                    let gave_way = self.memory.gave_way;
                     let stage = if gave_way {
                         Stage::GivenWay
                     } else {
@@ -297,7 +358,7 @@ impl Worker {
             writer.set(pod, status.clone());
         }
         self.memory.status = Some(status);
-        self.memory.store(&self.tools.clock);
+        self.memory.store(pod, &self.tools.clock);
     }
 
     fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {

@@ -25,6 +25,11 @@ pub(super) const PREEMPTING: &str = "Preempting";
 pub(super) const PREEMPTED: &str = "Preempted in order to admit critical pod";
 /// What the pod's condition says of it.
 const PREEMPTED_CONDITION: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
+/// Reason of a pod that was active for as long as its `activeDeadlineSeconds` say.
+pub(super) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+/// The same in a sentence.
+pub(super) const PAST_DEADLINE: &str =
+    "Pod was active on the node longer than the specified deadline";
 
 /// What a worker remembers. The part that must survive a restart of the agent is in the record.
 pub(super) struct Memory {
@@ -56,6 +61,10 @@ pub(super) struct Memory {
     pub(super) rejected: Option<Rejected>,
     /// Why the pod has to end though it was admitted.
     pub(super) failure: Option<PodFailure>,
+    /// It has to end to make room for another pod, and is tried again.
+    pub(super) gave_way: bool,
+    /// When the pod became active.
+    active_since: Exit,
 }
 
 impl Memory {
@@ -78,6 +87,10 @@ impl Memory {
         let writer = RecordWriter::resume(tools.dirs.path(uid), &record);
         let now = follow_clock(&mut record, &tools.clock);
         let cap = tools.node.crash_loop_cap;
+        let active_since = record
+            .active_since
+            .or(record.start_time)
+            .unwrap_or(now.wall);
         Self {
             start_time: record.start_time.unwrap_or(now.wall),
             backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
@@ -92,6 +105,8 @@ impl Memory {
             sandbox_config: None,
             rejected: None,
             failure: None,
+            gave_way: false,
+            active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
             stale: false,
             last_plan: None,
@@ -135,22 +150,53 @@ impl Memory {
     /// Has the pod end to make room for another, until it is given a place again. True the first time.
     pub(super) fn give_way(&mut self) -> bool {
         let news = self.failure.is_none();
-        self.failure = Some(PodFailure {
-            reason: PREEMPTING.into(),
-            message: PREEMPTED.into(),
-            disruption: Some(PREEMPTED_CONDITION.into()),
-        });
+        if news {
+            self.gave_way = true;
+            self.failure = Some(PodFailure {
+                reason: PREEMPTING.into(),
+                message: PREEMPTED.into(),
+                disruption: Some(PREEMPTED_CONDITION.into()),
+            });
+        }
         news
+    }
+
+    /// How much longer the pod may be active; none where nothing limits it, or it has to end anyway.
+    fn deadline_left(&self, pod: &Pod, now: Duration) -> Option<Duration> {
+        let limit = active_limit(pod).filter(|_| !self.is_over())?;
+        Some(limit.saturating_sub(self.active_since.age(now)))
+    }
+
+    /// What an active deadline is counted from; none while that is not settled, because the pod has never been told
+    /// to run.
+    pub(super) fn active_since(&self) -> Option<Exit> {
+        self.record.start_time.map(|_| self.active_since)
+    }
+
+    /// Has the pod end if its deadline has passed. True when that is news.
+    pub(super) fn exceed_deadline(&mut self, pod: &Pod, now: Duration) -> bool {
+        let passed = self.deadline_left(pod, now) == Some(Duration::ZERO);
+        if passed {
+            self.failure = Some(PodFailure {
+                reason: DEADLINE_EXCEEDED.into(),
+                message: PAST_DEADLINE.into(),
+                disruption: None,
+            });
+        }
+        passed
     }
 
     /// Whether the pod has no place on the node.
     pub(super) fn has_no_place(&self) -> bool {
-        self.rejected.is_some() || self.failure.is_some()
+        self.rejected.is_some() || self.gave_way
     }
 
     /// The pod is wanted: a termination that an earlier life of the agent had begun is none any more.
-    pub(super) fn begin_life(&mut self) {
+    pub(super) fn begin_life(&mut self, now: Duration) {
         self.record.termination = None;
+        if self.active_since().is_none() {
+            self.active_since = Exit::at(now);
+        }
     }
 
     /// When the termination under way has to be done; begins one of `grace` where none is.
@@ -177,8 +223,13 @@ impl Memory {
     /// Takes over what a new status says, and writes the record where it changed.
     ///
     /// A record that cannot be written costs what it would have held after a restart of the agent, and nothing now.
-    pub(super) fn store(&mut self, clock: &Clock) {
+    pub(super) fn store(&mut self, pod: &Pod, clock: &Clock) {
         let now = follow_clock(&mut self.record, clock);
+        if pod::spec(pod).active_deadline_seconds.is_none() {
+            self.record.active_since = None;
+        } else if self.record.active_since.is_none() {
+            self.record.active_since = Some(self.active_since.to_wall(now));
+        }
         if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
             self.record.take_status(status);
         }
@@ -202,6 +253,12 @@ impl Memory {
     pub(super) fn phase(&self) -> Option<Phase> {
         self.status.as_ref().map(|status| status.phase)
     }
+}
+
+/// How long `pod` may be active.
+pub(super) fn active_limit(pod: &Pod) -> Option<Duration> {
+    let seconds = pod::spec(pod).active_deadline_seconds?;
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 /// The present; the record's times move along where the wall clock was stepped.

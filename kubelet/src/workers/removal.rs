@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) enum Removed {
     /// An ended container, and its name.
     Container(ContainerId, Arc<str>),
+    /// A container that makes room for a new one of its name, which counts on from there. Its log stays.
+    Reset(ContainerId),
     /// A stopped sandbox.
     Sandbox(SandboxId),
 }
@@ -33,14 +35,14 @@ pub(super) enum Removed {
 impl Removed {
     async fn remove(&self, runtime: &RuntimeClient) -> Result<(), CriError> {
         gone_is_done(match self {
-            Self::Container(id, _) => runtime.remove_container(id.as_str()).await,
+            Self::Container(id, _) | Self::Reset(id) => runtime.remove_container(id.as_str()).await,
             Self::Sandbox(id) => runtime.remove_pod_sandbox(id.as_str()).await,
         })
     }
 
     fn id(&self) -> &str {
         match self {
-            Self::Container(id, _) => id.as_str(),
+            Self::Container(id, _) | Self::Reset(id) => id.as_str(),
             Self::Sandbox(id) => id.as_str(),
         }
     }
@@ -98,6 +100,10 @@ impl Worker {
                 let seen = observed.containers.iter().find(|c| c.id == *id);
                 Removed::Container(id.clone(), seen.map_or("".into(), |c| c.name.clone()))
             }
+            Step::ResetContainer(id) => {
+                self.count_on_from(observed, id);
+                Removed::Reset(id.clone())
+            }
             Step::RemoveSandbox(id) => Removed::Sandbox(id.clone()),
             _ => return,
         };
@@ -128,6 +134,26 @@ impl Worker {
         }
     }
 
+    /// Remembers the restart count of a container that the runtime is about to forget, and drops the logs of the
+    /// instances before it: its own is the last one that is kept.
+    fn count_on_from(&mut self, observed: &ObservedPod, id: &ContainerId) {
+        let Some(instance) = observed.containers.iter().find(|c| c.id == *id) else {
+            return;
+        };
+        let name = &instance.name;
+        let next = self
+            .memory
+            .attempts_on_disk
+            .entry(name.clone())
+            .or_default();
+        *next = (*next).max(instance.attempt + 1);
+        let newest = observed.newest(name).map_or(0, |c| c.attempt);
+        let logs = &self.tools.logs;
+        if let Err(error) = logs.prune_instances(&self.name, &self.uid, name, &[newest]) {
+            tracing::warn!(pod = %self.name, error = error_chain(&error), "could not remove an old log");
+        }
+    }
+
     /// Takes note of a call that is done; says whether it went well.
     pub(super) fn removal_done(&mut self, done: Option<(Removed, Result<(), String>)>) -> bool {
         let Some((what, result)) = done else {
@@ -151,7 +177,9 @@ impl Worker {
     /// After a look at the runtime: removes the logs of instances that it has forgotten, and the holds of what is gone.
     pub(super) fn tidy(&mut self, observed: &ObservedPod) {
         self.removals.holds.retain(|what, _| match what {
-            Removed::Container(id, _) => observed.containers.iter().any(|c| c.id == *id),
+            Removed::Container(id, _) | Removed::Reset(id) => {
+                observed.containers.iter().any(|c| c.id == *id)
+            }
             Removed::Sandbox(id) => observed.sandboxes.iter().any(|s| s.id == *id),
         });
         for (id, name) in std::mem::take(&mut self.removals.forgotten) {

@@ -244,15 +244,12 @@ impl Worker {
         start: &ContainerStart,
     ) -> Result<(), StartError> {
         self.prepare(pod).await?;
-        let spec = pod::containers(pod)
-            .map(|(_, c)| c)
-            .find(|c| c.name == *start.name);
-        let spec = spec.ok_or(StartError::NoSuchContainer)?;
+        let spec = pod::container(pod, &start.name).ok_or(StartError::NoSuchContainer)?;
         let about = About::container(pod, &start.name);
         let id = match &start.adopt {
             Some(id) => id.clone(),
             None => {
-                let id = self.make_container(pod, sandbox, start, spec).await?;
+                let id = self.make_container(pod, sandbox, start, &spec).await?;
                 about.normal("Created", "Container created");
                 id
             }

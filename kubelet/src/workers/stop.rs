@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::Worker;
 use super::apply::{Applied, Next, gone_is_done};
 use crate::events::About;
-use crate::plan::ContainerStop;
+use crate::plan::{ContainerStop, MINIMUM_GRACE};
 use crate::pod::Pod;
 use crate::runtime::{ContainerState, ObservedPod, SandboxId};
 
@@ -46,8 +46,9 @@ impl Worker {
                     let seen = seen.containers.iter().find(|c| c.id == stop.id);
                     seen.is_none_or(|c| c.state == ContainerState::Exited)
                 };
-                let call = runtime.stop_container(stop.id.as_str(), stop.grace);
-                let call = said_when_late(&who, "StopContainer", stop.grace, call);
+                let grace = stop.grace.max(MINIMUM_GRACE);
+                let call = runtime.stop_container(stop.id.as_str(), grace);
+                let call = said_when_late(&who, "StopContainer", grace, call);
                 (answer_or_end(call, observed, ended).await, stop)
             });
         }

@@ -46,7 +46,7 @@ impl Worker {
         let grace = Duration::from_secs(pod::grace_seconds(&pod).unsigned_abs());
         let clock = &self.tools.clock;
         let deadline = self.memory.termination_deadline(grace, clock);
-        self.memory.store(clock);
+        self.memory.store(&pod, clock);
         self.stop_everything(&pod, deadline).await;
     }
 

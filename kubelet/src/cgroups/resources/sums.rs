@@ -99,7 +99,8 @@ fn init_stages(
     for (kind, container) in pod::containers(pod) {
         let own = of(container)?;
         match kind {
-            ContainerKind::Regular => {}
+            // An ephemeral container asks for nothing.
+            ContainerKind::Regular | ContainerKind::Ephemeral => {}
             ContainerKind::Sidecar => {
                 add(&mut sidecars, &own);
                 stage(&sidecars);
