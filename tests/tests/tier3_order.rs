@@ -80,7 +80,9 @@ fn last_end(pod: &Pod, name: &str) -> Result<ContainerStateTerminated> {
 fn condition(pod: &Pod, kind: &str) -> Result<PodCondition> {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     let found = conditions.into_iter().flatten().find(|c| c.type_ == kind);
-    found.cloned().with_context(|| format!("no condition {kind}"))
+    found
+        .cloned()
+        .with_context(|| format!("no condition {kind}"))
 }
 
 /// Waits until the container has been started again `times` times and is ready.
@@ -205,7 +207,9 @@ fn a_sidecar_comes_back_and_goes_when_all_else_is_done() {
 fn containers_have_restart_policies_and_rules_of_their_own() {
     with_agent(async |node, agent| {
         let once = |code: u32| {
-            format!("test -e /out/$HOSTNAME.{code} || {{ touch /out/$HOSTNAME.{code}; exit {code}; }}\nsleep 100000 & wait")
+            format!(
+                "test -e /out/$HOSTNAME.{code} || {{ touch /out/$HOSTNAME.{code}; exit {code}; }}\nsleep 100000 & wait"
+            )
         };
         let rule = "  restartPolicy: Never\n  restartPolicyRules: [{ action: Restart, exitCodes: { operator: In, values: [42] } }]";
         let spec = format!(
@@ -218,17 +222,29 @@ fn containers_have_restart_policies_and_rules_of_their_own() {
         node.put("own.yaml", &manifest(node, "own", &spec)?)?;
         restarted(agent, "own", "always", 1).await?;
         let pod = restarted(agent, "own", "ruled", 1).await?;
-        ensure!(last_end(&pod, "ruled")?.exit_code == 42, "{}", pod.describe());
-        throughout("the others stay ended", Duration::from_secs(3), async || {
-            let pod = agent.pod("own")?;
-            ensure!(pod.phase() == "Running", "{}", pod.describe());
-            ensure!(ended(&pod, "success")?.exit_code == 0);
-            ensure!(ended(&pod, "unruled")?.exit_code == 43);
-            for name in ["success", "unruled"] {
-                ensure!(pod.container(name)?.restart_count == 0, "{}", pod.describe());
-            }
-            Ok(())
-        })
+        ensure!(
+            last_end(&pod, "ruled")?.exit_code == 42,
+            "{}",
+            pod.describe()
+        );
+        throughout(
+            "the others stay ended",
+            Duration::from_secs(3),
+            async || {
+                let pod = agent.pod("own")?;
+                ensure!(pod.phase() == "Running", "{}", pod.describe());
+                ensure!(ended(&pod, "success")?.exit_code == 0);
+                ensure!(ended(&pod, "unruled")?.exit_code == 43);
+                for name in ["success", "unruled"] {
+                    ensure!(
+                        pod.container(name)?.restart_count == 0,
+                        "{}",
+                        pod.describe()
+                    );
+                }
+                Ok(())
+            },
+        )
         .await
     });
 }
@@ -276,14 +292,21 @@ fn one_container_may_have_all_of_them_start_anew() {
         fs::write(node.path("out-all/go"), "")?;
         restarted(agent, "all", "main", 1).await?;
         let after = agent.ready("all", LIMIT).await?;
-        let lines = ledger(node, "all")?;
-        ensure!(lines[..2] == ["init up", "side up"], "{lines:?}");
-        let again: Vec<&String> = lines[4..].iter().filter(|l| l.ends_with("up")).collect();
-        ensure!(again.len() == 4 && again[0] == "init up" && again[1] == "side up", "{lines:?}");
+        let up = eventually("all are up once more", LIMIT, async || {
+            let lines = ledger(node, "all")?;
+            let up: Vec<String> = lines.into_iter().filter(|l| l.ends_with("up")).collect();
+            ensure!(up.len() == 8, "{up:?}");
+            Ok(up)
+        })
+        .await?;
+        for round in [&up[..4], &up[4..]] {
+            ensure!(round[..2] == ["init up", "side up"], "{up:?}");
+        }
         ensure!(sandbox(node, &after)? == home, "another sandbox");
         ensure!(after.ip() == before.ip());
         for name in ["init", "side", "main", "other"] {
-            ensure!(after.container(name)?.restart_count == 1, "{}", after.describe());
+            let status = after.container(name)?;
+            ensure!(status.restart_count == 1, "{status:?}");
         }
         for name in ["main", "other"] {
             let last = last_end(&after, name)?;
@@ -398,7 +421,10 @@ fn a_container_that_runs_out_of_memory_says_so() {
 #[test]
 fn restart_counts_go_on_after_a_restart_of_the_agent() {
     with_agent(async |node, agent| {
-        let spec = format!("containers:{}", container("main", "", "say up\nsleep 100000 & wait"));
+        let spec = format!(
+            "containers:{}",
+            container("main", "", "say up\nsleep 100000 & wait")
+        );
         node.put("count.yaml", &manifest(node, "count", &spec)?)?;
         let pod = agent.ready("count", LIMIT).await?;
         let kill = |pod: &Pod| {
@@ -422,8 +448,11 @@ fn restart_counts_go_on_after_a_restart_of_the_agent() {
         agent.start().await?;
         let pod = restarted(agent, "count", "main", 2).await?;
         ensure!(last_end(&pod, "main")?.exit_code == 137);
-        ensure!(ledger(node, "count")? == ["main up"; 3]);
-        Ok(())
+        eventually("its third line", LIMIT, async || {
+            ensure!(ledger(node, "count")? == ["main up"; 3]);
+            Ok(())
+        })
+        .await
     });
 }
 
@@ -455,15 +484,18 @@ fn a_lost_sandbox_has_the_pod_initialised_again() {
                 after.describe()
             );
         }
-        let lines = ledger(node, "lost")?;
-        let up: Vec<&str> = lines
-            .iter()
-            .filter_map(|line| line.strip_suffix(" up"))
-            .collect();
-        ensure!(
-            up == ["init", "side", "main", "init", "side", "main"],
-            "{lines:?}"
-        );
-        Ok(())
+        eventually("all are up once more, in order", LIMIT, async || {
+            let lines = ledger(node, "lost")?;
+            let up: Vec<&str> = lines
+                .iter()
+                .filter_map(|line| line.strip_suffix(" up"))
+                .collect();
+            ensure!(
+                up == ["init", "side", "main", "init", "side", "main"],
+                "{lines:?}"
+            );
+            Ok(())
+        })
+        .await
     });
 }

@@ -215,6 +215,7 @@ impl Instance {
             hash: hash.into(),
             log_path: "".into(),
             grace_seconds: None,
+            user: None,
         }
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn container(
         hash: convert::container_hash(name, "image").into(),
         log_path: "".into(),
         grace_seconds: None,
+        user: None,
     }
 }
 

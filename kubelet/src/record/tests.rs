@@ -388,6 +388,7 @@ fn status(phase: Phase, message: Option<&str>) -> PodStatus {
     let since = time(EARLY);
     let container = |name: &str, state| ContainerStatus {
         name: name.into(),
+        user: None,
         kind: ContainerKind::Regular,
         state,
         last: None,
@@ -472,6 +473,7 @@ fn flags_are_taken_back_only_for_the_instance_they_were_established_of() {
             hash: "".into(),
             log_path: "".into(),
             grace_seconds: None,
+            user: None,
         }],
     };
     let same = record.probe_views(&instance("web-id", ContainerState::Running));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cri_proto::v1;
 
 use super::convert::{annotation, label};
-use super::{ContainerId, ContainerState, ImageRef, ObservedContainer, ObservedSandbox};
+use super::{ContainerId, ContainerState, ImageRef, LinuxUser, ObservedContainer, ObservedSandbox};
 use crate::pod::PodUid;
 
 /// The pod that a sandbox or container with these labels belongs to; none where the labels are not the kubelet's.
@@ -71,6 +71,14 @@ pub fn container(listed: &v1::Container, status: &v1::ContainerStatus) -> Observ
             .annotations
             .get(annotation::TERMINATION_GRACE_PERIOD)
             .and_then(|s| s.parse().ok()),
+        user: status.user.as_ref().and_then(|user| {
+            let linux = user.linux.as_ref()?;
+            Some(Box::new(LinuxUser {
+                uid: linux.uid,
+                gid: linux.gid,
+                groups: linux.supplemental_groups.clone(),
+            }))
+        }),
     }
 }
 

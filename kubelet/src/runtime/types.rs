@@ -150,4 +150,17 @@ pub struct ObservedContainer {
     pub log_path: Arc<str>,
     /// `io.kubernetes.pod.terminationGracePeriod`, seconds: what an orphan is stopped with.
     pub grace_seconds: Option<i64>,
+    /// Who its first process was started as; none where the runtime does not say (containerd before 2.0).
+    pub user: Option<Box<LinuxUser>>,
+}
+
+/// The user and groups of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxUser {
+    /// The user's id.
+    pub uid: i64,
+    /// The primary group's id.
+    pub gid: i64,
+    /// The ids of the supplemental groups.
+    pub groups: Vec<i64>,
 }

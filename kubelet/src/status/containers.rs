@@ -247,6 +247,7 @@ impl<'a> Scene<'a> {
             image: newest.image.clone(),
             image_id: Some(newest.image_ref.clone()),
             id: Some(newest.id.clone()),
+            user: newest.user.clone(),
         }
     }
 
@@ -268,6 +269,7 @@ impl<'a> Scene<'a> {
             image: container.image.as_deref().unwrap_or_default().into(),
             image_id: None,
             id: None,
+            user: None,
         };
         let Some(before) = before else {
             return status;
@@ -320,8 +322,9 @@ impl<'a> Scene<'a> {
             if newest.is_some_and(|n| n.state == ContainerState::Exited && n.exit_code == 0) {
                 return;
             }
-            // Once a regular container was made, no init container of the pod is run again for want of a record.
-            if newest.is_none() && self.regular_created {
+            // Once a regular container was made, no init container of the pod is run again for want of a record; save
+            // where the record was removed so that all are.
+            if newest.is_none() && self.regular_created && !self.all_restarting {
                 if status.state.is_waiting() {
                     status.state = State::Terminated(Box::new(Terminated {
                         exit_code: 0,

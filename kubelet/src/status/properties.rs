@@ -64,6 +64,7 @@ fn instance() -> impl Strategy<Value = ObservedContainer> {
             hash: "".into(),
             log_path: "".into(),
             grace_seconds: None,
+            user: None,
         },
     )
 }

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::resources;
 use super::types::{Condition, ConditionKind, ContainerStatus, PodStatus, State, Terminated};
 use crate::pod::{self, ContainerKind, Pod};
+use crate::runtime::LinuxUser;
 
 /// `status` of `pod` as the Kubernetes API has it, with times in whole seconds.
 ///
@@ -149,8 +150,19 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         restart_count: i32::try_from(status.restart_count).unwrap_or(i32::MAX),
         started: (!ephemeral).then_some(status.started),
         state: Some(state(&status.state, runtime)),
+        user: status.user.as_deref().map(user),
         volume_mounts: spec.and_then(volume_mounts),
         ..api::ContainerStatus::default()
+    }
+}
+
+fn user(user: &LinuxUser) -> api::ContainerUser {
+    api::ContainerUser {
+        linux: Some(api::LinuxContainerUser {
+            gid: user.gid,
+            supplemental_groups: (!user.groups.is_empty()).then(|| user.groups.clone()),
+            uid: user.uid,
+        }),
     }
 }
 

@@ -120,6 +120,7 @@ impl ContainerStep {
             hash: "".into(),
             log_path: "".into(),
             grace_seconds: None,
+            user: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::pod::{ContainerKind, QosClass};
-use crate::runtime::{ContainerId, ImageRef};
+use crate::runtime::{ContainerId, ImageRef, LinuxUser};
 
 /// `status.phase`. `Unknown` is the control plane's word; a node never writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,6 +187,8 @@ pub struct ContainerStatus {
     pub image_id: Option<ImageRef>,
     /// The newest instance.
     pub id: Option<ContainerId>,
+    /// Who the newest instance was started as, where the runtime says so.
+    pub user: Option<Box<LinuxUser>>,
 }
 
 /// The status of a pod.

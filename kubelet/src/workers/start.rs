@@ -75,9 +75,10 @@ pub(super) enum StartError {
 
 /// An image that is not there yet, and when to ask again, on the agent's monotonic clock.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
+#[error("{error}")]
 pub(super) struct ImageFailure {
-    source: ImageError,
+    // Its text stands for all of it, so that it is no source of this one.
+    error: ImageError,
     retry_at: Duration,
 }
 
@@ -90,7 +91,7 @@ impl StartError {
             Self::Cgroup(_) => "FailedCreatePodContainer",
             Self::Directory(_) | Self::Logs(_) | Self::NotPrepared => "FailedSync",
             Self::Hostname(_) | Self::ResolvConf { .. } | Self::Dns(_) => "FailedCreatePodSandBox",
-            Self::Image(failure) => failure.source.reason(),
+            Self::Image(failure) => failure.error.reason(),
             Self::Config(_) | Self::Hosts(_) | Self::NoSuchContainer => {
                 "CreateContainerConfigError"
             }
@@ -108,9 +109,14 @@ impl StartError {
             reason if matches!(self, Self::Image(_)) => reason,
             _ => "ContainerCreating",
         };
+        let message = match self {
+            // As upstream: the runtime's own words, and not which call it was.
+            Self::Create(error) | Self::Run(error) => error.message().to_owned(),
+            _ => error_chain(self),
+        };
         Waiting {
             reason: reason.into(),
-            message: error_chain(self).into(),
+            message: message.into(),
         }
     }
 
@@ -346,11 +352,11 @@ impl Worker {
             .images
             .ensure(&request, &record)
             .await
-            .map_err(|source| {
+            .map_err(|error| {
                 let now = self.tools.clock.now().monotonic;
                 // An image name that is none is looked at again only so that the hold has an end.
-                let retry_at = now + source.retry_after().unwrap_or(Duration::from_secs(3600));
-                StartError::Image(ImageFailure { source, retry_at })
+                let retry_at = now + error.retry_after().unwrap_or(Duration::from_secs(3600));
+                StartError::Image(ImageFailure { error, retry_at })
             })
     }
 
@@ -406,5 +412,34 @@ impl Worker {
             etc_hosts::of_pod(pod_ips, &name.host, name.domain.as_deref(), aliases).into_bytes()
         };
         Ok(Some(prepared.dir.write_etc_hosts(&text)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_container_says_what_upstream_says_and_says_it_once() {
+        let refused = || CriError::new("StartContainer", CriErrorKind::Other, "no such file");
+        for (error, reason) in [
+            (StartError::Run(refused()), "RunContainerError"),
+            (StartError::Create(refused()), "CreateContainerError"),
+        ] {
+            let waiting = error.waiting();
+            assert_eq!(
+                (&*waiting.reason, &*waiting.message),
+                (reason, "no such file")
+            );
+        }
+        let error = StartError::Image(ImageFailure {
+            error: ImageError::NeverPull {
+                image: "nosuch:1".to_owned(),
+                retry_after: Duration::ZERO,
+            },
+            retry_at: Duration::ZERO,
+        });
+        let text = "Container image \"nosuch:1\" is not present with pull policy of Never";
+        assert_eq!(&*error.waiting().message, text);
     }
 }
