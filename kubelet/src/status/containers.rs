@@ -220,17 +220,19 @@ impl<'a> Scene<'a> {
             ContainerState::Unknown => match before {
                 Some(before) if before.state.is_running() => {
                     restart_count = restart_count.max(before.restart_count.saturating_add(1));
-                    match self.all_restarting {
-                        true => State::Terminated(Box::new(Terminated {
-                            reason: RESTARTING_ALL.into(),
-                            id: Some(newest.id.clone()),
-                            ..lost(LOST)
-                        })),
-                        false => give_up(newest),
-                    }
+                    give_up(
+                        newest,
+                        if self.all_restarting {
+                            RESTARTING_ALL
+                        } else {
+                            STATUS_UNKNOWN
+                        },
+                    )
                 }
-                Some(before) if was_given_up(before, newest) => give_up(newest),
-                _ => State::Waiting(unexplained()),
+                _ => match before.and_then(|before| given_up(before, newest)) {
+                    Some(reason) => give_up(newest, &reason),
+                    None => State::Waiting(unexplained()),
+                },
             },
         };
         let second_end = second
@@ -409,19 +411,22 @@ fn unexplained() -> Waiting {
 }
 
 /// The state of an instance that ran and that the runtime can say nothing of any more.
-fn give_up(instance: &ObservedContainer) -> State {
+fn give_up(instance: &ObservedContainer, reason: &str) -> State {
     State::Terminated(Box::new(Terminated {
         id: Some(instance.id.clone()),
+        reason: reason.into(),
         ..lost(LOST)
     }))
 }
 
-/// Whether the instance was already given up: it does not come back to waiting.
-fn was_given_up(before: &ContainerStatus, newest: &ObservedContainer) -> bool {
+/// With what reason the instance was already given up: it does not come back to waiting.
+fn given_up(before: &ContainerStatus, newest: &ObservedContainer) -> Option<Arc<str>> {
     let ends = [before.state.terminated(), before.last.as_deref()];
-    ends.into_iter()
-        .flatten()
-        .any(|end| end.id.as_ref() == Some(&newest.id) && &*end.reason == STATUS_UNKNOWN)
+    let end = ends.into_iter().flatten().find(|end| {
+        end.id.as_ref() == Some(&newest.id)
+            && (*end.reason == *STATUS_UNKNOWN || *end.reason == *RESTARTING_ALL)
+    });
+    end.map(|end| end.reason.clone())
 }
 
 /// The end before the newest instance, as the status before this one knew it: its own end when a new instance has
