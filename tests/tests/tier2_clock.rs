@@ -119,6 +119,34 @@ fn a_step_neither_ends_nor_prolongs_a_back_off() {
 }
 
 #[test]
+fn a_step_neither_ends_nor_prolongs_an_active_deadline() {
+    each_step(async |node, by, restart| {
+        let manifest = pod("a", 2).replace("spec: {", "spec: {activeDeadlineSeconds: 9, ");
+        let begun = Instant::now();
+        node.put("a.yaml", &manifest)?;
+        let before = node.ready("a").await?;
+        // A record is written once a second at most.
+        tokio::time::sleep(2 * SECOND).await;
+        step(node, by, restart)?;
+        ensure!(node.ready("a").await?.instances() == before.instances());
+        let failed = eventually("it fails", LIMIT, async || {
+            let pod = node.pod("a")?;
+            ensure!(pod.phase() == "Failed", "{}", pod.describe());
+            Ok(pod)
+        })
+        .await?;
+        let active = begun.elapsed();
+        let status = failed.status.unwrap_or_default();
+        ensure!(status.reason.as_deref() == Some("DeadlineExceeded"));
+        ensure!(
+            8 * SECOND < active && active < 14 * SECOND,
+            "it was active for {active:?} instead of nine seconds"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn a_step_shortens_no_grace_period() {
     each_step(async |node, by, restart| {
         node.runtime
