@@ -28,6 +28,36 @@ fn version_of(container: &tests::fake_runtime::Container) -> String {
 }
 
 #[test]
+fn an_active_deadline_that_is_moved_counts_at_once() {
+    with_agent(async |node| {
+        let manifest = |seconds: u32| {
+            let limit = format!("activeDeadlineSeconds: {seconds},");
+            pod("a", "1", &limit).replace("name: a}", "name: a, uid: fixed}")
+        };
+        node.put("a.yaml", &manifest(2))?;
+        let start = std::time::Instant::now();
+        let before = node.ready("a").await?;
+        node.put("a.yaml", &manifest(1000))?;
+        throughout("the later one counts", 3000 * MILLI, async || {
+            let pod = node.pod("a")?;
+            ensure!(pod.instances() == before.instances(), "{}", pod.describe());
+            Ok(())
+        })
+        .await?;
+        node.put("a.yaml", &manifest(5))?;
+        eventually("the earlier one counts", LIMIT, async || {
+            let pod = node.pod("a")?;
+            ensure!(pod.phase() == "Failed", "{}", pod.describe());
+            Ok(())
+        })
+        .await?;
+        let took = start.elapsed();
+        ensure!(4500 * MILLI < took && took < 9000 * MILLI, "{took:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn containers_start_in_order_and_stop_in_reverse() {
     with_agent(async |node| {
         node.runtime.program("init", Program::exits(0, 50 * MILLI));
