@@ -35,7 +35,7 @@ fn an_active_deadline_that_is_moved_counts_at_once() {
             pod("a", "1", &limit).replace("name: a}", "name: a, uid: fixed}")
         };
         node.put("a.yaml", &manifest(2))?;
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         let before = node.ready("a").await?;
         node.put("a.yaml", &manifest(1000))?;
         throughout("the later one counts", 3000 * MILLI, async || {
