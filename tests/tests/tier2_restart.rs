@@ -96,6 +96,48 @@ fn a_restart_amid_a_start_makes_nothing_twice() {
 }
 
 #[test]
+fn all_containers_start_anew_though_the_agent_is_killed_on_the_way() {
+    for call in ["StopContainer", "RemoveContainer", "CreateContainer"] {
+        with_agent(async |node| {
+            let programs = vec![Program::exits(88, SECOND / 2), Program::forever()];
+            node.runtime.programs("main", programs);
+            node.put(
+                "a.yaml",
+                "# YAML
+                {apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {restartPolicy: Never,
+                  containers: [{name: other, image: 'busybox:1'}, {name: main, image: 'busybox:1', restartPolicy: Never,
+                    restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}]}]}}",
+            )?;
+            node.ready("a").await?;
+            node.runtime.forget_calls();
+            node.runtime.fault(Fault::on(call).hangs());
+            eventually("the agent has come so far", LIMIT, async || {
+                ensure!(!node.runtime.calls_of(call).is_empty());
+                Ok(())
+            })
+            .await?;
+            node.kill_agent()?;
+            node.runtime.clear_faults();
+            node.start_agent()?;
+            eventually("both have started anew", LIMIT, async || {
+                let pod = node.pod("a")?;
+                for name in ["main", "other"] {
+                    let status = pod.container(name)?;
+                    ensure!(
+                        status.restart_count == 1 && status.ready,
+                        "{call}: {}",
+                        pod.describe()
+                    );
+                }
+                Ok(())
+            })
+            .await?;
+            calm(node, SECOND).await
+        });
+    }
+}
+
+#[test]
 fn a_container_that_was_made_and_not_started_is_started_by_the_next_agent() {
     with_agent(async |node| {
         node.runtime.fault(Fault::on("StartContainer").hangs());
