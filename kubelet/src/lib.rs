@@ -24,11 +24,13 @@
 pub mod admission;
 pub mod agent;
 pub mod cgroups;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dir;
 pub mod errors;
 pub mod events;
+pub mod hooks;
 pub mod images;
 pub mod logging;
 pub mod logs;

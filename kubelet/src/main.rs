@@ -10,7 +10,7 @@ use kubelet::config::{
 };
 use kubelet::errors::error_chain;
 use kubelet::process::{self, LockFile, ProcessError, RootLock};
-use kubelet::{agent, logging, validate};
+use kubelet::{agent, cli, logging, validate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that run tasks: an agent that waits needs few.
@@ -26,7 +26,7 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
 };
 
 /// Only this kubelet's own words.
-const SUBCOMMANDS: [&str; 1] = [validate::NAME];
+const SUBCOMMANDS: [&str; 2] = [validate::NAME, cli::EVENTS];
 
 fn main() -> ExitCode {
     // First of all, before any thread has a stack: a huge page of which little is touched is resident as a whole.
@@ -43,6 +43,15 @@ fn main() -> ExitCode {
         Ok(Invocation::Run(line)) => run(&line, huge_pages),
         Ok(Invocation::Help) => print(&config::usage()),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),
+        Ok(Invocation::Subcommand { name, arguments }) if name == cli::EVENTS => {
+            match cli::events(&arguments, &mut std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("kubelet {name}: {}", error_chain(&error));
+                    ExitCode::from(error.exit_code())
+                }
+            }
+        }
         Ok(Invocation::Subcommand { arguments, .. }) => {
             let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
             match validate::run(&arguments, &mut input, &mut output) {

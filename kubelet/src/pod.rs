@@ -196,11 +196,12 @@ pub fn ephemeral_containers(pod: &Pod) -> impl Iterator<Item = Container> {
     })
 }
 
-/// The grace period of a pod's own spec, seconds, not below zero.
+/// The grace period of a pod, seconds, not below zero: that of its deletion where it has one, else its own spec's.
 #[must_use]
 pub fn grace_seconds(pod: &Pod) -> i64 {
-    spec(pod)
-        .termination_grace_period_seconds
+    let deletion = pod.metadata.deletion_grace_period_seconds;
+    deletion
+        .or(spec(pod).termination_grace_period_seconds)
         .unwrap_or(DEFAULT_GRACE_SECONDS)
         .max(0)
 }

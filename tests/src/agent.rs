@@ -3,6 +3,7 @@
 //! Everything it is told is in flags and fields that upstream's kubelet 1.36 has too, so that the scenarios can be
 //! run against it, and differ in nothing but the binary.
 
+mod events;
 mod view;
 
 use std::fs;
@@ -22,6 +23,7 @@ use serde_json::json;
 use crate::containerd::Node;
 use crate::wait::{Never, eventually};
 
+pub use events::{SOCKET, Seen};
 pub use view::PodView;
 
 /// The environment variable with the path, and flags behind it, of another kubelet to test.

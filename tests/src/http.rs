@@ -1,8 +1,9 @@
-//! One HTTP request from within a network namespace.
+//! One HTTP request: from within a network namespace, or to a unix socket.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,10 +46,29 @@ pub fn get(netns: &Path, authority: &str, path: &str) -> Result<Response> {
     .with_context(|| format!("GET http://{authority}{path}"))
 }
 
+/// GET `path` of the unix socket at `socket`.
+///
+/// # Errors
+/// When nothing answers there within ten seconds, or the answer is not HTTP.
+pub fn get_unix(socket: &Path, path: &str) -> Result<Response> {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let exchanged = || {
+        let stream = UnixStream::connect(socket).context("connect")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        talk(stream, &request)
+    };
+    exchanged().with_context(|| format!("GET {path} of {}", socket.display()))
+}
+
 fn exchange(address: SocketAddr, request: &str) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).context("connect")?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT).context("connect")?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
+    talk(stream, request)
+}
+
+fn talk(mut stream: impl Read + Write, request: &str) -> Result<Response> {
     stream.write_all(request.as_bytes()).context("send")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("receive")?;

@@ -216,7 +216,9 @@ fn a_stop_that_fails_or_hangs_for_a_while_delays_only_its_successor() {
             node.ready("b").await?;
             node.gone(&old).await?;
             node.ready("a").await?;
-            ensure!(node.runtime.calls_of("StopContainer").len() == 3);
+            // One that hangs for longer than its grace period goes with its sandbox.
+            let calls = node.runtime.calls_of("StopContainer").len();
+            ensure!(calls == if hangs { 1 } else { 3 }, "{calls} calls");
             Ok(())
         });
     }

@@ -223,12 +223,10 @@ pub(super) const CONTAINER: &Table = &[
 
 /// `Lifecycle`.
 pub(super) const LIFECYCLE: &Table = &[
-    ("postStart", Warned("is not run in this version")),
-    ("preStop", Warned("is not run in this version")),
-    (
-        "stopSignal",
-        Warned("is not used in this version; the image's own signal is"),
-    ),
+    ("postStart", Built),
+    ("preStop", Built),
+    // Behind a feature gate, and passed over without it, as upstream does.
+    ("stopSignal", Built),
 ];
 
 /// `ResourceRequirements` of a container.

@@ -364,7 +364,6 @@ fn what_runs_without_a_feature_is_warned_of() {
     assert_eq!(
         warnings(&pod),
         [
-            "spec.containers[0].lifecycle.preStop is not run in this version",
             "spec.containers[0].livenessProbe is not run in this version",
             "spec.containers[0].readinessProbe is not run in this version",
             "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",

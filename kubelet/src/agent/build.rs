@@ -13,15 +13,20 @@ use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, Version};
 use crate::config::{CgroupDriver, Config};
+use crate::events::About;
+use crate::hooks::HookRunner;
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
-use crate::runtime::convert::dns::DnsSettings;
+use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
 use crate::volumes::{Volumes, VolumesConfig};
-use crate::workers::{NodeFacts, StartPermits, Tools};
+use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
+
+/// What upstream's `CgroupV1` event says (KEP-5573).
+const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
@@ -45,6 +50,13 @@ pub(super) fn tools(
     let allocatable = allocatable(config, capacity.memory_bytes, cores)?;
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, &allocatable))?;
     cgroups.ensure_node_levels()?;
+    if enforces_pods(config) {
+        About::node(&config.node.name).normal(
+            "NodeAllocatableEnforced",
+            "Updated Node Allocatable limit across pods",
+        );
+    }
+    check_resolv_conf(config);
     let dirs = PodDirs::new(&config.paths.root)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
@@ -64,6 +76,8 @@ pub(super) fn tools(
     Ok(Tools {
         clock: surroundings.clock,
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
+        hooks: HookRunner::new(client.clone()),
+        stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),
         volumes: Arc::new(volumes),
@@ -73,6 +87,7 @@ pub(super) fn tools(
         logs,
         board: surroundings.board,
         starts: StartPermits::new(starts),
+        network: Network::default(),
     })
 }
 
@@ -86,9 +101,7 @@ fn check_machine(config: &Config) -> Result<(), AgentError> {
         if config.node.fail_on_cgroup_v1 {
             return Err(AgentError::CgroupV1);
         }
-        tracing::warn!(
-            "cgroup v1: its support is in maintenance mode, please migrate to cgroup v2"
-        );
+        About::node(&config.node.name).warning("CgroupV1", CGROUP_V1);
     }
     Ok(())
 }
@@ -185,13 +198,19 @@ fn cpu_quota(config: &Config) -> CpuQuotaConfig {
     }
 }
 
+/// Whether all pods together are held below what is theirs.
+fn enforces_pods(config: &Config) -> bool {
+    let levels = &config.cgroups.enforce_allocatable;
+    config.cgroups.per_qos && levels.iter().any(|level| level == "pods")
+}
+
 fn cgroups_config(
     config: &Config,
     capacity: &NodeCapacity,
     allocatable: &ResourceList,
 ) -> CgroupsConfig {
     let levels = &config.cgroups.enforce_allocatable;
-    let enforced = levels.iter().any(|level| level == "pods");
+    let enforced = enforces_pods(config);
     for level in levels.iter().filter(|level| *level != "pods") {
         tracing::warn!(
             "enforceNodeAllocatable: {level} has no effect: this agent enforces pods only"
@@ -237,6 +256,24 @@ fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::
     ImagePuller::new(images.images(), &pulls, credentials)
 }
 
+/// Says what is wrong with the file that pods' DNS settings are made from. It is read anew for each pod.
+fn check_resolv_conf(config: &Config) {
+    let Some(path) = &config.network.resolv_conf else {
+        return;
+    };
+    let domain = config.network.cluster_domain.as_deref().unwrap_or_default();
+    let wrong = match std::fs::read_to_string(path) {
+        Ok(text) => match ResolvConf::parse(&text) {
+            Ok(conf) => dns::excess(path, &conf, domain),
+            Err(error) => Some(error.to_string()),
+        },
+        Err(error) => Some(format!("open {}: {error}", path.display())),
+    };
+    if let Some(wrong) = wrong {
+        About::node(&config.node.name).warning("CheckLimitsForResolvConf", &wrong);
+    }
+}
+
 fn node_facts(
     config: &Config,
     capacity: NodeCapacity,
@@ -268,6 +305,7 @@ fn node_facts(
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         cgroup_v2: v2,
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
+        stop_signals: config.gates.enabled("ContainerStopSignals"),
         swap_controller: v2 && Path::new("/proc/swaps").exists(),
         capacity,
         cpu_quota: cpu_quota(config),

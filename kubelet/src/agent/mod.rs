@@ -18,12 +18,14 @@ use tokio::task::{Id, JoinSet};
 use crate::admission::sysctls::SysctlPatternError;
 use crate::cgroups::CgroupsError;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, SOCKET_NAME, SocketSetting};
+use crate::errors::error_chain;
+use crate::events::{self, About};
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
 use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
-use crate::server::{self, BindError, HealthChecks, Heartbeat, Server};
+use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
 use crate::sources::{Copies, Desired, run_file_source};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
@@ -74,6 +76,9 @@ pub enum AgentError {
     /// A port that cannot be served.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The agent's own socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// A task that must live as long as the agent ended.
     #[error("the agent's {task} ended: {why}")]
     TaskEnded {
@@ -145,6 +150,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let clock = surroundings.clock.clone();
+    About::node(&config.node.name).normal("Starting", "Starting kubelet.");
     let options = ConnectOptions {
         request_timeout: config.runtime.request_timeout,
         ..ConnectOptions::default()
@@ -158,6 +164,8 @@ pub async fn run(
     let mut singletons = Singletons::default();
     let heartbeat = Heartbeat::new(clock.clone());
     serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
+    // Until the end of this function, whichever way it ends.
+    let _socket = serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
     let desired = start_sources(&config, clock, &mut singletons);
     if let Some(rotation) = rotation(&config) {
         let (logs, observer) = (tools.logs.clone(), tools.observer.clone());
@@ -255,4 +263,38 @@ async fn serve(
         );
     }
     Ok(())
+}
+
+/// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
+/// first.
+fn serve_socket(
+    config: &Config,
+    tools: &Tools,
+    heartbeat: Heartbeat,
+    singletons: &mut Singletons,
+) -> Result<Option<SocketFile>, SocketError> {
+    let path = match &config.agent.socket {
+        SocketSetting::None => return Ok(None),
+        // What upstream does not have, a node of a cluster has only where it was asked for.
+        SocketSetting::Unset if config.api.is_some() => return Ok(None),
+        SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
+        SocketSetting::At(path) => path.clone(),
+    };
+    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
+    let pods = Arc::new(tools.board.clone());
+    let routes = server::socket_routes(checks, pods, events::recorder());
+    match Server::bind_socket(&path, routes) {
+        Ok((server, file)) => {
+            singletons.spawn("socket", async move { match server.run().await {} });
+            Ok(Some(file))
+        }
+        Err(error) if config.agent.socket == SocketSetting::Unset => {
+            tracing::warn!(
+                "{}; 'kubelet events' cannot be answered",
+                error_chain(&error)
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -1,7 +1,7 @@
 //! Settings that are this agent's own, in a file and kind of their own: `--agent-config`.
 
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ConfigError;
@@ -20,7 +20,24 @@ const KIND: &str = "AgentConfiguration";
 pub struct AgentSettings {
     /// `startConcurrency`: how many pods start at once; none for two a core.
     pub start_concurrency: Option<NonZeroU32>,
+    /// `socket`: where the agent answers this machine's own questions.
+    pub socket: SocketSetting,
 }
+
+/// The path of the agent's own unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SocketSetting {
+    /// Not set: [`SOCKET_NAME`] in the root directory of an agent that runs by itself, none of one that has an API server.
+    #[default]
+    Unset,
+    /// Set to nothing: none.
+    None,
+    /// Set to an absolute path.
+    At(PathBuf),
+}
+
+/// The name of the agent's socket in its root directory.
+pub const SOCKET_NAME: &str = "agent.sock";
 
 impl AgentSettings {
     /// Reads the file at `path`.
@@ -54,8 +71,26 @@ impl AgentSettings {
                 ),
             ));
         }
+        let mut socket = SocketSetting::Unset;
+        if let Some(node) = document.root.get("socket") {
+            match node.to_json().as_str().map(Path::new) {
+                Some(path) if path.as_os_str().is_empty() => socket = SocketSetting::None,
+                Some(path) if path.is_absolute() && path.file_name().is_some() => {
+                    socket = SocketSetting::At(path.to_owned());
+                }
+                Some(path) => faults.push((
+                    node.at,
+                    format!("socket must be the absolute path of a socket, or empty for none, found {path:?}"),
+                )),
+                // Said already.
+                None => {}
+            }
+        }
         if faults.is_empty() {
-            return Ok(Self { start_concurrency });
+            return Ok(Self {
+                start_concurrency,
+                socket,
+            });
         }
         faults.sort();
         let issue = |(at, message)| {
@@ -88,6 +123,14 @@ mod tests {
         assert_eq!(parse(HEAD), Ok(AgentSettings::default()));
         let settings = parse(&format!("{HEAD}startConcurrency: 4\n")).unwrap();
         assert_eq!(settings.start_concurrency, NonZeroU32::new(4));
+        assert_eq!(settings.socket, SocketSetting::Unset);
+        let settings = parse(&format!("{HEAD}socket: \"\"\n")).unwrap();
+        assert_eq!(settings.socket, SocketSetting::None);
+        let settings = parse(&format!("{HEAD}socket: /run/kubelet.sock\n")).unwrap();
+        assert_eq!(
+            settings.socket,
+            SocketSetting::At("/run/kubelet.sock".into())
+        );
     }
 
     #[test]
@@ -104,6 +147,18 @@ mod tests {
             (
                 "startConcurrency: x\n",
                 "/a.yaml:3:19: startConcurrency must be a whole number, found the text \"x\"",
+            ),
+            (
+                "socket: run/kubelet.sock\n",
+                "/a.yaml:3:9: socket must be the absolute path of a socket, or empty for none, found \"run/kubelet.sock\"",
+            ),
+            (
+                "socket: /\n",
+                "/a.yaml:3:9: socket must be the absolute path of a socket, or empty for none, found \"/\"",
+            ),
+            (
+                "socket: 4\n",
+                "/a.yaml:3:9: socket must be text, found the number 4; put it in quotes",
             ),
         ] {
             let found = parse(&format!("{HEAD}{body}")).unwrap_err();

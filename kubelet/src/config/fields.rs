@@ -314,6 +314,7 @@ static VMODULE: &[Field] = &[
 pub(crate) static AGENT_FIELDS: &[Field] = &[
     field("apiVersion", Text, N).built(),
     field("kind", Text, N).built(),
+    field("socket", Text, N).built(),
     field("startConcurrency", Int32, N).built(),
 ];
 

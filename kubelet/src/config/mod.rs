@@ -38,7 +38,7 @@ use serde_json::Value;
 
 use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 
-pub use agent::AgentSettings;
+pub use agent::{AgentSettings, SOCKET_NAME, SocketSetting};
 pub use durations::{DurationError, GoDuration};
 pub use flags::{CommandLine, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};

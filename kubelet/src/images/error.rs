@@ -39,7 +39,7 @@ pub enum ImageError {
     Pull {
         /// What the runtime said, word for word.
         failure: String,
-        /// When to pull again.
+        /// When to ask again; from then on until the next pull the answer is [`ImageError::Backoff`].
         retry_after: Duration,
     },
     /// A pull failed, and the runtime says that the registry is not there.
@@ -49,7 +49,7 @@ pub enum ImageError {
         image: String,
         /// What the runtime said beyond that, from its colon on.
         detail: String,
-        /// When to pull again.
+        /// As of [`ImageError::Pull`].
         retry_after: Duration,
     },
     /// A pull failed, and the runtime says that the image's signature does not hold.
@@ -59,7 +59,7 @@ pub enum ImageError {
         image: String,
         /// What the runtime said beyond that, from its colon on.
         detail: String,
-        /// When to pull again.
+        /// As of [`ImageError::Pull`].
         retry_after: Duration,
     },
     /// A pull failed not long ago, and is not tried again yet.

@@ -21,6 +21,10 @@ use crate::pod::PodUid;
 /// failed pod again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// After a failed pull the container is looked at again this soon, and then shows that it waits (`ImagePullBackOff`), as
+/// upstream's does from its next look on.
+const SHOW_BACKOFF: Duration = Duration::from_secs(1);
+
 /// The runtime's image service, as far as it is needed here. [`cri_proto::ImageClient`] is one; tests have another.
 pub trait ImageRuntime: Send + Sync {
     /// The image, or none when the runtime does not hold it.
@@ -405,7 +409,7 @@ impl<R: ImageRuntime> ImagePuller<R> {
             .state()
             .backoff
             .failed(request.pod, request.image, previous, now);
-        ImageError::of_pull(request.image, failure, retry_after)
+        ImageError::of_pull(request.image, failure, retry_after.min(SHOW_BACKOFF))
     }
 
     fn now(&self) -> Duration {

@@ -247,8 +247,9 @@ impl PodLogs {
     /// When it cannot be renamed.
     pub fn undo_rotation(&self, log_path: &Path, rotated: &str) -> Result<(), LogsError> {
         match self.file_of(log_path)? {
-            Some((dir, name)) => Ok(dir.rename(rotated, &name)?),
-            None => Ok(()),
+            // A new log there means that the runtime reopened it after all, and writes there.
+            Some((dir, name)) if dir.file_size(&name)?.is_none() => Ok(dir.rename(rotated, &name)?),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -14,7 +14,7 @@ const UNFINISHED: &str = ".tmp";
 /// How much a container's logs may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationLimits {
-    /// `containerLogMaxSize`, bytes: a larger log is rotated.
+    /// `containerLogMaxSize`, bytes: a log of this size is rotated.
     pub max_size: u64,
     /// `containerLogMaxFiles`, the one that is written to included; 2 or more.
     pub max_files: u32,
@@ -53,7 +53,7 @@ pub(super) fn rotate(
 ) -> Result<Rotation, LogsError> {
     match dir.file_size(log)? {
         None => return Ok(Rotation::Missing),
-        Some(size) if size <= limits.max_size => return Ok(Rotation::NotNeeded),
+        Some(size) if size < limits.max_size => return Ok(Rotation::NotNeeded),
         Some(_) => {}
     }
     let rotated = format!("{log}.{}", now.strftime("%Y%m%d-%H%M%S"));
@@ -97,16 +97,22 @@ fn compress(dir: &Dir, name: &str) -> Result<(), LogsError> {
     let unfinished = format!("{name}{UNFINISHED}");
     dir.remove_file(&unfinished)?;
     let file = dir.ensure_file(&unfinished, 0o640)?;
-    let write = || -> io::Result<()> {
-        let mut encoder = GzEncoder::new(io::BufWriter::new(file), Compression::default());
+    let mut write = || -> io::Result<()> {
+        // Whoever may read the log may read it compressed.
+        file.set_permissions(log.metadata()?.permissions())?;
+        let mut encoder = GzEncoder::new(io::BufWriter::new(&file), Compression::default());
         io::copy(&mut log, &mut encoder)?;
         encoder.finish()?.flush()
     };
-    write().map_err(|source| LogsError::File {
-        action: "compress",
-        path: dir.path_of(name),
-        source,
-    })?;
+    if let Err(source) = write() {
+        // On a disk that is full it is in the way. What cannot be removed the next rotation removes.
+        let _ = dir.remove_file(&unfinished);
+        return Err(LogsError::File {
+            action: "compress",
+            path: dir.path_of(name),
+            source,
+        });
+    }
     dir.rename(&unfinished, &format!("{name}{COMPRESSED}"))?;
     Ok(dir.remove_file(name)?)
 }

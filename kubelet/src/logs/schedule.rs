@@ -78,14 +78,14 @@ impl Schedule {
             return;
         };
         let calm = size.is_some_and(|size| {
-            size <= self.max_size && size.abs_diff(log.size) <= self.max_size / CALM_PART
+            size < self.max_size && size.abs_diff(log.size) <= self.max_size / CALM_PART
         });
         log.every = match calm {
             true => (log.every * 2).min(MOST_INTERVALS),
             false => 1,
         };
-        // A log over the limit begins anew.
-        log.size = size.filter(|size| *size <= self.max_size).unwrap_or(0);
+        // A log at the limit begins anew.
+        log.size = size.filter(|size| *size < self.max_size).unwrap_or(0);
         log.due = (current / log.every + 1) * log.every;
     }
 

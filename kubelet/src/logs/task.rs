@@ -103,7 +103,7 @@ impl Rotator {
                 );
                 Some(0)
             });
-            if size.is_none_or(|size| size > self.limits.max_size) {
+            if size.is_none_or(|size| size >= self.limits.max_size) {
                 while rotations.len() >= workers {
                     rotations.join_next().await;
                 }

@@ -1,7 +1,7 @@
 use super::*;
 
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 struct Node {
     temp: tempfile::TempDir,
@@ -229,18 +229,23 @@ fn a_log_is_rotated_when_it_has_grown() {
         max_size: 10,
         max_files: 3,
     };
+    let grow = |text: &str| {
+        std::fs::write(&log, text).unwrap();
+        std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o604)).unwrap();
+    };
     let rotate = |second| node.logs.rotate(&log, &limits, now(second)).unwrap();
     assert_eq!(rotate(0), Rotation::Missing);
     assert_eq!(node.logs.size(&log).unwrap(), None);
-    std::fs::write(&log, "ten bytes.").unwrap();
+    std::fs::write(&log, "nine byte").unwrap();
     assert_eq!(rotate(0), Rotation::NotNeeded);
-    assert_eq!(node.logs.size(&log).unwrap(), Some(10));
+    assert_eq!(node.logs.size(&log).unwrap(), Some(9));
+    std::fs::write(&log, "ten bytes.").unwrap();
     let elsewhere = Path::new("/elsewhere/c/0.log");
     assert_eq!(node.logs.size(elsewhere).unwrap(), Some(0));
 
     std::fs::write(dir.join("0.log.20240506-070700.tmp"), "half").unwrap();
     for second in 1..=4 {
-        std::fs::write(&log, format!("more than ten bytes, round {second}")).unwrap();
+        grow(&format!("{}, round {second}", "ten bytes."));
         let name = format!("0.log.20240506-07080{second}");
         assert_eq!(rotate(second), Rotation::Rotated { name });
         std::fs::write(&log, "").unwrap();
@@ -255,7 +260,9 @@ fn a_log_is_rotated_when_it_has_grown() {
     flate2::read::GzDecoder::new(compressed)
         .read_to_string(&mut text)
         .unwrap();
-    assert_eq!(text, "more than ten bytes, round 3");
+    assert_eq!(text, "ten bytes., round 3");
+    let mode = std::fs::metadata(dir.join("0.log.20240506-070803.gz")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o604, "that of the log");
 
     // Twice in a second loses nothing.
     std::fs::write(&log, "more than ten bytes again").unwrap();
@@ -267,6 +274,31 @@ fn a_log_is_rotated_when_it_has_grown() {
         .undo_rotation(&log, "0.log.20240506-070805")
         .unwrap();
     assert_eq!(std::fs::read(&log).unwrap(), b"more than ten bytes again");
+
+    // It did, and only its answer was lost: what it writes now stays.
+    assert!(matches!(rotate(6), Rotation::Rotated { .. }));
+    std::fs::write(&log, "new").unwrap();
+    node.logs
+        .undo_rotation(&log, "0.log.20240506-070806")
+        .unwrap();
+    assert_eq!(std::fs::read(&log).unwrap(), b"new");
+    assert_eq!(
+        std::fs::read(dir.join("0.log.20240506-070806")).unwrap(),
+        b"more than ten bytes again"
+    );
+}
+
+#[test]
+fn a_log_of_just_the_limit_is_rotated() {
+    let node = Node::new();
+    let log = node.container("u1").join("0.log");
+    std::fs::write(&log, "ten bytes.").unwrap();
+    let limits = RotationLimits {
+        max_size: 10,
+        max_files: 2,
+    };
+    let rotated = node.logs.rotate(&log, &limits, now(0)).unwrap();
+    assert!(matches!(rotated, Rotation::Rotated { .. }), "{rotated:?}");
 }
 
 #[test]

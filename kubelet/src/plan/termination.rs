@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{ContainerStop, MINIMUM_GRACE, PodPlan, Step, StopReason};
+use super::{ContainerStop, PodPlan, Step, StopReason};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::runtime::{ContainerState, ObservedContainer, ObservedPod};
 
-/// Plans a pod that is to stop with `left` of its grace period to go.
+/// Plans a pod that is to stop with `left` of its grace period to go, hooks included.
 #[must_use]
 pub fn plan_termination(pod: &Pod, observed: &ObservedPod, left: Duration) -> PodPlan {
     let mut plan = PodPlan::default();
-    push_end(&mut plan.steps, pod, observed, left.max(MINIMUM_GRACE));
+    push_end(&mut plan.steps, pod, observed, left);
     plan.finished = plan.steps.is_empty();
     plan
 }
@@ -40,11 +40,10 @@ pub(super) fn push_end(steps: &mut Vec<Step>, pod: &Pod, observed: &ObservedPod,
     steps.extend(never_started.map(|c| Step::RemoveContainer(c.id.clone())));
 }
 
-/// The regular containers (and plain init ones) at the same time, then the sidecars one by one, last started first.
+/// All containers in one step: their hooks run side by side, whoever stops them knows whose turn comes when.
 ///
 /// `Created` and `Unknown` count as running: a start may be on its way that we did not see end.
 fn push_stops(steps: &mut Vec<Step>, pod: &Pod, observed: &ObservedPod, grace: Duration) {
-    let live = |c: &&ObservedContainer| c.state != ContainerState::Exited;
     let inits: Vec<&str> = pod::containers(pod)
         .filter(|(kind, _)| *kind != ContainerKind::Regular)
         .map(|(_, c)| c.name.as_str())
@@ -56,24 +55,21 @@ fn push_stops(steps: &mut Vec<Step>, pod: &Pod, observed: &ObservedPod, grace: D
         grace,
         reason: StopReason::PodEnds,
     };
+    let live = observed.containers.iter();
+    let mut stops: Vec<ContainerStop> = live
+        .filter(|c| c.state != ContainerState::Exited)
+        .map(stop)
+        .collect();
     let sidecars: Vec<&str> = pod::containers(pod)
         .filter(|(kind, _)| *kind == ContainerKind::Sidecar)
         .map(|(_, c)| c.name.as_str())
         .collect();
-    let first: Vec<ContainerStop> = observed
-        .containers
-        .iter()
-        .filter(live)
-        .filter(|c| !sidecars.contains(&&*c.name))
-        .map(stop)
-        .collect();
-    if !first.is_empty() {
-        steps.push(Step::Stop(first));
-    }
-    for name in sidecars.iter().rev() {
-        let group: Vec<ContainerStop> = observed.instances(name).filter(live).map(stop).collect();
-        if !group.is_empty() {
-            steps.push(Step::Stop(group));
-        }
+    // In the order in which they end: sidecars behind all others, the one that started last first.
+    stops.sort_by_key(|stop| {
+        let place = sidecars.iter().position(|name| *name == &*stop.name);
+        place.map_or(0, |place| sidecars.len() - place)
+    });
+    if !stops.is_empty() {
+        steps.push(Step::Stop(stops));
     }
 }

@@ -73,6 +73,7 @@ fn full() -> Record {
             message: Some("a \"quoted\",\"record\":{} message".to_owned()),
         }),
         post_start_done: BTreeSet::from(["c1".to_owned()]),
+        pre_stop_begun: BTreeSet::new(),
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Record {
     /// Ids of the containers whose postStart hook is done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub post_start_done: BTreeSet<String>,
+    /// Ids of the running containers whose preStop hook has begun: it is not run a second time.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub pre_stop_begun: BTreeSet<String>,
     /// The clocks that the times of waits go by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock: Option<Stamp>,

@@ -10,7 +10,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -42,10 +43,17 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// A bound port with its routes.
+/// Where connections come from.
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A bound port or socket with its routes.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    listener: Listener,
     routes: Router,
     purpose: &'static str,
 }
@@ -68,18 +76,30 @@ impl Server {
                 source,
             })?;
         Ok(Self {
-            listener,
+            listener: Listener::Tcp(listener),
             routes,
             purpose,
         })
     }
 
+    /// Serves on a socket that listens already.
+    pub(super) fn of_socket(listener: UnixListener, purpose: &'static str, routes: Router) -> Self {
+        Self {
+            listener: Listener::Unix(listener),
+            routes,
+            purpose,
+        }
+    }
+
     /// The address, with the port the kernel chose when 0 was asked for.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not tell, or it is a socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        match &self.listener {
+            Listener::Tcp(listener) => listener.local_addr(),
+            Listener::Unix(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
     }
 
     /// Serves until dropped, and its connections with it.
@@ -92,10 +112,17 @@ impl Server {
                 // The semaphore is never closed.
                 continue;
             };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    connections.spawn(serve(stream, self.routes.clone(), slot));
-                }
+            let routes = self.routes.clone();
+            let accepted = match &self.listener {
+                Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    connections.spawn(serve(stream, routes, slot));
+                }),
+                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                    connections.spawn(serve(stream, routes, slot));
+                }),
+            };
+            match accepted {
+                Ok(()) => {}
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(
@@ -119,7 +146,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(stream: TcpStream, routes: Router, _slot: OwnedSemaphorePermit) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    routes: Router,
+    _slot: OwnedSemaphorePermit,
+) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

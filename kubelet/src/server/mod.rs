@@ -1,14 +1,17 @@
 //! What the agent serves over HTTP.
 //!
-//! Owns: the listeners of healthz (10248) and of the read-only API (10255), and their routes. Inputs: [`HealthChecks`],
-//! a [`PodsView`]. Outputs: HTTP/1.1 responses. Each [`Server`] runs in the task that calls [`Server::run`] and spawns
-//! one task a connection, which end with it.
+//! Owns: the listeners of healthz (10248), of the read-only API (10255) and of the agent's own socket, and their routes.
+//! Inputs: [`HealthChecks`], a [`PodsView`], a [`Recorder`]. Outputs: HTTP/1.1 responses. Each [`Server`] runs in the
+//! task that calls [`Server::run`] and spawns one task a connection, which end with it.
 //!
 //! Deliberately not here: the authenticated API (10250), metrics, exec and logs; deciding what a pod's status is.
 
+mod events;
 mod health;
+mod list;
 mod listen;
 mod pods;
+mod socket;
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +19,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::RawQuery;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -23,6 +27,9 @@ use axum::routing::get;
 pub use health::{HealthChecks, Heartbeat};
 pub use listen::{BindError, Server};
 pub use pods::PodsView;
+pub use socket::{SocketError, SocketFile};
+
+use crate::events::Recorder;
 
 /// The routes of the healthz port.
 pub fn healthz_routes(checks: HealthChecks) -> Router {
@@ -37,6 +44,18 @@ pub fn read_only_routes(checks: HealthChecks, pods: Arc<dyn PodsView>) -> Router
         .route("/pods/", get(list))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+}
+
+/// The routes of the agent's own socket: those of the read-only port, and what has happened.
+pub fn socket_routes(
+    checks: HealthChecks,
+    pods: Arc<dyn PodsView>,
+    recorder: &'static Recorder,
+) -> Router {
+    let events = move |query: RawQuery| events::list(recorder, query);
+    read_only_routes(checks, pods)
+        .route("/events", get(events))
+        .method_not_allowed_fallback(method_not_allowed)
 }
 
 /// Health is answered to every method, as Go's mux does for a handler without one.

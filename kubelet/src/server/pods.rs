@@ -3,13 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
+use super::list::json_list;
 use crate::pod::PodUid;
 use crate::status::{StatusBoard, serialise};
 
@@ -46,30 +45,13 @@ struct Item<'a> {
     status: Option<&'a PodStatus>,
 }
 
-const HEAD: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":"#;
-
-/// Answers with the list, one pod at a time, so that it is never in memory as a whole.
+/// Answers with the list.
 pub(super) async fn list(view: Arc<dyn PodsView>) -> Response {
-    let pods = view.pods();
-    let last = pods.len();
-    // An empty list is null, as Go writes a slice that was never made.
-    let head = if last == 0 {
-        format!("{HEAD}null}}\n")
-    } else {
-        format!("{HEAD}[")
-    };
-    let items = pods.into_iter().enumerate().map(move |(index, pod)| {
-        let mut text = item(&pod, view.status(&pod).as_ref())?;
-        text.extend_from_slice(if index + 1 == last { b"]}\n" } else { b"," });
-        Ok::<_, io::Error>(text)
-    });
-    let chunks = std::iter::once(Ok(head.into_bytes())).chain(items);
-    let mut response = Body::from_stream(tokio_stream::iter(chunks)).into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    response
+    let pods = view.pods().into_iter();
+    json_list(
+        "PodList",
+        pods.map(move |pod| item(&pod, view.status(&pod).as_ref())),
+    )
 }
 
 fn item(pod: &Pod, status: Option<&PodStatus>) -> io::Result<Vec<u8>> {

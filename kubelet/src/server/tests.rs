@@ -2,11 +2,14 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
 use crate::clock::Clock;
 use std::net::SocketAddr;
+use std::os::fd::IntoRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 struct Pods(Vec<Arc<Pod>>);
@@ -257,4 +260,113 @@ async fn connections_beyond_the_limit_wait_their_turn() {
     idle.pop();
     let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await;
     assert_eq!(answer.expect("a slot is free").unwrap().1, "ok");
+}
+
+/// The status and the body of the answer to GET `path` at a unix socket.
+async fn ask_socket(socket: &Path, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Ok((head.lines().next().unwrap().to_owned(), body.to_owned()))
+}
+
+fn serve_at(socket: &Path) -> Result<SocketFile, SocketError> {
+    let recorder = crate::events::recorder();
+    let routes = socket_routes(checks(), Arc::new(Pods(vec![pod("a")])), recorder);
+    let (server, file) = Server::bind_socket(socket, routes)?;
+    tokio::spawn(server.run());
+    Ok(file)
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_replaces_a_stale_one_and_goes_with_its_agent() {
+    let room = tempfile::tempdir().unwrap();
+    // Longer than a socket's address may be.
+    let deep = room.path().join("d".repeat(120));
+    std::fs::create_dir(&deep).unwrap();
+    let socket = deep.join("agent.sock");
+    let first = serve_at(&socket).unwrap();
+    let mode = std::fs::symlink_metadata(&socket)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o600);
+
+    // As after a kill: the file stays, and the next agent takes its place.
+    std::mem::forget(first);
+    let second = serve_at(&socket).unwrap();
+    let through = format!(
+        "/proc/self/fd/{}",
+        std::fs::File::open(&deep).unwrap().into_raw_fd()
+    );
+    let short = Path::new(&through).join("agent.sock");
+    let (status, body) = ask_socket(&short, "/healthz").await.unwrap();
+    assert_eq!((&*status, &*body), ("HTTP/1.0 200 OK", "ok"));
+    let (_, body) = ask_socket(&short, "/pods").await.unwrap();
+    assert!(body.contains("\"name\":\"a\""), "{body}");
+
+    let third = serve_at(&socket).unwrap();
+    drop(second);
+    assert!(socket.exists(), "another agent's is left alone");
+    drop(third);
+    let left: Vec<_> = std::fs::read_dir(&deep).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    std::fs::write(&socket, "precious").unwrap();
+    let error = serve_at(&socket).unwrap_err();
+    assert!(
+        error.to_string().contains("agent.sock is no socket"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn events_are_told_by_pod_and_namespace() {
+    let room = tempfile::tempdir().unwrap();
+    let socket = room.path().join("s");
+    let _file = serve_at(&socket).unwrap();
+    let mut told = Pod::default();
+    told.metadata.name = Some("told-here-node".to_owned());
+    told.metadata.namespace = Some("told".to_owned());
+    told.spec = Some(k8s_openapi::api::core::v1::PodSpec {
+        node_name: Some("node".to_owned()),
+        ..k8s_openapi::api::core::v1::PodSpec::default()
+    });
+    crate::events::About::pod(&told).normal("One", "first");
+    crate::events::About::pod(&told).warning("Two", "second");
+    let list = async |query: &str| {
+        let (status, body) = ask_socket(&socket, &format!("/events?{query}"))
+            .await
+            .unwrap();
+        assert_eq!(status, "HTTP/1.0 200 OK", "{query}");
+        let list: k8s_openapi::List<k8s_openapi::api::core::v1::Event> =
+            serde_json::from_str(&body.replace("\"items\":null", "\"items\":[]")).unwrap();
+        let reasons = list.items.into_iter().filter_map(|event| event.reason);
+        reasons.collect::<Vec<_>>().join(" ")
+    };
+    // Either name does: that of the manifest, and the pod's own.
+    for query in [
+        "pod=told-here",
+        "pod=told-here-node&namespace=told",
+        "namespace=told",
+    ] {
+        assert_eq!(list(query).await, "One Two", "{query}");
+    }
+    for query in [
+        "pod=told",
+        "pod=told-here&namespace=default",
+        "pod=here-node",
+    ] {
+        assert_eq!(list(query).await, "", "{query}");
+    }
+    let (status, body) = ask_socket(&socket, "/events?name=a").await.unwrap();
+    assert_eq!(status, "HTTP/1.0 400 Bad Request");
+    assert_eq!(
+        body,
+        "unknown parameter \"name\": there are namespace and pod\n"
+    );
 }

@@ -10,12 +10,11 @@ use super::Worker;
 use super::hold::Hold;
 use super::permits::StartPermit;
 use super::start::StartError;
-use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{ContainerStart, PodPlan, Step};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::record::BackoffKey;
-use crate::runtime::{ObservedPod, SandboxId};
+use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 
 /// What came of a plan.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +40,7 @@ impl Worker {
         observed: &ObservedPod,
         plan: &PodPlan,
     ) -> Applied {
+        self.kills.begin_pass();
         let mut applied = Applied::default();
         let mut permit: Option<StartPermit> = None;
         let mut sandbox = observed
@@ -55,8 +55,8 @@ impl Worker {
             // What was made or started is looked at by itself, right away.
             self.memory.stale |= !matches!(step, Step::CreateSandbox { .. } | Step::Start(_));
             let next = match step {
-                Step::Stop(stops) => self.stop(pod, stops, &mut applied).await,
-                Step::StopSandbox(id) => self.stop_sandbox(id, &mut applied).await,
+                Step::Stop(stops) => self.stop(pod, plan, stops, &mut applied).await,
+                Step::StopSandbox(id) => self.stop_sandbox(pod, id, &mut applied).await,
                 Step::CreateSandbox { attempt } => {
                     let created = self
                         .make_sandbox(pod, *attempt, permit.as_mut(), &mut applied)
@@ -70,8 +70,17 @@ impl Worker {
                 }
                 Step::Start(start) => match &sandbox {
                     Some(sandbox) => {
-                        self.start(pod, sandbox, start, permit.as_mut(), &mut applied)
-                            .await
+                        let started =
+                            self.start(pod, sandbox, start, permit.as_mut(), &mut applied);
+                        match started.await {
+                            Ok(Some(id)) => {
+                                // It may take for ever, and others want to start.
+                                permit = None;
+                                self.post_start(pod, plan, start, &id, &mut applied).await
+                            }
+                            Ok(None) => Next::GoOn,
+                            Err(next) => next,
+                        }
                     }
                     None => Next::Halt,
                 },
@@ -121,8 +130,7 @@ impl Worker {
                 Some(id)
             }
             Err(error) => {
-                let message = error_chain(&error);
-                About::pod(pod).warning(error.reason(), &message);
+                error.tell(pod, None);
                 self.memory.stale = true;
                 self.settle_hold(None, false, applied);
                 None
@@ -130,6 +138,7 @@ impl Worker {
         }
     }
 
+    /// Starts a container. Ok with its id where a postStart hook has to follow; an error says how to go on.
     async fn start(
         &mut self,
         pod: &Arc<Pod>,
@@ -137,7 +146,7 @@ impl Worker {
         start: &ContainerStart,
         permit: Option<&mut StartPermit>,
         applied: &mut Applied,
-    ) -> Next {
+    ) -> Result<Option<ContainerId>, Next> {
         let key = Some(start.name.clone());
         // A plain init container that cannot be started holds up all that follows it; the others only themselves.
         let failed = if start.kind == ContainerKind::Init {
@@ -147,7 +156,7 @@ impl Worker {
         };
         if self.held(key.as_ref()) {
             applied.failed = true;
-            return failed;
+            return Err(failed);
         }
         applied.acted = true;
         let started = patiently(permit, Box::pin(self.start_container(pod, sandbox, start))).await;
@@ -159,21 +168,26 @@ impl Worker {
                 .advance(BackoffKey::of(&container), ended, now.monotonic);
         }
         match started {
-            Ok(()) => {
-                self.memory.holds.remove(&key);
-                Next::GoOn
+            Ok(id) => {
+                let spec = pod::container(pod, &start.name);
+                let lifecycle = spec.as_ref().and_then(|c| c.lifecycle.as_ref());
+                let has_hook = lifecycle.is_some_and(|l| l.post_start.is_some());
+                if !has_hook {
+                    self.memory.holds.remove(&key);
+                }
+                Ok(has_hook.then_some(id))
             }
             Err(error) => {
                 applied.failed = true;
                 self.memory.stale = true;
                 self.hold_container(pod, start, &error, now.monotonic);
-                failed
+                Err(failed)
             }
         }
     }
 
     /// Says why a container did not start, and puts it off.
-    fn hold_container(
+    pub(super) fn hold_container(
         &mut self,
         pod: &Pod,
         start: &ContainerStart,
@@ -186,10 +200,7 @@ impl Worker {
             Some(until) => Hold::until(until, waiting.clone()),
             None => Hold::after(self.memory.holds.get(&key), now, Some(waiting.clone())),
         };
-        if !error.is_told() {
-            About::container(pod, &start.name)
-                .warning("Failed", &format!("Error: {}", waiting.message));
-        }
+        error.tell(pod, Some(&start.name));
         self.memory.holds.insert(key, hold);
     }
 

@@ -1,5 +1,6 @@
 //! The life of a pod that is wanted: plan, apply, publish, wait.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,7 @@ impl Worker {
     async fn live(&mut self) {
         self.told_to_run().await;
         self.memory.begin_life(self.tools.clock.now().monotonic);
+        self.memory.starting = None;
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
         let mut warned = false;
@@ -142,6 +144,7 @@ impl Worker {
                 // What is about to be forgotten is shown once, and how it was goes into the next status.
                 self.publish(&pod, &observed, &plan);
             }
+            self.tell_backoffs(&pod, &observed, &plan);
             let mut applied = self.apply(&pod, &observed, &plan).await;
             if applied.acted {
                 if self.memory.stale {
@@ -191,11 +194,31 @@ impl Worker {
             _ = orders.wait_for(|o| o.wanted == Wanted::Run) => return,
             () = tokio::time::sleep(SHOW_WAITING) => {}
         }
-        let why = match *self.runtime.borrow() {
-            RuntimeState::NeverSeen => "waiting for the container runtime to answer",
-            _ => "waiting for the pod that had this name before to stop",
-        };
-        tracing::warn!(pod = %self.name, uid = %self.uid, why, "the pod is not begun yet");
+        let mut stuck = self.tools.stuck.changes();
+        loop {
+            stuck.mark_unchanged();
+            let why = match *self.runtime.borrow() {
+                RuntimeState::NeverSeen => "waiting for the container runtime to answer".to_owned(),
+                _ => {
+                    let waits = "waiting for the pod that had this name before to stop";
+                    match self.tools.stuck.why(&self.name) {
+                        Some(why) => format!("{waits}: {why}"),
+                        None => waits.to_owned(),
+                    }
+                }
+            };
+            tracing::warn!(pod = %self.name, uid = %self.uid, why, "the pod is not begun yet");
+            self.show_waiting(&why);
+            // Cancel-safe, as above; what is stuck stays said.
+            tokio::select! {
+                _ = orders.wait_for(|o| o.wanted == Wanted::Run) => return,
+                _ = stuck.changed() => {}
+            }
+        }
+    }
+
+    /// Puts `why` beside what the board shows of the pod.
+    pub(super) fn show_waiting(&mut self, why: &str) {
         if let Some(writer) = &mut self.board
             && let Some(status) = writer.current()
         {
@@ -204,7 +227,6 @@ impl Worker {
             let status = PodStatus::clone(&status);
             writer.set(&pod, PodStatus { message, ..status });
         }
-        let _ = orders.wait_for(|o| o.wanted == Wanted::Run).await;
     }
 
     fn hold_pod(&mut self) {
@@ -234,7 +256,7 @@ impl Worker {
     pub(super) async fn look_again(&mut self) -> bool {
         let looked = self.tools.observer.refresh(&self.uid).await;
         if let Err(error) = &looked {
-            tracing::warn!(pod = %self.name, uid = %self.uid, %error, "cannot look at the pod in the runtime");
+            self.tell_blind(error);
         }
         self.memory.stale = looked.is_err();
         if let Ok(observed) = &looked {
@@ -299,7 +321,9 @@ impl Worker {
     }
 
     /// Takes the pod's place on the board.
-    fn publish_first(&mut self) {
+    pub(super) fn publish_first(&mut self) {
+        // It may have shown what it waited for before it began again.
+        self.board = None;
         self.board = match self.tools.board.writer(&self.uid) {
             Ok(writer) => Some(writer),
             Err(error) => {
@@ -313,7 +337,7 @@ impl Worker {
 
     /// A pod that nobody has looked at yet is pending; or it is as an earlier life of the agent left it. Not having
     /// looked yet flips no condition.
-    fn publish_unseen(&mut self, pod: &Arc<Pod>) {
+    pub(super) fn publish_unseen(&mut self, pod: &Arc<Pod>) {
         let unseen = self.derive(pod, &ObservedPod::default(), &PodPlan::default());
         let status = match &self.memory.status {
             Some(before) => PodStatus {
@@ -330,6 +354,8 @@ impl Worker {
 
     fn derive(&self, pod: &Pod, observed: &ObservedPod, plan: &PodPlan) -> PodStatus {
         let now = self.tools.clock.now();
+        let shown = self.shown(observed);
+        let observed = &*shown;
         derive_status(&StatusInput {
             pod,
             qos: qos_class(pod),
@@ -346,6 +372,24 @@ impl Worker {
             host_ips: &[],
             now: now.wall,
         })
+    }
+
+    /// What the status is made of: a container whose postStart hook runs is not there yet, as upstream has it.
+    fn shown<'a>(&self, observed: &'a ObservedPod) -> Cow<'a, ObservedPod> {
+        let Some(starting) = &self.memory.starting else {
+            return Cow::Borrowed(observed);
+        };
+        let mut shown = observed.clone();
+        shown.containers.retain(|c| c.id != *starting);
+        Cow::Owned(shown)
+    }
+
+    /// Publishes what is new while a step of `plan` takes its time.
+    pub(super) fn publish_meanwhile(&mut self, pod: &Arc<Pod>, plan: &PodPlan) {
+        if self.board.is_some() {
+            let observed = self.observed.borrow_and_update().clone();
+            self.publish(pod, &observed, plan);
+        }
     }
 
     /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
@@ -378,9 +422,12 @@ impl Worker {
         let now = self.tools.clock.now().monotonic;
         let hold = self.memory.holds.values().filter_map(|h| h.left(now)).min();
         let flush = self.memory.next_flush(now);
+        // What the status says of a hold goes with it, whether or not anything is tried again then.
+        let said = self.memory.holds.values().filter(|h| h.waiting.is_some());
+        let said = said.filter_map(|h| h.left(now)).min();
         let removal = self.removals.next_try(now);
         let again = [hold, removal].into_iter().flatten().min();
-        let delay = [plan.wake_in, again.filter(|_| applied.failed), flush]
+        let delay = [plan.wake_in, again.filter(|_| applied.failed), said, flush]
             .into_iter()
             .flatten()
             .min();

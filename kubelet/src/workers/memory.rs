@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Tools;
 use super::hold::Hold;
 use super::start::Prepared;
+use super::told::ToldBackoffs;
 use crate::admission::Rejection;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
@@ -55,6 +56,10 @@ pub(super) struct Memory {
     pub(super) released: bool,
     /// A change was made and has not been looked at.
     pub(super) stale: bool,
+    /// The back-offs that there has been an event of.
+    pub(super) told_backoffs: ToldBackoffs,
+    /// The instance whose postStart hook runs: to all who look it is not there yet, as upstream has it.
+    pub(super) starting: Option<ContainerId>,
     /// The last plan, when all of it went well.
     pub(super) last_plan: Option<PodPlan>,
     /// Why the pod may not run here.
@@ -109,12 +114,19 @@ impl Memory {
             active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
             stale: false,
+            told_backoffs: ToldBackoffs::new(),
+            starting: None,
             last_plan: None,
         }
     }
 
     /// Notes when containers ended, by the runtime's account.
     pub(super) fn note_exits(&mut self, observed: &ObservedPod, now: Now) {
+        let lives = |id: &String| {
+            let mut containers = observed.containers.iter();
+            containers.any(|c| c.id.as_str() == id && c.state != ContainerState::Exited)
+        };
+        self.record.pre_stop_begun.retain(lives);
         self.exits
             .retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
         for container in observed
@@ -199,6 +211,21 @@ impl Memory {
         }
     }
 
+    /// Notes that the preStop hook of an instance is about to run, so that no later life of the agent runs it again. False
+    /// when it had begun before.
+    pub(super) fn begin_pre_stop(&mut self, pod: &Pod, id: &ContainerId, clock: &Clock) -> bool {
+        let news = self.record.pre_stop_begun.insert(id.to_string());
+        if news {
+            self.store(pod, clock);
+        }
+        news
+    }
+
+    /// Notes that the postStart hook of an instance is done.
+    pub(super) fn post_start_done(&mut self, id: &ContainerId) {
+        self.record.post_start_done.insert(id.to_string());
+    }
+
     /// When the termination under way has to be done; begins one of `grace` where none is.
     pub(super) fn termination_deadline(&mut self, grace: Duration, clock: &Clock) -> Duration {
         let now = follow_clock(&mut self.record, clock);
@@ -210,10 +237,12 @@ impl Memory {
             None => grace,
         };
         let left = left.min(grace);
-        if self.record.termination.is_none() {
-            let span = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+        let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let begun = self.record.termination.as_ref();
+        if begun.is_none_or(|begun| seconds < begun.grace_seconds) {
+            let span = SignedDuration::try_from(left).unwrap_or(SignedDuration::MAX);
             self.record.termination = Some(Termination {
-                grace_seconds: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+                grace_seconds: seconds,
                 deadline_wall: now.wall.checked_add(span).unwrap_or(Timestamp::MAX),
             });
         }
@@ -235,7 +264,9 @@ impl Memory {
         }
         self.backoffs.write_records(&mut self.record.backoffs, now);
         // The deadline of a termination too is written at once: nothing else is going to write it later.
-        let durable = self.record.terminal.is_some() || self.record.termination.is_some();
+        let durable = self.record.terminal.is_some()
+            || self.record.termination.is_some()
+            || !self.record.pre_stop_begun.is_empty();
         if let Err(error) = self.writer.store(&self.record, now.monotonic, durable) {
             tracing::debug!(
                 error = error_chain(&error),

@@ -22,17 +22,23 @@
 
 mod apply;
 mod hold;
+mod kill;
 mod live;
 mod memory;
+mod network;
 mod permits;
 mod places;
+mod post_start;
 mod qos;
 pub mod queue;
 mod registry;
 mod removal;
+mod restore;
 mod start;
 mod stop;
+mod stuck;
 mod terminate;
+mod told;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +50,7 @@ use tokio::sync::watch;
 use crate::admission;
 use crate::cgroups::Cgroups;
 use crate::clock::Clock;
+use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::logs::PodLogs;
 use crate::observe::{Observer, RuntimeState};
@@ -55,9 +62,11 @@ use crate::runtime::convert::dns::DnsSettings;
 use crate::status::{StatusBoard, StatusWriter};
 use crate::volumes::Volumes;
 
+pub use network::Network;
 pub use permits::StartPermits;
 pub use queue::{Stage, Wanted};
 pub use registry::{Registry, run_registry};
+pub use stuck::StuckPods;
 
 /// What every worker works with. One for the whole agent.
 pub struct Tools {
@@ -79,8 +88,14 @@ pub struct Tools {
     pub logs: PodLogs,
     /// The statuses, for whoever asks.
     pub board: StatusBoard,
+    /// What containers ask for at their beginning and end.
+    pub hooks: HookRunner,
+    /// Which pods do not end.
+    pub stuck: StuckPods,
     /// How many pods are started at once.
     pub starts: StartPermits,
+    /// Whether pods can have a network.
+    pub network: Network,
     /// Facts of the node and settings that shape pods.
     pub node: NodeFacts,
 }
@@ -129,6 +144,7 @@ struct Worker {
     runtime: watch::Receiver<RuntimeState>,
     memory: memory::Memory,
     removals: removal::Removals,
+    kills: stop::Kills,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<StatusWriter>,
 }
@@ -150,6 +166,7 @@ impl Worker {
             runtime: tools.observer.state(),
             memory,
             removals: removal::Removals::default(),
+            kills: stop::Kills::default(),
             board: None,
             name: PodName::of(&pod),
             tools,
@@ -165,6 +182,7 @@ impl Worker {
             self.live_until_stopped().await;
             self.stage.send_replace(Stage::Terminating);
             self.terminate().await;
+            self.tools.stuck.clear(&self.name);
             // A successor of the same name has a UID, and so volumes, a cgroup and a directory, of its own.
             self.stage.send_replace(Stage::Terminated);
             self.give_back().await;

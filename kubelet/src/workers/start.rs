@@ -12,6 +12,7 @@ use super::Worker;
 use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
+use crate::hooks::HookError;
 use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
 use crate::logs::LogsError;
 use crate::plan::ContainerStart;
@@ -67,10 +68,15 @@ pub(super) enum StartError {
     Hosts(#[source] std::io::Error),
     #[error("the spec has no container of this name")]
     NoSuchContainer,
-    #[error(transparent)]
+    // As upstream has it in status and event: what the runtime says, without the call's name.
+    #[error("{}", .0.message())]
     Create(CriError),
+    #[error("{}", error.message())]
+    Run { id: ContainerId, error: CriError },
+    #[error("{0}")]
+    Network(String),
     #[error(transparent)]
-    Run(CriError),
+    PostStart(HookError),
 }
 
 /// An image that is not there yet, and when to ask again, on the agent's monotonic clock.
@@ -96,7 +102,9 @@ impl StartError {
                 "CreateContainerConfigError"
             }
             Self::Create(_) => "CreateContainerError",
-            Self::Run(_) => "RunContainerError",
+            Self::Run { .. } => "RunContainerError",
+            Self::Network(_) => "NetworkNotReady",
+            Self::PostStart(_) => "PostStartHookError",
         }
     }
 
@@ -105,13 +113,14 @@ impl StartError {
         let reason = match self.reason() {
             reason @ ("CreateContainerConfigError"
             | "CreateContainerError"
-            | "RunContainerError") => reason,
+            | "RunContainerError"
+            | "PostStartHookError") => reason,
             reason if matches!(self, Self::Image(_)) => reason,
             _ => "ContainerCreating",
         };
         let message = match self {
             // As upstream: the runtime's own words, and not which call it was.
-            Self::Create(error) | Self::Run(error) => error.message().to_owned(),
+            Self::Create(error) | Self::Run { error, .. } => error.message().to_owned(),
             _ => error_chain(self),
         };
         Waiting {
@@ -126,11 +135,6 @@ impl StartError {
             Self::Image(failure) => Some(failure.retry_at),
             _ => None,
         }
-    }
-
-    /// Whether an event has told of it already.
-    pub(super) fn is_told(&self) -> bool {
-        matches!(self, Self::Image(_))
     }
 }
 
@@ -187,6 +191,10 @@ impl Worker {
         let (dns, warnings) = convert::dns::pod_dns(pod, &dns);
         for warning in &warnings {
             About::pod(pod).warning(warning.reason, &warning.message);
+            if let Some(message) = &warning.of_node {
+                let node = pod::spec(pod).node_name.as_deref().unwrap_or_default();
+                About::node(node).warning(warning.reason, message);
+            }
         }
         let inputs = SandboxInputs {
             attempt,
@@ -220,6 +228,15 @@ impl Worker {
         if attempt > 0 {
             self.memory.prepared = None;
         }
+        if !pod::host_network(pod) {
+            let runtime = self.runtime.borrow().clone();
+            let failed_before = self.memory.holds.contains_key(&None);
+            let network = &self.tools.network;
+            let asked = network.trouble(&self.tools.runtime, &runtime, failed_before);
+            if let Some(why) = asked.await {
+                return Err(StartError::Network(why));
+            }
+        }
         self.prepare(pod).await?;
         let config = self.sandbox_config(pod, attempt)?;
         self.memory.sandbox_config = Some(config.clone());
@@ -242,13 +259,13 @@ impl Worker {
         }
     }
 
-    /// Gets the container's image, makes the container (or adopts one that was made), and starts it.
+    /// Gets the container's image, makes the container (or adopts one that was made), and starts it; gives its id.
     pub(super) async fn start_container(
         &mut self,
         pod: &Arc<Pod>,
         sandbox: &SandboxId,
         start: &ContainerStart,
-    ) -> Result<(), StartError> {
+    ) -> Result<ContainerId, StartError> {
         self.prepare(pod).await?;
         let spec = pod::container(pod, &start.name).ok_or(StartError::NoSuchContainer)?;
         let about = About::container(pod, &start.name);
@@ -264,11 +281,14 @@ impl Worker {
             .runtime
             .start_container(id.as_str())
             .await
-            .map_err(StartError::Run)?;
+            .map_err(|error| StartError::Run {
+                id: id.clone(),
+                error,
+            })?;
         about.normal("Started", "Container started");
         self.look_at_container(sandbox, &id).await;
         self.link_log(start, &id);
-        Ok(())
+        Ok(id)
     }
 
     /// Log collectors look in /var/log/containers.
@@ -423,7 +443,13 @@ mod tests {
     fn a_waiting_container_says_what_upstream_says_and_says_it_once() {
         let refused = || CriError::new("StartContainer", CriErrorKind::Other, "no such file");
         for (error, reason) in [
-            (StartError::Run(refused()), "RunContainerError"),
+            (
+                StartError::Run {
+                    id: "c".into(),
+                    error: refused(),
+                },
+                "RunContainerError",
+            ),
             (StartError::Create(refused()), "CreateContainerError"),
         ] {
             let waiting = error.waiting();

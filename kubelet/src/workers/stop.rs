@@ -3,30 +3,159 @@
 //! What counts is that they have ended, not that the runtime says so in its answer: where the observation shows the end
 //! and the answer does not come, the answer is not waited for.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::CriError;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::apply::{Applied, Next, gone_is_done};
+use super::kill::{Deadline, KillStep, end_container};
+use super::queue::Wanted;
+use crate::errors::error_chain;
 use crate::events::About;
-use crate::plan::{ContainerStop, MINIMUM_GRACE};
-use crate::pod::Pod;
-use crate::runtime::{ContainerState, ObservedPod, SandboxId};
+use crate::plan::{ContainerStop, PodPlan, StopReason};
+use crate::pod::{self, ContainerKind, Pod};
+use crate::runtime::{ContainerId, ContainerState, ObservedPod, SandboxId};
 
 /// How much longer than the end of what it stops a call may take: the runtime takes the sandbox's network down.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// A stop that takes this much longer than its grace period is mentioned, long before its deadline.
-const SAY_AFTER: Duration = Duration::from_secs(10);
+/// A pod has to have ended after one and a half times its grace period, and is given this much at least (upstream's
+/// `killPodNow`).
+const END_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// A container to end.
+pub(super) struct Kill {
+    pub(super) id: ContainerId,
+    pub(super) name: Arc<str>,
+    /// For hook, turn and signal together.
+    pub(super) grace: Duration,
+    /// Of the event.
+    pub(super) message: String,
+    /// Its process is there, as far as is known: a hook makes sense.
+    runs: bool,
+    /// What has to have ended before it.
+    after: Vec<ContainerId>,
+}
+
+impl Kill {
+    /// One that has just been started, and waits for no other container.
+    pub(super) fn alone(id: ContainerId, name: Arc<str>, grace: Duration, message: &str) -> Self {
+        Self {
+            id,
+            name,
+            grace,
+            message: message.to_owned(),
+            runs: true,
+            after: Vec::new(),
+        }
+    }
+}
+
+/// The containers of one pod that are being ended. They go on when nobody waits for them any more, and end with the worker.
+#[derive(Default)]
+pub(super) struct Kills {
+    tasks: JoinSet<Result<(), CriError>>,
+    by_task: HashMap<Id, ContainerId>,
+    under_way: BTreeMap<ContainerId, UnderWay>,
+    /// When the end of the pod takes too long; none once that was said.
+    overdue: Option<Instant>,
+}
+
+struct UnderWay {
+    name: Arc<str>,
+    since: Instant,
+    until: watch::Sender<Instant>,
+    step: watch::Receiver<KillStep>,
+}
+
+/// The end of a container, or why there was none.
+struct Killed {
+    id: ContainerId,
+    name: Arc<str>,
+    /// Its grace period is over.
+    late: bool,
+    result: Result<(), String>,
+}
+
+impl Kills {
+    /// Waits for the next container that has ended or could not be. Never resolves while there is none. Cancel-safe.
+    async fn next(&mut self) -> Killed {
+        loop {
+            let Some(joined) = self.tasks.join_next_with_id().await else {
+                return std::future::pending().await;
+            };
+            let (task, result) = match joined {
+                Ok((task, result)) => (task, result.map_err(|error| error.rpc_text())),
+                Err(error) => (error.id(), Err(error.to_string())),
+            };
+            let ended = self.by_task.remove(&task);
+            if let Some((id, kill)) = ended.and_then(|id| self.under_way.remove_entry(&id)) {
+                return Killed {
+                    id,
+                    name: kill.name,
+                    late: *kill.until.borrow() <= Instant::now(),
+                    result,
+                };
+            }
+        }
+    }
+
+    /// Moves the ends of all grace periods forward to `at`.
+    fn shorten(&self, at: Instant) {
+        for kill in self.under_way.values() {
+            kill.until.send_if_modified(|until| {
+                let news = at < *until;
+                *until = at.min(*until);
+                news
+            });
+        }
+    }
+
+    /// Steps of a plan are about to be taken: what an earlier one took no longer counts, once it is done.
+    pub(super) fn begin_pass(&mut self) {
+        if self.under_way.is_empty() {
+            self.overdue = None;
+        }
+    }
+
+    /// The end of the pod, of `grace`, begins now, unless it had begun.
+    fn pod_ends(&mut self, grace: Duration) {
+        if self.under_way.is_empty() && self.overdue.is_none() {
+            self.overdue = Some(Instant::now() + (grace + grace / 2).max(END_AT_LEAST));
+        }
+    }
+
+    /// Waits until the pod should have ended. Cancel-safe.
+    async fn overdue(overdue: Option<Instant>) {
+        match overdue {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What is being done at present.
+    fn describe(&self) -> String {
+        let steps = self.under_way.values().map(|kill| {
+            let step = *kill.step.borrow();
+            let since = kill.since.elapsed().as_secs();
+            format!("container {}: {} after {since}s", kill.name, step.as_str())
+        });
+        steps.collect::<Vec<_>>().join(", ")
+    }
+}
 
 impl Worker {
-    /// Stops containers side by side, and waits for all of them.
+    /// Ends containers side by side, each after those that it has to wait for.
     pub(super) async fn stop(
         &mut self,
-        pod: &Pod,
+        pod: &Arc<Pod>,
+        plan: &PodPlan,
         stops: &[ContainerStop],
         applied: &mut Applied,
     ) -> Next {
@@ -34,59 +163,308 @@ impl Worker {
             applied.failed = true;
             return Next::Halt;
         }
-        applied.acted = true;
-        let mut calls = JoinSet::new();
-        for stop in stops.iter().cloned() {
-            About::container(pod, &stop.name).normal("Killing", &stop.message());
-            let runtime = self.tools.runtime.clone();
-            let observed = self.observed.clone();
-            let who = format!("{} container {}", self.name, stop.name);
-            calls.spawn(async move {
-                let ended = |seen: &ObservedPod| {
-                    let seen = seen.containers.iter().find(|c| c.id == stop.id);
-                    seen.is_none_or(|c| c.state == ContainerState::Exited)
-                };
-                let grace = stop.grace.max(MINIMUM_GRACE);
-                let call = runtime.stop_container(stop.id.as_str(), grace);
-                let call = said_when_late(&who, "StopContainer", grace, call);
-                (answer_or_end(call, observed, ended).await, stop)
-            });
+        if let Some(stop) = stops.iter().find(|stop| stop.reason == StopReason::PodEnds) {
+            self.kills.pod_ends(stop.grace);
         }
+        let observed = self.observed.borrow().clone();
+        let kills = stops.iter().map(|stop| Kill {
+            runs: runs(&observed, &stop.id),
+            id: stop.id.clone(),
+            name: stop.name.clone(),
+            grace: stop.grace,
+            message: stop.message(),
+            after: predecessors(pod, stops, stop),
+        });
+        let kills = kills.collect();
+        self.end_containers(pod, plan, kills, applied).await
+    }
+
+    /// Ends containers, and waits for all of them; the status goes on meanwhile. Dropped, it leaves them ending.
+    pub(super) async fn end_containers(
+        &mut self,
+        pod: &Arc<Pod>,
+        plan: &PodPlan,
+        kills: Vec<Kill>,
+        applied: &mut Applied,
+    ) -> Next {
+        applied.acted = true;
+        let mut left: BTreeSet<ContainerId> = kills.iter().map(|kill| kill.id.clone()).collect();
+        for kill in kills {
+            self.begin_kill(pod, kill);
+        }
+        let mut failures = Vec::new();
         let mut next = Next::GoOn;
-        while let Some(joined) = calls.join_next().await {
-            match joined {
-                Ok((Ok(()), _)) => {}
-                Ok((Err(error), stop)) => {
-                    About::container(pod, &stop.name)
-                        .warning("FailedKillPod", &format!("error killing pod: {error}"));
-                    next = Next::Halt;
+        let mut orders = self.orders.clone();
+        while !left.is_empty() {
+            let overdue = Kills::overdue(self.kills.overdue);
+            // Cancel-safe: a kill that is done stays in its set, news in their channels.
+            tokio::select! {
+                killed = self.kills.next() => {
+                    left.remove(&killed.id);
+                    if let Err(error) = killed.result {
+                        failures.push(failure("KillContainer", &killed.name, &error));
+                        // What does not let itself be stopped in its time goes with its sandbox.
+                        if !killed.late {
+                            next = Next::Halt;
+                        }
+                    }
                 }
-                Err(error) => {
-                    tracing::error!(%error, "stopping a container ended in a panic");
-                    next = Next::Halt;
-                }
+                () = news(&mut self.observed) => self.publish_meanwhile(pod, plan),
+                Ok(()) = orders.changed() => self.shorten_kills(),
+                () = overdue => self.say_overdue(pod),
             }
         }
-        self.settle_hold(None, next == Next::GoOn, applied);
+        self.say_failed(pod, &failures);
+        applied.failed |= !failures.is_empty();
+        if failures.is_empty() || next == Next::Halt {
+            self.settle_hold(None, failures.is_empty(), applied);
+        }
         next
     }
 
-    pub(super) async fn stop_sandbox(&mut self, id: &SandboxId, applied: &mut Applied) -> Next {
+    /// Begins to end a container; one that is being ended already gets no more time than the new reason gives it.
+    fn begin_kill(&mut self, pod: &Arc<Pod>, kill: Kill) {
+        let now = Instant::now();
+        let end = now.checked_add(kill.grace).unwrap_or(now);
+        if let Some(under_way) = self.kills.under_way.get(&kill.id) {
+            under_way.until.send_if_modified(|until| {
+                let news = end < *until;
+                *until = end.min(*until);
+                news
+            });
+            return;
+        }
+        About::container(pod, &kill.name).normal("Killing", &kill.message);
+        let (until, at) = watch::channel(end);
+        let (step_told, step) = watch::channel(KillStep::Stop);
+        let deadline = Deadline {
+            at,
+            step: step_told,
+        };
+        let hook = self.pre_stop(pod, &kill).map(Box::pin);
+        let runtime = self.tools.runtime.clone();
+        let observed = self.observed.clone();
+        let (id, after) = (kill.id.clone(), kill.after);
+        let work = async move {
+            let turn = all_ended(observed.clone(), after);
+            let stop = |grace| {
+                let (id, observed) = (id.clone(), observed.clone());
+                let runtime = runtime.clone();
+                async move {
+                    let call = runtime.stop_container(id.as_str(), grace);
+                    let ended = |seen: &ObservedPod| has_ended(seen, &id);
+                    answer_or_end(call, observed, ended).await
+                }
+            };
+            end_container(deadline, hook, turn, stop).await
+        };
+        let task = self.kills.tasks.spawn(work).id();
+        self.kills.by_task.insert(task, kill.id.clone());
+        let under_way = UnderWay {
+            name: kill.name,
+            since: now,
+            until,
+            step,
+        };
+        self.kills.under_way.insert(kill.id, under_way);
+    }
+
+    /// The pod may have been told to end sooner.
+    fn shorten_kills(&mut self) {
+        if self.orders.borrow().wanted != Wanted::Stop {
+            return;
+        }
+        let deadline = self.termination_deadline();
+        let left = deadline.saturating_sub(self.tools.clock.now().monotonic);
+        let now = Instant::now();
+        self.kills.shorten(now.checked_add(left).unwrap_or(now));
+    }
+
+    /// Says, once, that the pod has not ended in its time, and what it waits for.
+    fn say_overdue(&mut self, pod: &Pod) {
+        self.kills.overdue = None;
+        About::pod(pod).warning(
+            "ExceededGracePeriod",
+            "Container runtime did not kill the pod within specified grace period.",
+        );
+        self.say_stuck(&self.kills.describe());
+    }
+
+    /// Names what the pod's end waits for, in the log and to whoever waits for the pod.
+    pub(super) fn say_stuck(&self, why: &str) {
+        tracing::warn!(pod = %self.name, uid = %self.uid, step = why, "pod is stuck terminating");
+        self.tools.stuck.report(&self.name, why);
+    }
+
+    fn say_failed(&self, pod: &Pod, failures: &[String]) {
+        let text = match failures {
+            [] => return,
+            [one] => one.clone(),
+            more => format!("[{}]", more.join(", ")),
+        };
+        About::pod(pod).warning("FailedKillPod", &format!("error killing pod: {text}"));
+        self.tools.stuck.report(&self.name, &text);
+    }
+
+    pub(super) async fn stop_sandbox(
+        &mut self,
+        pod: &Pod,
+        id: &SandboxId,
+        applied: &mut Applied,
+    ) -> Next {
         if self.held(None) {
             applied.failed = true;
             return Next::Halt;
         }
         applied.acted = true;
+        self.kills.pod_ends(Duration::ZERO);
         let ended = |seen: &ObservedPod| !seen.sandboxes.iter().any(|s| s.id == *id && s.ready);
-        let call = self.tools.runtime.stop_pod_sandbox(id.as_str());
-        let who = format!("{} sandbox {id}", self.name);
-        let call = said_when_late(&who, "StopPodSandbox", Duration::ZERO, call);
-        let done = answer_or_end(call, self.observed.clone(), ended).await;
+        let runtime = self.tools.runtime.clone();
+        let call = runtime.stop_pod_sandbox(id.as_str());
+        let begun = Instant::now();
+        let mut call = std::pin::pin!(answer_or_end(call, self.observed.clone(), ended));
+        let done = loop {
+            // Cancel-safe: `call` is polled on, or given up with the worker's life.
+            tokio::select! {
+                done = &mut call => break done,
+                () = Kills::overdue(self.kills.overdue) => {
+                    self.say_overdue(pod);
+                    let since = begun.elapsed().as_secs();
+                    self.say_stuck(&format!("sandbox {id}: StopPodSandbox after {since}s"));
+                }
+            }
+        };
         if let Err(error) = &done {
-            tracing::warn!(pod = %self.name, sandbox = %id, %error, "could not stop a sandbox");
+            let uid = self.uid.as_str();
+            self.say_failed(pod, &[failure("KillPodSandbox", uid, &error.rpc_text())]);
         }
         self.settle_hold(None, done.is_ok(), applied);
         if done.is_ok() { Next::GoOn } else { Next::Halt }
+    }
+
+    /// The pod's first address on its own network.
+    pub(super) fn pod_ip(&self) -> Option<IpAddr> {
+        let observed = self.observed.borrow();
+        observed.sandboxes.first()?.ips.first().copied()
+    }
+
+    /// What a preStop hook does, as a task of its own; none where there is no hook, it was begun before, or the container
+    /// does not run.
+    fn pre_stop(
+        &mut self,
+        pod: &Arc<Pod>,
+        kill: &Kill,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let spec = pod::containers(pod).find(|(_, c)| *c.name == *kill.name);
+        // A pod that no source has is a stand-in, without what its containers were made from.
+        let known = spec
+            .filter(|(_, c)| c.image.is_some())
+            .map(|(_, c)| c.clone());
+        let has_hook = |c: &k8s_openapi::api::core::v1::Container| {
+            c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some())
+        };
+        if !kill.runs || kill.grace.is_zero() || known.as_ref().is_some_and(|c| !has_hook(c)) {
+            return None;
+        }
+        if !self.memory.begin_pre_stop(pod, &kill.id, &self.tools.clock) {
+            tracing::info!(pod = %self.name, container = &*kill.name, "the preStop hook was begun before; it is not run again");
+            return None;
+        }
+        let ip = self.pod_ip();
+        let (tools, pod) = (self.tools.clone(), pod.clone());
+        let (id, name) = (kill.id.clone(), kill.name.clone());
+        Some(async move {
+            let container = match known {
+                Some(container) => container,
+                None => match tools.restore_container(&id, &name).await {
+                    Ok(container) => container,
+                    Err(error) => {
+                        let error = error_chain(&error);
+                        tracing::warn!(
+                            container = &*name,
+                            error,
+                            "no preStop hook: the container's annotations cannot be read"
+                        );
+                        return;
+                    }
+                },
+            };
+            let handler = container
+                .lifecycle
+                .as_ref()
+                .and_then(|l| l.pre_stop.as_ref());
+            let Some(handler) = handler else {
+                return;
+            };
+            let hook = crate::hooks::Hook {
+                pod: &pod,
+                container: &container,
+                id: &id,
+                handler,
+                pod_ip: ip,
+            };
+            if let Err(error) = tools.hooks.run(hook).await {
+                // What it printed may be secret: it is in the log and not in the event.
+                tracing::warn!(
+                    container = &*name,
+                    error = error_chain(&error),
+                    "preStop hook failed"
+                );
+                About::container(&pod, &name).warning("FailedPreStopHook", "PreStopHook failed");
+            }
+        })
+    }
+}
+
+/// One failure in the words of upstream's aggregated error.
+fn failure(action: &str, target: &str, error: &str) -> String {
+    format!("failed to \"{action}\" for \"{target}\" with {action}Error: {error:?}")
+}
+
+/// Waits for another observation. Cancel-safe. An observer that is gone ends the process.
+pub(super) async fn news(observed: &mut watch::Receiver<Arc<ObservedPod>>) {
+    if observed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What has to have ended before `stop`: for a sidecar of a pod that ends, all regular containers and the sidecar that
+/// started after it (upstream's `terminationOrdering`).
+fn predecessors(pod: &Pod, stops: &[ContainerStop], stop: &ContainerStop) -> Vec<ContainerId> {
+    if stop.reason != StopReason::PodEnds {
+        return Vec::new();
+    }
+    let mut before: Vec<&str> = Vec::new();
+    let mut is_sidecar = false;
+    for (kind, container) in pod::containers(pod) {
+        match kind {
+            ContainerKind::Sidecar if *container.name == *stop.name => is_sidecar = true,
+            ContainerKind::Sidecar if is_sidecar && before.is_empty() => {
+                before.push(&container.name);
+            }
+            ContainerKind::Regular if is_sidecar => before.push(&container.name),
+            _ => {}
+        }
+    }
+    let ids = stops.iter().filter(|other| before.contains(&&*other.name));
+    ids.map(|other| other.id.clone()).collect()
+}
+
+fn runs(seen: &ObservedPod, id: &ContainerId) -> bool {
+    let container = seen.containers.iter().find(|c| c.id == *id);
+    container.is_some_and(|c| matches!(c.state, ContainerState::Running | ContainerState::Unknown))
+}
+
+fn has_ended(seen: &ObservedPod, id: &ContainerId) -> bool {
+    let container = seen.containers.iter().find(|c| c.id == *id);
+    container.is_none_or(|c| c.state == ContainerState::Exited)
+}
+
+/// Waits until each of `ids` is seen to have ended.
+async fn all_ended(mut observed: watch::Receiver<Arc<ObservedPod>>, ids: Vec<ContainerId>) {
+    let ended = |seen: &Arc<ObservedPod>| ids.iter().all(|id| has_ended(seen, id));
+    if observed.wait_for(ended).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -109,23 +487,6 @@ async fn answer_or_end(
         answer = call => gone_is_done(answer),
         () = end => Ok(()),
     }
-}
-
-/// Names a call that blocks the pod's end, once.
-async fn said_when_late<T>(
-    who: &str,
-    step: &'static str,
-    grace: Duration,
-    call: impl Future<Output = T>,
-) -> T {
-    let mut call = std::pin::pin!(call);
-    // Cancel-safe: `call` is polled on below.
-    tokio::select! {
-        answer = &mut call => return answer,
-        () = tokio::time::sleep(grace + SAY_AFTER) => {}
-    }
-    tracing::warn!(pod = who, step, "stuck: the runtime has not answered yet");
-    call.await
 }
 
 #[cfg(test)]

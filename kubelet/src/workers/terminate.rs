@@ -3,19 +3,65 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Worker;
 use super::queue::Wanted;
+use super::{Tools, Worker};
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{PodPlan, plan_removal, plan_termination};
-use crate::pod::{self, Pod};
+use crate::pod::{self, Pod, PodUid};
 
 /// How long ended containers and their logs outlive their pod (upstream's container garbage collection period):
 /// a manifest that comes back finds its restart counts, and a user the last words.
 const TRACES_STAY: Duration = Duration::from_secs(60);
+/// A pod that is told to end has this much at least (upstream's `calculateEffectiveGracePeriod`).
+const LEAST_GRACE: Duration = Duration::from_secs(1);
 /// Between attempts at a step of the teardown that failed.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// A step of giving back what a pod held that takes longer is named, and named again as much later.
+const STEP_PATIENCE: Duration = Duration::from_secs(30);
+
+fn late() -> String {
+    format!("has taken more than {STEP_PATIENCE:?}")
+}
+
+/// What a pod that has stopped still holds.
+#[derive(Clone, Copy)]
+enum Part {
+    Volumes,
+    Cgroup,
+    Directory,
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Volumes => "volumes",
+            Self::Cgroup => "cgroup",
+            Self::Directory => "directory",
+        }
+    }
+
+    async fn give_back(self, tools: &Tools, uid: &PodUid) -> Result<(), String> {
+        match self {
+            Self::Volumes => {
+                let volumes = tools.volumes.clone();
+                let done = volumes.tear_down_in_background(uid.clone()).await;
+                done.map_err(|error| error_chain(&error))
+            }
+            Self::Cgroup => {
+                let cgroups = tools.cgroups.clone();
+                let done = cgroups.remove_pod_in_background(uid.clone()).await;
+                done.map_err(|error| error_chain(&error))
+            }
+            Self::Directory => {
+                let done = tools.dirs.remove_in_background(uid).await;
+                done.map_err(|error| error_chain(&error))
+            }
+        }
+    }
+}
 
 /// A doubling pause between attempts.
 struct Pause(Duration);
@@ -43,14 +89,21 @@ impl Worker {
             writer.remove();
         }
         self.runtime_seen().await;
-        let grace = Duration::from_secs(pod::grace_seconds(&pod).unsigned_abs());
-        let clock = &self.tools.clock;
-        let deadline = self.memory.termination_deadline(grace, clock);
-        self.memory.store(&pod, clock);
-        self.stop_everything(&pod, deadline).await;
+        self.memory.starting = None;
+        self.stop_everything(&pod).await;
     }
 
-    async fn stop_everything(&mut self, pod: &Arc<Pod>, deadline: Duration) {
+    /// When the termination under way has to be done, on the agent's monotonic clock; noted in the record.
+    pub(super) fn termination_deadline(&mut self) -> Duration {
+        let seconds = pod::grace_seconds(&self.orders.borrow().pod);
+        let grace = Duration::from_secs(seconds.unsigned_abs()).max(LEAST_GRACE);
+        let deadline = self.memory.termination_deadline(grace, &self.tools.clock);
+        let pod = self.orders.borrow().pod.clone();
+        self.memory.store(&pod, &self.tools.clock);
+        deadline
+    }
+
+    async fn stop_everything(&mut self, pod: &Arc<Pod>) {
         let mut pause = Pause::new();
         let mut last = None;
         loop {
@@ -62,6 +115,7 @@ impl Worker {
                     continue;
                 }
             };
+            let deadline = self.termination_deadline();
             let left = deadline.saturating_sub(self.tools.clock.now().monotonic);
             let plan = plan_termination(pod, &observed, left);
             if plan.finished {
@@ -81,50 +135,99 @@ impl Worker {
     /// Gives back the volumes and the cgroup of a pod that is over and still wanted: its status and record stay. What
     /// cannot be given back now is given back when the pod goes.
     pub(super) async fn release(&mut self) {
-        let volumes = self.tools.volumes.clone();
-        if let Err(error) = volumes.tear_down_in_background(self.uid.clone()).await {
-            self.say_blocked("volumes", &error);
-        }
-        let cgroups = self.tools.cgroups.clone();
-        if let Err(error) = cgroups.remove_pod_in_background(self.uid.clone()).await {
-            self.say_blocked("cgroup", &error);
+        for part in [Part::Volumes, Part::Cgroup] {
+            // Cancel-safe: an order to stop finds what is left.
+            tokio::select! {
+                done = part.give_back(&self.tools, &self.uid) => if let Err(error) = done {
+                    self.say_blocked(part, &error);
+                },
+                () = tokio::time::sleep(STEP_PATIENCE) => self.say_blocked(part, &late()),
+            }
         }
     }
 
     /// Volumes first, then the cgroup, then the directory: each only once the one before is gone. Nobody waits for it
-    /// but the same pod, should it be wanted again.
+    /// but the same pod, should it be wanted again: it shows what it waits for.
     pub(super) async fn give_back(&mut self) {
-        let mut pause = Pause::new();
-        while let Err(error) = self
-            .tools
-            .volumes
-            .clone()
-            .tear_down_in_background(self.uid.clone())
-            .await
-        {
-            self.say_blocked("volumes", &error);
-            pause.wait().await;
+        for part in [Part::Volumes, Part::Cgroup, Part::Directory] {
+            let mut pause = Pause::new();
+            while let Err(error) = self.try_to_give_back(part).await {
+                self.say_blocked(part, &error);
+                self.show_meanwhile(part, &error, pause.wait()).await;
+            }
         }
-        while let Err(error) = self
-            .tools
-            .cgroups
-            .clone()
-            .remove_pod_in_background(self.uid.clone())
-            .await
-        {
-            self.say_blocked("cgroup", &error);
-            pause.wait().await;
-        }
-        while let Err(error) = self.tools.dirs.remove_in_background(&self.uid).await {
-            self.say_blocked("directory", &error);
-            pause.wait().await;
+        if self.orders.borrow().wanted != Wanted::Run {
+            self.show_no_more();
         }
         tracing::info!(pod = %self.name, uid = %self.uid, "pod has stopped");
     }
 
-    fn say_blocked(&self, step: &'static str, error: &dyn std::error::Error) {
-        let error = error_chain(error);
-        tracing::warn!(pod = %self.name, uid = %self.uid, step, error, "pod is stuck terminating");
+    /// Takes the pod off the board.
+    fn show_no_more(&mut self) {
+        if let Some(writer) = self.board.take() {
+            writer.remove();
+        }
+    }
+
+    /// One attempt. It cannot be given up, a file system call being what it is; it is named when it takes its time.
+    async fn try_to_give_back(&mut self, part: Part) -> Result<(), String> {
+        let (tools, uid) = (self.tools.clone(), self.uid.clone());
+        let mut work = Box::pin(async move { part.give_back(&tools, &uid).await });
+        loop {
+            let why = late();
+            let late = async {
+                self.show_meanwhile(part, &why, tokio::time::sleep(STEP_PATIENCE))
+                    .await;
+            };
+            // Cancel-safe: `work` is polled on.
+            tokio::select! {
+                done = &mut work => return done,
+                () = late => {}
+            }
+            self.say_blocked(part, &why);
+        }
+    }
+
+    /// Waits for `rest`. Should the pod be wanted again meanwhile, the board shows what it waits for.
+    async fn show_meanwhile(&mut self, part: Part, why: &str, rest: impl Future<Output = ()>) {
+        let mut orders = self.orders.clone();
+        let mut rest = std::pin::pin!(rest);
+        loop {
+            let wanted = self.orders.borrow().wanted;
+            match wanted {
+                Wanted::Run => self.show_blocked(part, why),
+                Wanted::Wait | Wanted::Stop => self.show_no_more(),
+            }
+            // Cancel-safe: the order stays in its channel. Without a registry the process ends.
+            tokio::select! {
+                () = &mut rest => return,
+                Ok(()) = orders.changed() => {}
+            }
+        }
+    }
+
+    fn say_blocked(&self, part: Part, why: &str) {
+        let step = part.as_str();
+        tracing::warn!(pod = %self.name, uid = %self.uid, step, error = why, "pod is stuck terminating");
+        let pod = self.orders.borrow().pod.clone();
+        About::pod(&pod).warning(
+            "FailedKillPod",
+            &format!("error killing pod: {step}: {why}"),
+        );
+    }
+
+    /// Shows a pod that is wanted again, and cannot begin before what its earlier life held is given back.
+    fn show_blocked(&mut self, part: Part, why: &str) {
+        let pod = self.orders.borrow().pod.clone();
+        if self.board.is_none() {
+            self.memory.status = None;
+            self.publish_first();
+        }
+        self.publish_unseen(&pod);
+        let step = part.as_str();
+        self.show_waiting(&format!(
+            "waiting for the {step} of its earlier life to be given back: {why}"
+        ));
     }
 
     /// Waits until the traces of the pod may go, and removes them. True when the pod is wanted again before that.

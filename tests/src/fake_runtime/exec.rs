@@ -5,7 +5,7 @@ use std::time::Duration;
 use cri_proto::v1;
 use tonic::Status;
 
-use super::program::ExecAnswer;
+use super::program::{EXIT_SIGKILL, ExecAnswer};
 use super::service::Service;
 
 impl Service {
@@ -41,7 +41,19 @@ impl Service {
                 limit.as_secs()
             )));
         }
-        tokio::time::sleep(answer.takes).await;
+        let killed = self.until(|store| {
+            let container = store.containers.get(id);
+            container.is_none_or(|c| !c.running).then_some(())
+        });
+        // A command goes with its container, killed.
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(answer.takes) => {}
+            () = killed => return Ok(v1::ExecSyncResponse {
+                exit_code: EXIT_SIGKILL,
+                ..v1::ExecSyncResponse::default()
+            }),
+        }
         Ok(v1::ExecSyncResponse {
             stdout: answer.stdout.into_bytes(),
             stderr: answer.stderr.into_bytes(),

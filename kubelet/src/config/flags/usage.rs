@@ -9,6 +9,7 @@ from a directory of manifests and, once joined to a cluster, the pods the API se
 Usage:
   kubelet [flags]
   kubelet validate [flags] FILE...    judges manifests and configuration files without running them
+  kubelet events [flags]              shows what has happened on this node
 ";
 
 const GROUPS: &[(Group, &str)] = &[

@@ -280,7 +280,7 @@ async fn each_failure_has_upstreams_reason_message_and_events() {
         let failed = format!("Warning Failed Failed to pull image {image:?}: {shown}");
         let error = format!("Warning Failed Error: {reason}");
         let retry = fails(image, Always, reason, message, &[&pulling, &failed, &error]).await;
-        assert_eq!(retry, Some(Duration::from_secs(10)));
+        assert_eq!(retry, Some(Duration::from_secs(1)));
         let message = format!("Back-off pulling image {image:?}: {reason}: {message}");
         let event = format!("Normal BackOff Back-off pulling image {image:?}");
         let retry = fails(

@@ -116,6 +116,7 @@ pub fn container_config(
         labels: identity::container_labels(pod, container),
         annotations: identity::container_annotations(pod, container, inputs.attempt),
         log_path: identity::container_log_path(&container.name, inputs.attempt),
+        stop_signal: stop_signal(container, inputs.node).into(),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
@@ -130,4 +131,16 @@ pub fn container_config(
         }),
         ..v1::ContainerConfig::default()
     })
+}
+
+/// The signal that asks the container to stop; the runtime's or the image's own where none is said, or its name means
+/// nothing.
+fn stop_signal(container: &Container, node: &NodeSettings) -> v1::Signal {
+    let lifecycle = container.lifecycle.as_ref().filter(|_| node.stop_signals);
+    lifecycle
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref())
+        .and_then(|name| {
+            v1::Signal::from_str_name(&name.replace('+', "PLUS").replace('-', "MINUS"))
+        })
+        .unwrap_or(v1::Signal::RuntimeDefault)
 }

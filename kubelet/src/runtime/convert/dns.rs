@@ -3,6 +3,7 @@
 //! Source: the Kubernetes documentation, "DNS for Services and Pods".
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use cri_proto::v1;
 use k8s_openapi::api::core::v1::PodDNSConfigOption;
@@ -17,6 +18,10 @@ const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_BYTES: usize = 2048;
 /// Bytes of one search domain; longer ones make some resolvers abort.
 const MAX_DOMAIN_BYTES: usize = 253;
+/// Domains that a pod with cluster DNS has before the node's.
+const CLUSTER_SEARCHES: usize = 3;
+/// What upstream says of a node without `clusterDNS`.
+const NO_CLUSTER_DNS: &str = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
 /// Dots from which on a name of a pod with cluster DNS is tried as it stands first.
 const CLUSTER_OPTIONS: &str = "ndots:5";
 
@@ -92,6 +97,41 @@ pub struct DnsWarning {
     pub reason: &'static str,
     /// The text.
     pub message: String,
+    /// What is to be said of the node besides.
+    pub of_node: Option<String>,
+}
+
+/// What is too much in the node's own file at `path`, for the node's event `CheckLimitsForResolvConf`; pods are in a
+/// cluster when there is a `cluster_domain`, which adds three domains to theirs.
+#[must_use]
+pub fn excess(path: &Path, conf: &ResolvConf, cluster_domain: &str) -> Option<String> {
+    let most = MAX_SEARCHES
+        - if cluster_domain.is_empty() {
+            0
+        } else {
+            CLUSTER_SEARCHES
+        };
+    let path = path.display();
+    let bytes: usize = conf.searches.iter().map(|search| search.len() + 1).sum();
+    if conf.searches.len() > most {
+        return Some(format!(
+            "Resolv.conf file '{path}' contains search line consisting of more than {most} domains!"
+        ));
+    }
+    if conf
+        .searches
+        .iter()
+        .any(|search| search.len() > MAX_DOMAIN_BYTES)
+    {
+        return Some(format!(
+            "Resolv.conf file \"{path}\" contains a search path which length is more than allowed {MAX_DOMAIN_BYTES} chars!"
+        ));
+    }
+    (bytes > MAX_SEARCH_BYTES + 1).then(|| {
+        format!(
+            "Resolv.conf file '{path}' contains search line which length is more than allowed {MAX_SEARCH_BYTES} chars!"
+        )
+    })
 }
 
 /// The DNS settings of `pod`, cut to what resolvers bear, and what there is to warn of.
@@ -127,10 +167,8 @@ fn base(pod: &Pod, node: &DnsSettings, warnings: &mut Vec<DnsWarning>) -> v1::Dn
     if node.cluster_dns.is_empty() {
         warnings.push(DnsWarning {
             reason: "MissingClusterDNS",
-            message: format!(
-                "pod: {:?}. kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.",
-                pod::long_name(pod)
-            ),
+            message: format!("pod: {:?}. {NO_CLUSTER_DNS}", pod::long_name(pod)),
+            of_node: Some(NO_CLUSTER_DNS.to_owned()),
         });
         return of_node(node);
     }
@@ -210,6 +248,7 @@ fn limit_servers(servers: &mut Vec<String>, warnings: &mut Vec<DnsWarning>) {
                 "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
                 servers.join(" ")
             ),
+            of_node: None,
         });
     }
 }
@@ -235,6 +274,7 @@ fn limit_searches(searches: &mut Vec<String>, warnings: &mut Vec<DnsWarning>) {
                 "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
                 searches.join(" ")
             ),
+            of_node: None,
         });
     }
 }

@@ -55,6 +55,9 @@ pub struct NodeSettings {
     /// When memory runs out, all processes of a container die together (the opposite of `singleProcessOOMKill`;
     /// cgroup v2 only).
     pub group_oom_kill: bool,
+    /// `lifecycle.stopSignal` counts (feature gate `ContainerStopSignals`). A runtime that does not know it sends the
+    /// image's own signal.
+    pub stop_signals: bool,
     /// The kernel can limit swap. Containers then get none (`NoSwap`).
     pub swap_controller: bool,
     /// Memory and huge pages of the machine.

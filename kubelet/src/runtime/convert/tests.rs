@@ -27,6 +27,7 @@ fn node() -> NodeSettings {
         selinux: true,
         cgroup_v2: true,
         group_oom_kill: true,
+        stop_signals: false,
         swap_controller: true,
         capacity: NodeCapacity {
             memory_bytes: 8 << 30,
@@ -284,6 +285,24 @@ fn resources_follow_the_nodes_cgroup_version() {
         (single.unified.len(), single.memory_swap_limit_in_bytes),
         (0, 0)
     );
+}
+
+#[test]
+fn a_stop_signal_counts_behind_its_gate() {
+    let signal = |name: &str, stop_signals: bool| {
+        let pod = pod_with(json!({}), json!({"lifecycle": {"stopSignal": name}}));
+        let node = NodeSettings {
+            stop_signals,
+            ..node()
+        };
+        container_of(&pod, "c", &node).unwrap().stop_signal()
+    };
+    use cri_proto::v1::Signal;
+    assert_eq!(signal("SIGUSR1", true), Signal::Sigusr1);
+    assert_eq!(signal("SIGRTMIN+15", true), Signal::Sigrtminplus15);
+    assert_eq!(signal("SIGRTMAX-1", true), Signal::Sigrtmaxminus1);
+    assert_eq!(signal("SIGNONSENSE", true), Signal::RuntimeDefault);
+    assert_eq!(signal("SIGUSR1", false), Signal::RuntimeDefault);
 }
 
 #[test]

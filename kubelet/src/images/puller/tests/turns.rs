@@ -12,8 +12,13 @@ async fn back_off_ends_by_time_and_with_the_pod() {
     for _ in 0..6 {
         let error = bench.ensure("p", "a", Always).await.unwrap_err();
         assert_eq!(error.reason(), "ErrImagePull");
+        let shown = error.retry_after().unwrap();
+        assert_eq!(shown, Duration::from_secs(1), "when the back-off shows");
+        tokio::time::sleep(shown).await;
+        let error = bench.ensure("p", "a", Always).await.unwrap_err();
+        assert_eq!(error.reason(), "ImagePullBackOff");
         let wait = error.retry_after().unwrap();
-        waits.push(wait.as_secs());
+        waits.push((shown + wait).as_secs());
         tokio::time::sleep(wait - Duration::from_millis(1)).await;
         assert_eq!(
             bench.ensure("p", "a", Always).await.unwrap_err().reason(),
@@ -34,7 +39,7 @@ async fn back_off_ends_by_time_and_with_the_pod() {
     let error = bench.ensure("p", "a", Always).await.unwrap_err();
     assert_eq!(
         (error.reason(), error.retry_after()),
-        ("ErrImagePull", Some(Duration::from_secs(10)))
+        ("ErrImagePull", Some(Duration::from_secs(1)))
     );
 }
 

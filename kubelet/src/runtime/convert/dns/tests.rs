@@ -97,6 +97,7 @@ fn without_cluster_dns_the_nodes_is_used_and_said_so() {
         [DnsWarning {
             reason: "MissingClusterDNS",
             message: "pod: \"p_ns(u)\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.".into(),
+            of_node: Some("kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.".into()),
         }]
     );
     assert_eq!(quiet(&node, json!({"dnsPolicy": "Default"})), OF_NODE);
@@ -130,6 +131,7 @@ fn what_resolvers_do_not_bear_is_cut() {
         [DnsWarning {
             reason: "DNSConfigForming",
             message: "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 1.1.1.1 1.1.1.2 1.1.1.3".into(),
+            of_node: None,
         }]
     );
     let searches = |domains: Vec<String>| {
@@ -171,4 +173,33 @@ fn resolv_conf_files() {
     );
     let error = ResolvConf::parse("search a\nnameserver\n").unwrap_err();
     assert_eq!(error.to_string(), "line 2: a nameserver without an address");
+}
+
+#[test]
+fn what_is_too_much_in_the_nodes_own_file_is_said() {
+    let conf = |searches: &[String]| ResolvConf {
+        searches: searches.to_vec(),
+        ..ResolvConf::default()
+    };
+    let said = |searches: &[String], domain: &str| excess("/r".as_ref(), &conf(searches), domain);
+    let many = |n: usize| vec!["a.test".to_owned(); n];
+    assert_eq!(said(&many(32), ""), None);
+    assert_eq!(said(&many(29), "cluster.local"), None);
+    assert_eq!(
+        said(&many(30), "cluster.local").unwrap(),
+        "Resolv.conf file '/r' contains search line consisting of more than 29 domains!"
+    );
+    assert_eq!(
+        said(&["x".repeat(254)], "").unwrap(),
+        "Resolv.conf file \"/r\" contains a search path which length is more than allowed 253 chars!"
+    );
+    // Eight of 255 characters with their spaces, and eight more: 2048.
+    let mut full = vec!["x".repeat(253); 8];
+    full.push("y".repeat(16));
+    assert_eq!(said(&full, ""), None);
+    full.push("z".to_owned());
+    assert_eq!(
+        said(&full, "").unwrap(),
+        "Resolv.conf file '/r' contains search line which length is more than allowed 2048 chars!"
+    );
 }

@@ -1,0 +1,88 @@
+//! What runs right after a container has started, and before the next one is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Worker;
+use super::apply::{Applied, Next};
+use super::start::StartError;
+use super::stop::{Kill, news};
+use crate::errors::error_chain;
+use crate::events::About;
+use crate::hooks::{Hook, HookError};
+use crate::plan::{ContainerStart, PodPlan};
+use crate::pod::{self, Pod};
+use crate::runtime::ContainerId;
+
+impl Worker {
+    /// Runs the postStart hook of the instance `id` that has just been started, however long that takes; the container
+    /// is not shown as running before it is done. One that fails ends its container.
+    ///
+    /// Dropped, it gives the hook up: an order to stop comes first.
+    pub(super) async fn post_start(
+        &mut self,
+        pod: &Arc<Pod>,
+        plan: &PodPlan,
+        start: &ContainerStart,
+        id: &ContainerId,
+        applied: &mut Applied,
+    ) -> Next {
+        self.memory.starting = Some(id.clone());
+        let done = {
+            let mut hook = Box::pin(self.post_start_hook(pod, start, id));
+            loop {
+                // Cancel-safe: the hook is polled on; news stay in their channel.
+                tokio::select! {
+                    done = &mut hook => break done,
+                    () = news(&mut self.observed) => self.publish_meanwhile(pod, plan),
+                }
+            }
+        };
+        let key = Some(start.name.clone());
+        let Err(error) = done else {
+            self.memory.starting = None;
+            self.memory.holds.remove(&key);
+            self.memory.post_start_done(id);
+            return Next::GoOn;
+        };
+        // What it printed may be secret: it is in the log and the status, and not in the event.
+        tracing::warn!(pod = %self.name, container = &*start.name, error = error_chain(&error), "postStart hook failed");
+        About::container(pod, &start.name).warning("FailedPostStartHook", "PostStartHook failed");
+        let grace = Duration::from_secs(pod::grace_seconds(pod).unsigned_abs());
+        let kill = Kill::alone(id.clone(), start.name.clone(), grace, "FailedPostStartHook");
+        let next = self.end_containers(pod, plan, vec![kill], applied).await;
+        self.memory.starting = None;
+        applied.failed = true;
+        let now = self.tools.clock.now().monotonic;
+        self.hold_container(pod, start, &StartError::PostStart(error), now);
+        next
+    }
+
+    fn post_start_hook(
+        &self,
+        pod: &Arc<Pod>,
+        start: &ContainerStart,
+        id: &ContainerId,
+    ) -> impl Future<Output = Result<(), HookError>> + use<> {
+        let (tools, pod) = (self.tools.clone(), pod.clone());
+        let (name, id) = (start.name.clone(), id.clone());
+        let ip = self.pod_ip();
+        async move {
+            let Some(container) = pod::container(&pod, &name) else {
+                return Ok(());
+            };
+            let lifecycle = container.lifecycle.as_ref();
+            let Some(handler) = lifecycle.and_then(|l| l.post_start.as_ref()) else {
+                return Ok(());
+            };
+            let hook = Hook {
+                pod: &pod,
+                container: &container,
+                id: &id,
+                handler,
+                pod_ip: ip,
+            };
+            tools.hooks.run(hook).await
+        }
+    }
+}
