@@ -1,5 +1,6 @@
 # demo: a private node with pods on it, shown and undone (KEEP=1 leaves it until Enter). test: everything, as root.
-# bench: the agent beside bare CRI calls (KUBELET="path and flags" measures another kubelet too; QUICK=1 measures less).
+# bench: the agent beside bare CRI calls (KUBELET="path and flags" measures another kubelet too; QUICK=1 measures less;
+# PROBES=seconds measures probes for so long instead).
 # soak: an hour of faults on real containers out of a seed (SOAK_SECONDS, SOAK_SEED); make test has 45 seconds of it.
 # check: format, lints, documentation. audit: licences, bans and sources of the dependencies.
 # fuzz: the manifest reader against libFuzzer for TIME seconds, from the goldens on. Needs no nightly.
@@ -8,7 +9,7 @@
 demo: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
 test: build ; cargo build --release -p kubelet --locked && cargo test --workspace --no-fail-fast
 soak: build ; SOAK_SECONDS=$${SOAK_SECONDS:-3600} cargo test -p tests --test tier3_faults a_seeded_schedule -- --nocapture
-bench: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(QUICK),--quick)
+bench: install-test-packages ; cargo build -q --release -p kubelet && cargo run -q -p tests --bin bench -- $(if $(PROBES),--probes $(PROBES),$(if $(QUICK),--quick))
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
 fuzz: ; static-pods/fuzz/run $(or $(TIME),300)
 differential: ; cargo run -q -p tests --bin differential -- $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) --against "$(AGAINST)"

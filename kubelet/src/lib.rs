@@ -15,9 +15,10 @@
 //! | events ([`observe`]) | the runtime's stream | one settle task an exit |
 //! | settle, look ([`observe`]) | the runtime | a pod's `watch<Arc<ObservedPod>>` |
 //! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
-//! | worker ([`workers`]), one a pod | its orders, its pod's observation | the runtime, files, the board |
+//! | probe ([`probes`]), one a probe | its pod's observation and facts | its pod's facts |
+//! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
 //! | log rotation ([`logs`]) | running containers | their logs |
-//! | servers ([`server`]) | the board | HTTP |
+//! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
 //! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.
 

@@ -124,6 +124,25 @@ fn the_status_of_others_goes_on_while_a_hook_runs() {
 }
 
 #[test]
+fn a_hook_that_is_never_answered_does_not_outlive_its_sandbox() {
+    with_agent(async |node| {
+        node.runtime.fault(Fault::on("ExecSync").times(1).hangs());
+        node.put("a.yaml", &manifest("a", 1, POST_START))?;
+        asked(node, "ExecSync", 1).await?;
+        node.runtime.kill_sandbox(&node.runtime.sandboxes()[0].id);
+        let pod = node.ready("a").await?;
+        ensure!(
+            pod.container("main")?.restart_count == 1,
+            "{}",
+            pod.describe()
+        );
+        ensure!(node.runtime.calls_of("ExecSync").len() == 2);
+        ensure!(node.runtime.violations().is_empty());
+        Ok(())
+    });
+}
+
+#[test]
 fn an_agent_that_comes_back_runs_no_post_start_again() {
     with_agent(async |node| {
         exec(node, "a/main", 2 * SECOND);

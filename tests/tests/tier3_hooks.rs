@@ -222,6 +222,10 @@ spec:
 #[test]
 fn a_pod_that_goes_is_not_held_up_by_its_post_start() {
     with_agent(async |node, agent| {
+        // Upstream waits for the hook, as long as it lasts.
+        if agent.is_foreign() {
+            return Ok(());
+        }
         let diary = Diary::new(node)?;
         let manifest = ENDLESS_POST_START;
         node.put("a.yaml", &diary.manifest(manifest))?;

@@ -32,8 +32,7 @@ fn sidecars_end_after_the_others_and_the_last_one_first() {
             };
             Ok((time("asked")?, time("ended")?))
         };
-        let [outer, inner, main, other] =
-            ["outer", "inner", "main", "other"].map(|name| times(name));
+        let [outer, inner, main, other] = ["outer", "inner", "main", "other"].map(times);
         let (outer, inner, main, other) = (outer?, inner?, main?, other?);
         println!("outer {outer:?} inner {inner:?} main {main:?} other {other:?}");
         ensure!(

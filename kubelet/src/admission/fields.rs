@@ -18,8 +18,6 @@ pub(super) enum Field {
     Built,
     /// It has no effect on a node, for the reason beside the row; upstream's kubelet does not act on it either.
     NoEffect,
-    /// Accepted, not acted upon yet, and said so once; it changes neither isolation nor resources nor placement.
-    Warned(&'static str),
     /// The pod is refused when the field asks for what is not built.
     Refused(Refusal),
     /// An object, its fields by a table of their own.
@@ -53,7 +51,7 @@ pub(super) struct Refusal {
 /// The fields of one type.
 pub(super) type Table = [(&'static str, Field)];
 
-use Field::{Built, List, NoEffect, Object, Refused, Resources, Warned};
+use Field::{Built, List, NoEffect, Object, Refused, Resources};
 
 const fn refused(when: fn(&Value, &NodeFeatures) -> bool, why: &'static str) -> Field {
     Refused(Refusal {
@@ -195,16 +193,16 @@ pub(super) const CONTAINER: &Table = &[
     ("image", Built),
     ("imagePullPolicy", Built),
     ("lifecycle", Object(LIFECYCLE)),
-    ("livenessProbe", Warned("is not run in this version")),
+    ("livenessProbe", Built),
     ("name", Built),
     ("ports", Built),
-    ("readinessProbe", Warned("is not run in this version")),
+    ("readinessProbe", Built),
     ("resizePolicy", NoEffect), // read when a running pod is resized, which needs an API server
     ("resources", Object(RESOURCES)),
     ("restartPolicy", Built),
     ("restartPolicyRules", Built),
     ("securityContext", Object(SECURITY_CONTEXT)),
-    ("startupProbe", Warned("is not run in this version")),
+    ("startupProbe", Built),
     ("stdin", Built),
     ("stdinOnce", Built),
     ("terminationMessagePath", Built),

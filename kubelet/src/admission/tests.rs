@@ -132,7 +132,7 @@ fn no_isolating_field_is_marked_as_without_effect() {
         for name in *names {
             let row = table.iter().find(|(known, _)| known == name);
             assert!(
-                row.is_some_and(|(_, field)| !matches!(field, Field::NoEffect | Field::Warned(_))),
+                row.is_some_and(|(_, field)| !matches!(field, Field::NoEffect)),
                 "{type_name}.{name}"
             );
         }
@@ -364,8 +364,6 @@ fn what_runs_without_a_feature_is_warned_of() {
     assert_eq!(
         warnings(&pod),
         [
-            "spec.containers[0].livenessProbe is not run in this version",
-            "spec.containers[0].readinessProbe is not run in this version",
             "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
             "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
             "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version",

@@ -90,7 +90,6 @@ fn one(
 ) {
     match field {
         Field::Built | Field::NoEffect => {}
-        Field::Warned(what) => found(Finding::Warned { path, what }),
         Field::Refused(refusal) => {
             if (refusal.when)(value, node) {
                 let message = sentence(path, value, refusal.why);

@@ -20,6 +20,7 @@ use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
+use crate::probes::Prober;
 use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
 use crate::volumes::{Volumes, VolumesConfig};
@@ -74,6 +75,7 @@ pub(super) fn tools(
         .start_concurrency
         .map_or(cores * STARTS_PER_CORE, |n| n.get() as usize);
     Ok(Tools {
+        prober: Arc::new(Prober::new(client.clone(), surroundings.clock.clone())),
         clock: surroundings.clock,
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),

@@ -94,11 +94,12 @@ impl Correlator {
             true => group,
             false => self.hash((object, draft.reason, &draft.field_path, draft.message)),
         };
-        let seen = self.seen.entry(key, || Seen {
+        let new = || Seen {
             count: 0,
             id,
             first: now.wall,
-        });
+        };
+        let seen = self.seen.entry(key, new, |_| false);
         seen.count = seen.count.saturating_add(1);
         let seen = *seen;
         let kept = self.gets_through(self.hash(object), now.monotonic);
@@ -117,11 +118,13 @@ impl Correlator {
 
     fn is_one_of_many(&mut self, group: u64, message: &str, now: Duration) -> bool {
         let message = self.hash(message);
-        let similar = self.similar.entry(group, || Similar {
+        let new = || Similar {
             messages: Vec::new(),
             last: now,
-        });
-        if now.saturating_sub(similar.last) > SIMILAR_FOR {
+        };
+        let is_over = |similar: &Similar| now.saturating_sub(similar.last) > SIMILAR_FOR;
+        let similar = self.similar.entry(group, new, is_over);
+        if is_over(similar) {
             similar.messages.clear();
         }
         similar.last = now;
@@ -136,12 +139,17 @@ impl Correlator {
     }
 
     fn gets_through(&mut self, object: u64, now: Duration) -> bool {
-        let bucket = self.buckets.entry(object, || Bucket {
+        let new = || Bucket {
             tokens: BURST,
             at: now,
-        });
-        let refilled = now.saturating_sub(bucket.at).as_secs_f64() / REFILL.as_secs_f64();
-        bucket.tokens = (bucket.tokens + refilled).min(BURST);
+        };
+        let refilled = |bucket: &Bucket| {
+            let refilled = now.saturating_sub(bucket.at).as_secs_f64() / REFILL.as_secs_f64();
+            (bucket.tokens + refilled).min(BURST)
+        };
+        let is_full = |bucket: &Bucket| refilled(bucket) >= BURST;
+        let bucket = self.buckets.entry(object, new, is_full);
+        bucket.tokens = refilled(bucket);
         bucket.at = now;
         let through = bucket.tokens >= 1.0;
         if through {

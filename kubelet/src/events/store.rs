@@ -7,8 +7,8 @@ use super::event::Event;
 
 /// The most events kept.
 pub const MOST_EVENTS: usize = 1000;
-/// The most bytes that they take.
-pub const MOST_BYTES: usize = 512 * 1024;
+/// The most bytes that they take, by an estimate that is too high where several are about one object.
+pub const MOST_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Store {

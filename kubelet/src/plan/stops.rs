@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 
-use super::{MINIMUM_GRACE, PlanInput, PodPlan, Step};
+use super::{PlanInput, PodPlan, Step};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::probes::FailedProbe;
 use crate::runtime::{ContainerId, ObservedContainer};
@@ -21,7 +21,7 @@ pub struct ContainerStop {
     /// Whether it is one of `spec.initContainers`.
     pub init: bool,
     /// From SIGTERM to SIGKILL, a hook before it included. Zero asks for no hook; SIGTERM to SIGKILL is at least
-    /// [`MINIMUM_GRACE`].
+    /// [`super::MINIMUM_GRACE`].
     pub grace: Duration,
     /// Why, as the event says it.
     pub reason: StopReason,
@@ -109,9 +109,7 @@ impl PodPlan {
             id: container.id.clone(),
             name: container.name.clone(),
             init,
-            grace: own
-                .unwrap_or_else(|| pod_grace(input.pod))
-                .max(MINIMUM_GRACE),
+            grace: own.unwrap_or_else(|| pod_grace(input.pod)),
             reason,
         }]));
     }
@@ -119,7 +117,7 @@ impl PodPlan {
 
 /// What a pod's own spec gives its containers to stop.
 pub(super) fn pod_grace(pod: &Pod) -> Duration {
-    Duration::from_secs(pod::grace_seconds(pod).unsigned_abs()).max(MINIMUM_GRACE)
+    Duration::from_secs(pod::grace_seconds(pod).unsigned_abs())
 }
 
 /// `terminationGracePeriodSeconds` of the probe that failed.

@@ -1,6 +1,24 @@
-//! What a pod's probes and hooks have established of its containers.
+//! Whether containers have started, are ready, and live: asks them, and says what a pod's probes and hooks have
+//! established.
 //!
-//! Owns: [`ProbeView`], the word in which results reach `plan/` and `status/`.
+//! Owns: when a probe is asked and what its answers amount to (`machine`, pure), how a container is asked (`ask`), what
+//! is known of each instance (`facts`), and [`ProbeView`], the word in which it reaches `plan/` and `status/`.
+//! Inputs: the pod's spec and observation, what an earlier life of the agent has on record, hooks that run.
+//! Outputs: [`PodProbes::views`], news of them ([`PodProbes::changed`]), events.
+//! Tasks: one a probe, which sleeps until its next attempt and belongs to the worker of its pod; one a command that was
+//! ended and that the runtime has not answered, for three seconds at most.
+//! Does not: stop or start anything. A container whose probe has failed is ended by the plan.
+
+mod ask;
+mod facts;
+mod machine;
+mod pod;
+mod spec;
+mod task;
+
+pub use ask::Prober;
+pub use pod::{PodProbes, ProbeNews};
+pub use spec::ProbeKind;
 
 /// What probes and hooks say of one running container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -238,6 +238,25 @@ fn a_record_is_written_on_change_and_at_most_once_a_second() {
 }
 
 #[test]
+fn what_hurries_is_written_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let mut writer = RecordWriter::new(path.to_owned());
+    writer.store(&named(EARLY), S(100), false).unwrap();
+    writer.hurry();
+    assert_eq!(
+        writer.store(&named(LATE), S(100), false).unwrap(),
+        Stored::Written
+    );
+    assert_eq!(good(path), named(LATE));
+    // Once.
+    assert_eq!(
+        writer.store(&full(), S(100), false).unwrap(),
+        Stored::Deferred
+    );
+}
+
+#[test]
 fn a_change_that_is_taken_back_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = RecordWriter::new(directory.path().to_owned());

@@ -86,7 +86,7 @@ pub struct StatusWriter {
 
 impl StatusWriter {
     /// Publishes `status`; says whether anything changed. An unchanged status keeps its place in memory.
-    pub fn set(&mut self, pod: &Arc<Pod>, status: PodStatus) -> bool {
+    pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) -> bool {
         let mut entries = self.board.lock();
         let entry = entries.entry(self.uid.clone()).or_default();
         if let Some(view) = &mut entry.view
@@ -110,7 +110,7 @@ impl StatusWriter {
     }
 
     /// Takes the pod off the board: nobody asks for it any more.
-    pub fn remove(self) {
+    pub fn remove(&self) {
         if let Some(entry) = self.board.lock().get_mut(&self.uid) {
             entry.view = None;
         }
@@ -159,8 +159,8 @@ mod tests {
     fn readers_see_what_the_writer_set_in_order_of_uid_and_share_the_pod() {
         let board = StatusBoard::new();
         let pod = Arc::new(Pod::default());
-        let mut b = board.writer(&uid("b")).unwrap();
-        let mut a = board.writer(&uid("a")).unwrap();
+        let b = board.writer(&uid("b")).unwrap();
+        let a = board.writer(&uid("a")).unwrap();
         assert!(board.snapshot().is_empty(), "no status yet");
         assert!(b.set(&pod, status(Phase::Running)));
         assert!(a.set(&pod, status(Phase::Pending)));
@@ -173,7 +173,7 @@ mod tests {
     fn an_equal_status_is_no_change_and_keeps_its_allocation() {
         let board = StatusBoard::new();
         let pod = Arc::new(Pod::default());
-        let mut writer = board.writer(&uid("a")).unwrap();
+        let writer = board.writer(&uid("a")).unwrap();
         assert!(writer.set(&pod, status(Phase::Running)));
         let first = writer.current().unwrap();
         assert!(!writer.set(&pod, status(Phase::Running)));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_pod_has_one_writer_at_a_time_and_outlives_it() {
         let board = StatusBoard::new();
-        let mut writer = board.writer(&uid("a")).unwrap();
+        let writer = board.writer(&uid("a")).unwrap();
         assert_eq!(board.writer(&uid("a")).err(), Some(WriterTaken(uid("a"))));
         writer.set(&Arc::new(Pod::default()), status(Phase::Running));
         drop(writer);

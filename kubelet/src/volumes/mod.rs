@@ -2,7 +2,8 @@
 //!
 //! Owns: `pods/<uid>/volumes` and `pods/<uid>/plugins`, and the mounts below the former.
 //! Inputs: the pod's spec. Outputs: where on the node each volume lies, for the containers' mounts.
-//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread.
+//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown
+//! on a thread of its own.
 //! Deliberately not here: mounting into containers (the runtime does), subPath, enforcing an emptyDir's size on disk
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
@@ -95,7 +96,7 @@ pub enum VolumeError {
         uid: PodUid,
         /// How.
         #[source]
-        source: tokio::task::JoinError,
+        source: io::Error,
     },
 }
 
@@ -200,6 +201,9 @@ impl SetUpError {
     }
 }
 
+/// Bytes of the stack of a thread that gives volumes back; only what is used of it takes memory.
+const TEAR_DOWN_STACK: usize = 256 << 10;
+
 /// The volumes of all pods.
 #[derive(Debug)]
 pub struct Volumes {
@@ -271,20 +275,35 @@ impl Volumes {
         let of = uid.clone();
         match tokio::task::spawn_blocking(move || self.set_up(&pod, &of)).await {
             Ok(done) => done,
-            Err(source) => Err(vec![VolumeError::Interrupted { uid, source }]),
+            Err(panic) => {
+                let source = io::Error::other(panic);
+                Err(vec![VolumeError::Interrupted { uid, source }])
+            }
         }
     }
 
-    /// [`Volumes::tear_down`] away from the task's thread.
+    /// [`Volumes::tear_down`] on a thread of its own: an unmount may hang for as long as what it leads to is away, and must
+    /// not take the thread that another pod's files wait for.
     ///
     /// # Errors
     /// As [`Volumes::tear_down`].
     pub async fn tear_down_in_background(self: Arc<Self>, uid: PodUid) -> Result<(), VolumeError> {
         let of = uid.clone();
-        match tokio::task::spawn_blocking(move || self.tear_down(&of)).await {
-            Ok(done) => done,
-            Err(source) => Err(VolumeError::Interrupted { uid, source }),
-        }
+        let (told, done) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("tear-down".to_owned())
+            .stack_size(TEAR_DOWN_STACK)
+            // Whoever asked may have gone meanwhile, and asks again.
+            .spawn(move || drop(told.send(self.tear_down(&of))))
+            .map_err(|source| VolumeError::Interrupted {
+                uid: uid.clone(),
+                source,
+            })?;
+        // A thread that says nothing has panicked.
+        done.await.unwrap_or_else(|_| {
+            let source = io::Error::other("it panicked");
+            Err(VolumeError::Interrupted { uid, source })
+        })
     }
 }
 

@@ -53,7 +53,7 @@ impl Deadline {
     }
 
     /// Waits until it is over. Cancel-safe: nothing but a look at the watch is kept.
-    async fn over(&mut self) {
+    pub(super) async fn over(&mut self) {
         loop {
             let at = *self.at.borrow_and_update();
             tokio::select! {

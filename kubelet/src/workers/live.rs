@@ -1,6 +1,5 @@
 //! The life of a pod that is wanted: plan, apply, publish, wait.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use cri_proto::CriError;
 
 use super::hold::Hold;
+use super::meanwhile::to_show;
 use super::memory::{
     DEADLINE_EXCEEDED, Memory, PAST_DEADLINE, PREEMPTED, PREEMPTING, active_limit,
 };
@@ -108,7 +108,7 @@ impl Worker {
     async fn live(&mut self) {
         self.told_to_run().await;
         self.memory.begin_life(self.tools.clock.now().monotonic);
-        self.memory.starting = None;
+        self.memory.starting.send_replace(None);
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
         let mut warned = false;
@@ -132,6 +132,10 @@ impl Worker {
             if place == Place::Granted && !std::mem::replace(&mut warned, true) {
                 self.warn_of_unbuilt(&pod);
             }
+            match self.memory.is_over() {
+                true => self.probes.pod_ends(),
+                false => self.probes.sync(&pod),
+            }
             let observed = self.observed.borrow_and_update().clone();
             self.memory.note_exits(&observed, self.tools.clock.now());
             let plan = if self.memory.is_over() {
@@ -145,7 +149,7 @@ impl Worker {
                 self.publish(&pod, &observed, &plan);
             }
             self.tell_backoffs(&pod, &observed, &plan);
-            let mut applied = self.apply(&pod, &observed, &plan).await;
+            let mut applied = self.apply_in_view(&pod, &observed, &plan).await;
             if applied.acted {
                 if self.memory.stale {
                     self.look_again().await;
@@ -171,6 +175,7 @@ impl Worker {
             self.publish(&pod, &observed, &plan);
             if self.memory.is_over() && plan.finished && !self.memory.released {
                 self.memory.released = true;
+                self.probes.clear();
                 self.release().await;
                 if self.memory.rejected.is_none() {
                     let gave_way = self.memory.gave_way;
@@ -219,7 +224,7 @@ impl Worker {
 
     /// Puts `why` beside what the board shows of the pod.
     pub(super) fn show_waiting(&mut self, why: &str) {
-        if let Some(writer) = &mut self.board
+        if let Some(writer) = &self.board
             && let Some(status) = writer.current()
         {
             let pod = self.orders.borrow().pod.clone();
@@ -242,14 +247,14 @@ impl Worker {
             backoff: &self.memory.backoffs,
             exits: &self.memory.exits,
             attempts_on_disk: &self.memory.attempts_on_disk,
-            probes: &self.probe_views(observed),
+            probes: &self.probe_views(pod, observed),
             now: self.tools.clock.now().monotonic,
         })
     }
 
     /// What is known of the containers that run besides that they do.
-    fn probe_views(&self, _observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
-        BTreeMap::new()
+    fn probe_views(&self, pod: &Pod, observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
+        self.probes.views(pod, observed)
     }
 
     /// Renews the observation after a change; says whether that went well. Nothing is planned from a stale one.
@@ -261,6 +266,7 @@ impl Worker {
         self.memory.stale = looked.is_err();
         if let Ok(observed) = &looked {
             self.tidy(observed);
+            self.probes.forget_gone(observed);
         }
         looked.is_ok()
     }
@@ -325,7 +331,7 @@ impl Worker {
         // It may have shown what it waited for before it began again.
         self.board = None;
         self.board = match self.tools.board.writer(&self.uid) {
-            Ok(writer) => Some(writer),
+            Ok(writer) => Some(Arc::new(writer)),
             Err(error) => {
                 tracing::error!(error = %error, "the pod's status cannot be shown");
                 None
@@ -347,21 +353,21 @@ impl Worker {
             },
             None => unseen,
         };
-        if let Some(writer) = &mut self.board {
+        if let Some(writer) = &self.board {
             writer.set(pod, status);
         }
     }
 
     fn derive(&self, pod: &Pod, observed: &ObservedPod, plan: &PodPlan) -> PodStatus {
         let now = self.tools.clock.now();
-        let shown = self.shown(observed);
+        let shown = to_show(observed, self.memory.starting.borrow().as_ref());
         let observed = &*shown;
         derive_status(&StatusInput {
             pod,
             qos: qos_class(pod),
             observed,
             waiting: &self.waiting(plan, now.monotonic),
-            probes: &self.probe_views(observed),
+            probes: &self.probe_views(pod, observed),
             previous: self.memory.status.as_ref(),
             start_time: self.memory.start_time,
             terminating: self.orders.borrow().wanted == Wanted::Stop,
@@ -374,16 +380,6 @@ impl Worker {
         })
     }
 
-    /// What the status is made of: a container whose postStart hook runs is not there yet, as upstream has it.
-    fn shown<'a>(&self, observed: &'a ObservedPod) -> Cow<'a, ObservedPod> {
-        let Some(starting) = &self.memory.starting else {
-            return Cow::Borrowed(observed);
-        };
-        let mut shown = observed.clone();
-        shown.containers.retain(|c| c.id != *starting);
-        Cow::Owned(shown)
-    }
-
     /// Publishes what is new while a step of `plan` takes its time.
     pub(super) fn publish_meanwhile(&mut self, pod: &Arc<Pod>, plan: &PodPlan) {
         if self.board.is_some() {
@@ -394,18 +390,19 @@ impl Worker {
 
     /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
     pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
+        self.take_shown();
         let status = self.derive(pod, observed, plan);
         if status.phase.is_terminal() && self.memory.phase() != Some(status.phase) {
             tracing::info!(pod = %self.name, uid = %self.uid, phase = status.phase.as_str(), "pod has finished");
         }
-        if let Some(writer) = &mut self.board {
+        if let Some(writer) = &self.board {
             writer.set(pod, status.clone());
         }
         self.memory.status = Some(status);
         self.memory.store(pod, &self.tools.clock);
     }
 
-    fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {
+    pub(super) fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {
         let mut waiting = plan.waiting.clone();
         for (name, hold) in &self.memory.holds {
             if let (Some(name), Some(why)) = (name, &hold.waiting)
@@ -417,7 +414,8 @@ impl Worker {
         waiting
     }
 
-    /// Waits for whatever may change the plan: the spec, an observation, the runtime's return, or time.
+    /// Waits for whatever may change the plan: the spec, an observation, what probes say, the runtime's
+    /// return, or time.
     async fn wait(&mut self, plan: &PodPlan, applied: &Applied) {
         let now = self.tools.clock.now().monotonic;
         let hold = self.memory.holds.values().filter_map(|h| h.left(now)).min();
@@ -441,6 +439,7 @@ impl Worker {
         tokio::select! {
             _ = self.orders.changed() => {}
             _ = self.observed.changed() => {}
+            () = self.probes.changed() => {}
             _ = self.runtime.changed() => {
                 if matches!(*self.runtime.borrow_and_update(), RuntimeState::Up(_)) {
                     self.memory.holds.clear();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cri_proto::v1::PodSandboxConfig;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 
 use super::Tools;
 use super::hold::Hold;
@@ -16,7 +17,9 @@ use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
 use crate::pod::{self, Pod, PodName, PodUid};
-use crate::record::{Backoffs, Exit, Loaded, Record, RecordFile, RecordWriter, Termination};
+use crate::record::{
+    Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Termination,
+};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 use crate::status::{Phase, PodFailure, PodStatus, Rejected};
 
@@ -59,7 +62,7 @@ pub(super) struct Memory {
     /// The back-offs that there has been an event of.
     pub(super) told_backoffs: ToldBackoffs,
     /// The instance whose postStart hook runs: to all who look it is not there yet, as upstream has it.
-    pub(super) starting: Option<ContainerId>,
+    pub(super) starting: watch::Sender<Option<ContainerId>>,
     /// The last plan, when all of it went well.
     pub(super) last_plan: Option<PodPlan>,
     /// Why the pod may not run here.
@@ -115,9 +118,14 @@ impl Memory {
             released: false,
             stale: false,
             told_backoffs: ToldBackoffs::new(),
-            starting: None,
+            starting: watch::Sender::default(),
             last_plan: None,
         }
+    }
+
+    /// What an earlier life of the agent has established of containers, by name; later, what this one has.
+    pub(super) fn established(&self) -> &BTreeMap<String, ContainerRecord> {
+        &self.record.containers
     }
 
     /// Notes when containers ended, by the runtime's account.
@@ -260,7 +268,12 @@ impl Memory {
             self.record.active_since = Some(self.active_since.to_wall(now));
         }
         if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
+            let established = self.record.containers.clone();
             self.record.take_status(status);
+            // What has started and is ready has been told: the next agent must tell the same.
+            if self.record.containers != established {
+                self.writer.hurry();
+            }
         }
         self.backoffs.write_records(&mut self.record.backoffs, now);
         // The deadline of a termination too is written at once: nothing else is going to write it later.

@@ -23,7 +23,9 @@
 mod apply;
 mod hold;
 mod kill;
+mod kills;
 mod live;
+mod meanwhile;
 mod memory;
 mod network;
 mod permits;
@@ -56,6 +58,7 @@ use crate::logs::PodLogs;
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
 use crate::poddir::PodDirs;
+use crate::probes::{PodProbes, Prober};
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::NodeSettings;
 use crate::runtime::convert::dns::DnsSettings;
@@ -74,6 +77,8 @@ pub struct Tools {
     pub clock: Clock,
     /// The runtime's calls.
     pub runtime: RuntimeClient,
+    /// Asks containers what probes want to know.
+    pub prober: Arc<Prober>,
     /// What the runtime shows.
     pub observer: Arc<Observer>,
     /// Presence and pulls of images.
@@ -143,10 +148,13 @@ struct Worker {
     observed: watch::Receiver<Arc<ObservedPod>>,
     runtime: watch::Receiver<RuntimeState>,
     memory: memory::Memory,
+    probes: PodProbes,
     removals: removal::Removals,
-    kills: stop::Kills,
+    kills: kills::Kills,
     /// The pod's place on the board, for as long as the pod is wanted.
-    board: Option<StatusWriter>,
+    board: Option<Arc<StatusWriter>>,
+    /// What was shown of the pod while the worker was busy.
+    shown: meanwhile::Shown,
 }
 
 impl Worker {
@@ -161,13 +169,17 @@ impl Worker {
         if memory.is_over() {
             stage.send_replace(Stage::Over);
         }
+        let observed = tools.observer.subscribe(&uid);
+        let probes = probes_of(&tools, &observed, &memory);
         Self {
-            observed: tools.observer.subscribe(&uid),
+            observed,
+            probes,
             runtime: tools.observer.state(),
             memory,
             removals: removal::Removals::default(),
-            kills: stop::Kills::default(),
+            kills: kills::Kills::default(),
             board: None,
+            shown: meanwhile::Shown::default(),
             name: PodName::of(&pod),
             tools,
             uid,
@@ -191,6 +203,7 @@ impl Worker {
             }
             let pod = self.orders.borrow().pod.clone();
             self.memory = memory::Memory::fresh(&self.tools, &pod, &self.uid);
+            self.probes = probes_of(&self.tools, &self.observed, &self.memory);
             self.stage.send_replace(Stage::Live);
         }
     }
@@ -203,4 +216,13 @@ impl Worker {
             .wait_for(|state| *state != RuntimeState::NeverSeen)
             .await;
     }
+}
+
+fn probes_of(
+    tools: &Tools,
+    observed: &watch::Receiver<Arc<ObservedPod>>,
+    memory: &memory::Memory,
+) -> PodProbes {
+    let (prober, clock) = (tools.prober.clone(), tools.clock.clone());
+    PodProbes::new(prober, clock, observed.clone(), memory.established())
 }

@@ -3,16 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::Worker;
 use super::apply::{Applied, Next};
+use super::kills::Kill;
 use super::start::StartError;
-use super::stop::{Kill, news};
+use super::stop::news;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::{Hook, HookError};
 use crate::plan::{ContainerStart, PodPlan};
 use crate::pod::{self, Pod};
-use crate::runtime::ContainerId;
+use crate::runtime::{ContainerId, ContainerState, ObservedPod};
+
+/// A hook that lasts for longer is mentioned.
+const SAY_AFTER: Duration = Duration::from_secs(60);
+/// How long a hook whose container has gone has for its answer, which the runtime may owe for ever.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Runs the postStart hook of the instance `id` that has just been started, however long that takes; the container
@@ -27,20 +35,28 @@ impl Worker {
         id: &ContainerId,
         applied: &mut Applied,
     ) -> Next {
-        self.memory.starting = Some(id.clone());
+        self.memory.starting.send_replace(Some(id.clone()));
         let done = {
             let mut hook = Box::pin(self.post_start_hook(pod, start, id));
+            let mut lasts = std::pin::pin!(tokio::time::sleep(SAY_AFTER));
+            let mut lost = std::pin::pin!(lost(self.observed.clone(), id.clone()));
+            let mut said = false;
             loop {
-                // Cancel-safe: the hook is polled on; news stay in their channel.
+                // Cancel-safe: all but the news are polled on, and those stay in their channel.
                 tokio::select! {
-                    done = &mut hook => break done,
+                    done = &mut hook => break done.map_err(StartError::PostStart),
+                    () = &mut lost => break Err(StartError::PostStartLost),
                     () = news(&mut self.observed) => self.publish_meanwhile(pod, plan),
+                    () = &mut lasts, if !said => {
+                        said = true;
+                        tracing::warn!(pod = %self.name, uid = %self.uid, container = &*start.name, "the postStart hook still runs; the pod waits for it");
+                    }
                 }
             }
         };
         let key = Some(start.name.clone());
         let Err(error) = done else {
-            self.memory.starting = None;
+            self.memory.starting.send_replace(None);
             self.memory.holds.remove(&key);
             self.memory.post_start_done(id);
             return Next::GoOn;
@@ -51,10 +67,10 @@ impl Worker {
         let grace = Duration::from_secs(pod::grace_seconds(pod).unsigned_abs());
         let kill = Kill::alone(id.clone(), start.name.clone(), grace, "FailedPostStartHook");
         let next = self.end_containers(pod, plan, vec![kill], applied).await;
-        self.memory.starting = None;
+        self.memory.starting.send_replace(None);
         applied.failed = true;
         let now = self.tools.clock.now().monotonic;
-        self.hold_container(pod, start, &StartError::PostStart(error), now);
+        self.hold_container(pod, start, &error, now);
         next
     }
 
@@ -85,4 +101,18 @@ impl Worker {
             tools.hooks.run(hook).await
         }
     }
+}
+
+/// Waits until the container or its sandbox has been seen to have ended for [`ANSWER_PATIENCE`].
+async fn lost(mut observed: watch::Receiver<Arc<ObservedPod>>, id: ContainerId) {
+    let gone = |seen: &Arc<ObservedPod>| {
+        let container = seen.containers.iter().find(|c| c.id == id);
+        let sandbox = seen.sandboxes.first();
+        container.is_some_and(|c| c.state == ContainerState::Exited)
+            || sandbox.is_some_and(|sandbox| !sandbox.ready)
+    };
+    if observed.wait_for(gone).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(ANSWER_PATIENCE).await;
 }

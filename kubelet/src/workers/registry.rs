@@ -328,7 +328,7 @@ impl Registry {
         let Some(view) = self.tools.board.get(uid) else {
             return;
         };
-        let Ok(mut writer) = self.tools.board.writer(uid) else {
+        let Ok(writer) = self.tools.board.writer(uid) else {
             return;
         };
         let mut status = PodStatus::clone(&view.status);

@@ -77,6 +77,8 @@ pub(super) enum StartError {
     Network(String),
     #[error(transparent)]
     PostStart(HookError),
+    #[error("the container or its sandbox ended, and the postStart hook was not answered for")]
+    PostStartLost,
 }
 
 /// An image that is not there yet, and when to ask again, on the agent's monotonic clock.
@@ -104,7 +106,7 @@ impl StartError {
             Self::Create(_) => "CreateContainerError",
             Self::Run { .. } => "RunContainerError",
             Self::Network(_) => "NetworkNotReady",
-            Self::PostStart(_) => "PostStartHookError",
+            Self::PostStart(_) | Self::PostStartLost => "PostStartHookError",
         }
     }
 

@@ -3,153 +3,31 @@
 //! What counts is that they have ended, not that the runtime says so in its answer: where the observation shows the end
 //! and the answer does not come, the answer is not waited for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::CriError;
+use k8s_openapi::api::core::v1::Container;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Worker;
 use super::apply::{Applied, Next, gone_is_done};
-use super::kill::{Deadline, KillStep, end_container};
+use super::kill::end_container;
+use super::kills::{Kill, Kills, predecessors};
 use super::queue::Wanted;
 use crate::errors::error_chain;
 use crate::events::About;
+use crate::hooks::Hook;
 use crate::plan::{ContainerStop, PodPlan, StopReason};
-use crate::pod::{self, ContainerKind, Pod};
+use crate::pod::{self, Pod};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod, SandboxId};
 
 /// How much longer than the end of what it stops a call may take: the runtime takes the sandbox's network down.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// A pod has to have ended after one and a half times its grace period, and is given this much at least (upstream's
-/// `killPodNow`).
-const END_AT_LEAST: Duration = Duration::from_secs(10);
-
-/// A container to end.
-pub(super) struct Kill {
-    pub(super) id: ContainerId,
-    pub(super) name: Arc<str>,
-    /// For hook, turn and signal together.
-    pub(super) grace: Duration,
-    /// Of the event.
-    pub(super) message: String,
-    /// Its process is there, as far as is known: a hook makes sense.
-    runs: bool,
-    /// What has to have ended before it.
-    after: Vec<ContainerId>,
-}
-
-impl Kill {
-    /// One that has just been started, and waits for no other container.
-    pub(super) fn alone(id: ContainerId, name: Arc<str>, grace: Duration, message: &str) -> Self {
-        Self {
-            id,
-            name,
-            grace,
-            message: message.to_owned(),
-            runs: true,
-            after: Vec::new(),
-        }
-    }
-}
-
-/// The containers of one pod that are being ended. They go on when nobody waits for them any more, and end with the worker.
-#[derive(Default)]
-pub(super) struct Kills {
-    tasks: JoinSet<Result<(), CriError>>,
-    by_task: HashMap<Id, ContainerId>,
-    under_way: BTreeMap<ContainerId, UnderWay>,
-    /// When the end of the pod takes too long; none once that was said.
-    overdue: Option<Instant>,
-}
-
-struct UnderWay {
-    name: Arc<str>,
-    since: Instant,
-    until: watch::Sender<Instant>,
-    step: watch::Receiver<KillStep>,
-}
-
-/// The end of a container, or why there was none.
-struct Killed {
-    id: ContainerId,
-    name: Arc<str>,
-    /// Its grace period is over.
-    late: bool,
-    result: Result<(), String>,
-}
-
-impl Kills {
-    /// Waits for the next container that has ended or could not be. Never resolves while there is none. Cancel-safe.
-    async fn next(&mut self) -> Killed {
-        loop {
-            let Some(joined) = self.tasks.join_next_with_id().await else {
-                return std::future::pending().await;
-            };
-            let (task, result) = match joined {
-                Ok((task, result)) => (task, result.map_err(|error| error.rpc_text())),
-                Err(error) => (error.id(), Err(error.to_string())),
-            };
-            let ended = self.by_task.remove(&task);
-            if let Some((id, kill)) = ended.and_then(|id| self.under_way.remove_entry(&id)) {
-                return Killed {
-                    id,
-                    name: kill.name,
-                    late: *kill.until.borrow() <= Instant::now(),
-                    result,
-                };
-            }
-        }
-    }
-
-    /// Moves the ends of all grace periods forward to `at`.
-    fn shorten(&self, at: Instant) {
-        for kill in self.under_way.values() {
-            kill.until.send_if_modified(|until| {
-                let news = at < *until;
-                *until = at.min(*until);
-                news
-            });
-        }
-    }
-
-    /// Steps of a plan are about to be taken: what an earlier one took no longer counts, once it is done.
-    pub(super) fn begin_pass(&mut self) {
-        if self.under_way.is_empty() {
-            self.overdue = None;
-        }
-    }
-
-    /// The end of the pod, of `grace`, begins now, unless it had begun.
-    fn pod_ends(&mut self, grace: Duration) {
-        if self.under_way.is_empty() && self.overdue.is_none() {
-            self.overdue = Some(Instant::now() + (grace + grace / 2).max(END_AT_LEAST));
-        }
-    }
-
-    /// Waits until the pod should have ended. Cancel-safe.
-    async fn overdue(overdue: Option<Instant>) {
-        match overdue {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// What is being done at present.
-    fn describe(&self) -> String {
-        let steps = self.under_way.values().map(|kill| {
-            let step = *kill.step.borrow();
-            let since = kill.since.elapsed().as_secs();
-            format!("container {}: {} after {since}s", kill.name, step.as_str())
-        });
-        steps.collect::<Vec<_>>().join(", ")
-    }
-}
-
 impl Worker {
     /// Ends containers side by side, each after those that it has to wait for.
     pub(super) async fn stop(
@@ -188,6 +66,7 @@ impl Worker {
         applied: &mut Applied,
     ) -> Next {
         applied.acted = true;
+        self.memory.stale = true;
         let mut left: BTreeSet<ContainerId> = kills.iter().map(|kill| kill.id.clone()).collect();
         for kill in kills {
             self.begin_kill(pod, kill);
@@ -196,7 +75,7 @@ impl Worker {
         let mut next = Next::GoOn;
         let mut orders = self.orders.clone();
         while !left.is_empty() {
-            let overdue = Kills::overdue(self.kills.overdue);
+            let overdue = Kills::overdue(self.kills.due());
             // Cancel-safe: a kill that is done stays in its set, news in their channels.
             tokio::select! {
                 killed = self.kills.next() => {
@@ -226,47 +105,28 @@ impl Worker {
     fn begin_kill(&mut self, pod: &Arc<Pod>, kill: Kill) {
         let now = Instant::now();
         let end = now.checked_add(kill.grace).unwrap_or(now);
-        if let Some(under_way) = self.kills.under_way.get(&kill.id) {
-            under_way.until.send_if_modified(|until| {
-                let news = end < *until;
-                *until = end.min(*until);
-                news
-            });
+        if self.kills.hurry(&kill.id, end) {
             return;
         }
         About::container(pod, &kill.name).normal("Killing", &kill.message);
-        let (until, at) = watch::channel(end);
-        let (step_told, step) = watch::channel(KillStep::Stop);
-        let deadline = Deadline {
-            at,
-            step: step_told,
-        };
         let hook = self.pre_stop(pod, &kill).map(Box::pin);
         let runtime = self.tools.runtime.clone();
         let observed = self.observed.clone();
-        let (id, after) = (kill.id.clone(), kill.after);
-        let work = async move {
+        let (id, after) = (kill.id.clone(), kill.after.clone());
+        self.kills.begin(&kill, end, |deadline| async move {
             let turn = all_ended(observed.clone(), after);
             let stop = |grace| {
                 let (id, observed) = (id.clone(), observed.clone());
                 let runtime = runtime.clone();
-                async move {
+                // A call takes much room, and a pod whose hook runs has none to make yet.
+                Box::pin(async move {
                     let call = runtime.stop_container(id.as_str(), grace);
                     let ended = |seen: &ObservedPod| has_ended(seen, &id);
                     answer_or_end(call, observed, ended).await
-                }
+                })
             };
             end_container(deadline, hook, turn, stop).await
-        };
-        let task = self.kills.tasks.spawn(work).id();
-        self.kills.by_task.insert(task, kill.id.clone());
-        let under_way = UnderWay {
-            name: kill.name,
-            since: now,
-            until,
-            step,
-        };
-        self.kills.under_way.insert(kill.id, under_way);
+        });
     }
 
     /// The pod may have been told to end sooner.
@@ -282,7 +142,7 @@ impl Worker {
 
     /// Says, once, that the pod has not ended in its time, and what it waits for.
     fn say_overdue(&mut self, pod: &Pod) {
-        self.kills.overdue = None;
+        self.kills.overdue_said();
         About::pod(pod).warning(
             "ExceededGracePeriod",
             "Container runtime did not kill the pod within specified grace period.",
@@ -327,7 +187,7 @@ impl Worker {
             // Cancel-safe: `call` is polled on, or given up with the worker's life.
             tokio::select! {
                 done = &mut call => break done,
-                () = Kills::overdue(self.kills.overdue) => {
+                () = Kills::overdue(self.kills.due()) => {
                     self.say_overdue(pod);
                     let since = begun.elapsed().as_secs();
                     self.say_stuck(&format!("sandbox {id}: StopPodSandbox after {since}s"));
@@ -354,15 +214,13 @@ impl Worker {
         &mut self,
         pod: &Arc<Pod>,
         kill: &Kill,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+    ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let spec = pod::containers(pod).find(|(_, c)| *c.name == *kill.name);
         // A pod that no source has is a stand-in, without what its containers were made from.
         let known = spec
             .filter(|(_, c)| c.image.is_some())
             .map(|(_, c)| c.clone());
-        let has_hook = |c: &k8s_openapi::api::core::v1::Container| {
-            c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some())
-        };
+        let has_hook = |c: &Container| c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some());
         if !kill.runs || kill.grace.is_zero() || known.as_ref().is_some_and(|c| !has_hook(c)) {
             return None;
         }
@@ -373,7 +231,7 @@ impl Worker {
         let ip = self.pod_ip();
         let (tools, pod) = (self.tools.clone(), pod.clone());
         let (id, name) = (kill.id.clone(), kill.name.clone());
-        Some(async move {
+        Some(Box::pin(async move {
             let container = match known {
                 Some(container) => container,
                 None => match tools.restore_container(&id, &name).await {
@@ -396,7 +254,7 @@ impl Worker {
             let Some(handler) = handler else {
                 return;
             };
-            let hook = crate::hooks::Hook {
+            let hook = Hook {
                 pod: &pod,
                 container: &container,
                 id: &id,
@@ -412,7 +270,7 @@ impl Worker {
                 );
                 About::container(&pod, &name).warning("FailedPreStopHook", "PreStopHook failed");
             }
-        })
+        }))
     }
 }
 
@@ -426,28 +284,6 @@ pub(super) async fn news(observed: &mut watch::Receiver<Arc<ObservedPod>>) {
     if observed.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// What has to have ended before `stop`: for a sidecar of a pod that ends, all regular containers and the sidecar that
-/// started after it (upstream's `terminationOrdering`).
-fn predecessors(pod: &Pod, stops: &[ContainerStop], stop: &ContainerStop) -> Vec<ContainerId> {
-    if stop.reason != StopReason::PodEnds {
-        return Vec::new();
-    }
-    let mut before: Vec<&str> = Vec::new();
-    let mut is_sidecar = false;
-    for (kind, container) in pod::containers(pod) {
-        match kind {
-            ContainerKind::Sidecar if *container.name == *stop.name => is_sidecar = true,
-            ContainerKind::Sidecar if is_sidecar && before.is_empty() => {
-                before.push(&container.name);
-            }
-            ContainerKind::Regular if is_sidecar => before.push(&container.name),
-            _ => {}
-        }
-    }
-    let ids = stops.iter().filter(|other| before.contains(&&*other.name));
-    ids.map(|other| other.id.clone()).collect()
 }
 
 fn runs(seen: &ObservedPod, id: &ContainerId) -> bool {

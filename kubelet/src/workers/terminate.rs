@@ -84,13 +84,16 @@ impl Worker {
         let pod = self.orders.borrow().pod.clone();
         // As upstream: a pod that no source has is not shown, though it may still be stopping.
         // It may be on the board without this worker having put it there: by one that panicked.
-        let writer = self.board.take();
-        if let Some(writer) = writer.or_else(|| self.tools.board.writer(&self.uid).ok()) {
+        let own = self.board.take();
+        let other = || self.tools.board.writer(&self.uid).ok().map(Arc::new);
+        if let Some(writer) = own.or_else(other) {
             writer.remove();
         }
+        self.probes.pod_ends();
         self.runtime_seen().await;
-        self.memory.starting = None;
+        self.memory.starting.send_replace(None);
         self.stop_everything(&pod).await;
+        self.probes.clear();
     }
 
     /// When the termination under way has to be done, on the agent's monotonic clock; noted in the record.

@@ -26,7 +26,7 @@ impl StartError {
         let of_pod = About::pod(pod);
         match (self, container) {
             // Told when it happened.
-            (Self::Image(_) | Self::PostStart(_), _) => {}
+            (Self::Image(_) | Self::PostStart(_) | Self::PostStartLost, _) => {}
             (Self::Volumes(errors), _) => {
                 for error in errors {
                     of_pod.warning(VolumeError::REASON, &error.to_string());

@@ -1,6 +1,7 @@
 //! When containers start and end, by containerd's own events: the same clock for whatever drives containerd.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Life {
 /// Follows one containerd. The task ends with this.
 pub struct TaskEvents {
     lives: Arc<Mutex<HashMap<String, Life>>>,
+    /// Commands that were run in containers, and have ended.
+    commands: Arc<AtomicU64>,
     changed: watch::Receiver<()>,
     task: JoinHandle<()>,
 }
@@ -52,6 +55,8 @@ impl TaskEvents {
         };
         let lives: Arc<Mutex<HashMap<String, Life>>> = Arc::default();
         let seen = lives.clone();
+        let commands: Arc<AtomicU64> = Arc::default();
+        let counted = commands.clone();
         let (changes, changed) = watch::channel(());
         // containerd answers the subscription with its first event, so that cannot be waited for.
         let task = tokio::spawn(async move {
@@ -79,10 +84,12 @@ impl TaskEvents {
                         }
                     }
                     _ => {
-                        if let Ok(exit) = TaskExit::decode(event.value.as_slice())
-                            && exit.id == exit.container_id
-                            && let Some(life) = lives.get_mut(&exit.id)
-                        {
+                        let Ok(exit) = TaskExit::decode(event.value.as_slice()) else {
+                            continue;
+                        };
+                        if exit.id != exit.container_id {
+                            counted.fetch_add(1, Ordering::Relaxed);
+                        } else if let Some(life) = lives.get_mut(&exit.id) {
                             life.ended = Some(now);
                         }
                     }
@@ -93,6 +100,7 @@ impl TaskEvents {
         });
         Ok(Self {
             lives,
+            commands,
             changed,
             task,
         })
@@ -132,6 +140,12 @@ impl TaskEvents {
     pub fn life(&self, id: &str) -> Option<Life> {
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.get(id).copied()
+    }
+
+    /// How many commands that were run in containers have ended, so far.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
     }
 
     /// Everything that was started, so far.

@@ -8,6 +8,7 @@ pub mod chart;
 pub mod crowd;
 pub mod events;
 pub mod floor;
+pub mod probes;
 pub mod process;
 pub mod report;
 pub mod run;

@@ -92,6 +92,19 @@ impl<'n> Subject<'n> {
     /// # Errors
     /// When one does not.
     pub async fn burst(&mut self, events: &TaskEvents, pods: usize) -> Result<Burst> {
+        self.burst_of(events, pods, manifest).await
+    }
+
+    /// As [`Subject::burst`], with manifests that `manifest` makes of names.
+    ///
+    /// # Errors
+    /// When one does not run.
+    pub async fn burst_of(
+        &mut self,
+        events: &TaskEvents,
+        pods: usize,
+        manifest: impl Fn(&str) -> String,
+    ) -> Result<Burst> {
         let before = events.started();
         let names: Vec<String> = (0..pods).map(|_| self.next_name()).collect();
         let staging = self.node.path("staging");
@@ -228,6 +241,31 @@ impl<'n> Subject<'n> {
     pub async fn memory_at_rest(&self) -> Result<Memory> {
         sleep(AFTER_BURST).await;
         process::memory(self.agent.pid()?)
+    }
+
+    /// The memory it holds now.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&self) -> Result<Memory> {
+        process::memory(self.agent.pid()?)
+    }
+
+    /// Waits until so many pods are ready.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub async fn all_ready(&self, pods: usize) -> Result<()> {
+        eventually("every pod is ready", LIMIT, async || {
+            let shown = self.agent.pods()?;
+            let ready = |pod: &&k8s_openapi::api::core::v1::Pod| {
+                !pod.statuses().is_empty() && pod.statuses().iter().all(|status| status.ready)
+            };
+            let ready = shown.iter().filter(ready).count();
+            ensure!(ready == pods, "{ready} of {pods}");
+            Ok(())
+        })
+        .await
     }
 
     /// Processor time used since it was started.

@@ -1,6 +1,7 @@
 //! Measures the agent beside bare CRI calls, on a private node: a table, JSON and a picture. `--quick` measures less,
 //! `--burst PODS` only that.
 //! `--crowd [PODS…]` measures the agent alone, on the fake runtime: with 1, 50 and 500 pods where no number is given.
+//! `--probes [SECONDS]` measures fifty pods with a command each second, for ten minutes where no number is given.
 //! With `KUBELET="path and flags"` another kubelet is measured beside it.
 
 use std::fs;
@@ -13,7 +14,7 @@ use tests::bench::events::TaskEvents;
 use tests::bench::floor::Floor;
 use tests::bench::run::{Plan, run};
 use tests::bench::subject::Subject;
-use tests::bench::{chart, crowd, report::Report};
+use tests::bench::{chart, crowd, probes, report::Report};
 use tests::containerd::Node;
 
 #[tokio::main(flavor = "current_thread")]
@@ -23,8 +24,12 @@ async fn main() -> Result<()> {
         [flag] if flag == "--quick" => Plan::quick(),
         [flag, pods] if flag == "--burst" => Plan::burst(pods.parse()?),
         [flag, sizes @ ..] if flag == "--crowd" => return crowds(sizes).await,
+        [flag] if flag == "--probes" => return probed(Duration::from_secs(600)).await,
+        [flag, span] if flag == "--probes" => {
+            return probed(Duration::from_secs(span.parse()?)).await;
+        }
         other => bail!(
-            "unknown arguments {other:?}; there are --quick, --burst PODS and --crowd [PODS…]"
+            "unknown arguments {other:?}; there are --quick, --burst PODS, --crowd [PODS…] and --probes [SECONDS]"
         ),
     };
     let node = Node::start().await?;
@@ -69,14 +74,43 @@ async fn crowds(sizes: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// What it costs to ask fifty containers each second.
+async fn probed(span: Duration) -> Result<()> {
+    let node = Node::start().await?;
+    let floor = Floor::new(&node)?;
+    let events = TaskEvents::follow(&node.socket().display().to_string()).await?;
+    let mut found = Vec::new();
+    for subject in &mut subjects(&node, &floor)? {
+        let measured = tokio::select! {
+            measured = probes::measure(subject, &events, span) => measured,
+            signal = tokio::signal::ctrl_c() => { signal.context("wait for Ctrl-C")?; bail!("interrupted") }
+        };
+        if measured.is_err() {
+            eprintln!("{}", node.log_tail("kubelet.log"));
+        }
+        found.push(measured?);
+        println!("{}", probes::table(&found));
+    }
+    let out = tests::target_dir()?.join("bench");
+    fs::create_dir_all(&out)?;
+    fs::write(out.join("probes.json"), serde_json::to_vec_pretty(&found)?)?;
+    Ok(())
+}
+
 async fn measure(node: &Node, plan: &Plan) -> Result<Report> {
     let floor = Floor::new(node)?;
     let events = TaskEvents::follow(&node.socket().display().to_string()).await?;
+    let mut subjects = subjects(node, &floor)?;
+    run(plan, &floor, &events, &mut subjects).await
+}
+
+/// Our own agent, and the one that `KUBELET` names.
+fn subjects<'n>(node: &'n Node, floor: &Floor) -> Result<Vec<Subject<'n>>> {
     let own = Agent::own(node, tests::target_dir()?.join("release/kubelet"))?;
     let mut subjects = vec![Subject::new("this agent", node, own, floor.clone())];
     if let Some(other) = Agent::foreign(node) {
         let name = std::env::var("KUBELET_NAME").unwrap_or_else(|_| "the other kubelet".to_owned());
         subjects.push(Subject::new(&name, node, other?, floor.clone()));
     }
-    run(plan, &floor, &events, &mut subjects).await
+    Ok(subjects)
 }

@@ -300,11 +300,15 @@ fn started(pid: Pid) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
-/// The first process of the sandbox of a pod, by the pod's name on the node.
+/// The first process of the sandbox of a pod, by the pod's name on the node; not of those in `except`, which only have its name.
 ///
 /// # Errors
 /// When the bundles cannot be read.
-pub fn sandbox_process(node: &Node, pod: &str) -> Result<Option<nix::unistd::Pid>> {
+pub fn sandbox_process(
+    node: &Node,
+    pod: &str,
+    except: &[String],
+) -> Result<Option<nix::unistd::Pid>> {
     let bundles = node.bundles();
     for entry in fs::read_dir(&bundles).with_context(|| format!("read {}", bundles.display()))? {
         let bundle = entry?.path();
@@ -315,6 +319,7 @@ pub fn sandbox_process(node: &Node, pod: &str) -> Result<Option<nix::unistd::Pid
         let said = |key: &str| config["annotations"][format!("io.kubernetes.cri.{key}")].as_str();
         if said("container-type") == Some("sandbox")
             && said("sandbox-name") == Some(pod)
+            && !said("sandbox-id").is_some_and(|id| except.iter().any(|other| other == id))
             && let Some(pid) = read_pid(&bundle)
             // The number of one that has ended may be anybody's.
             && fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()))

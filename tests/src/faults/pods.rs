@@ -46,6 +46,7 @@ impl Wanted {
                 "  - name: {container}\n    image: {image}\n    imagePullPolicy: IfNotPresent\n    \
                  env: [{{name: VERSION, value: \"{version}\"}}]\n    \
                  volumeMounts: [{{name: scratch, mountPath: /scratch}}]\n    \
+                 lifecycle: {{postStart: {{exec: {{command: ['true']}}}}, preStop: {{exec: {{command: ['true']}}}}}}\n    \
                  command: [sh, -c, \"trap '{trap}' TERM; while :; do sleep 100000 & wait; done\"]\n"
             ));
         }

@@ -245,7 +245,7 @@ impl Rig<'_> {
     /// When it cannot be found or signalled.
     pub fn kill_sandbox(&self, pod: &str) -> Result<()> {
         let full = Wanted::full_name(pod);
-        if let Some(pid) = sandbox_process(self.node, &full)? {
+        if let Some(pid) = sandbox_process(self.node, &full, &self.strangers.borrow())? {
             self.journal
                 .note(format_args!("killed: the sandbox of {full}"));
             kill(pid, Signal::SIGKILL).context("kill a sandbox")?;

@@ -315,7 +315,7 @@ fn map_text<'a>(map: impl Iterator<Item = (&'a String, &'a String)>) -> String {
 }
 
 /// A string as Go's `strconv.Quote` writes it.
-fn go_quote(text: &str) -> String {
+pub(crate) fn go_quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -4,7 +4,7 @@
 //! where it is not; `$$` is a dollar, so that `$$(NAME)` never is a reference.
 
 /// Replaces the references in `text` by what `value_of` has for them.
-pub(super) fn expand<'a>(text: &str, value_of: impl Fn(&str) -> Option<&'a str>) -> String {
+pub(crate) fn expand<'a>(text: &str, value_of: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {

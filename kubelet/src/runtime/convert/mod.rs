@@ -27,6 +27,8 @@ use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 
 pub use container::{ContainerConfigError, ContainerInputs, container_config};
 pub use env::EnvError;
+pub(crate) use env::go_quote;
+pub(crate) use expand::expand;
 pub use hostname::{HostnameError, PodHostname, pod_hostname};
 pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
