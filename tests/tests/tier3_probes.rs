@@ -3,6 +3,7 @@
 
 mod probed;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,8 +16,15 @@ use tests::wait::{eventually, throughout};
 const LIMIT: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
+/// One test at a time: what is asked each second must not wait for the containers of another test.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn every_kind_of_probe_passes_and_fails() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         let probed = Probed::new(node)?;
         let probes = [
@@ -131,6 +139,7 @@ async fn ran_for(agent: &Agent<'_>, pod: &str, container: &str, seconds: f64) ->
 
 #[test]
 fn what_does_not_live_is_ended_in_time_and_given_its_probes_grace() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         node.put("dead.yaml", DEAD)?;
         // Three failures two seconds apart.
@@ -174,11 +183,13 @@ spec:
     livenessProbe:
       exec: { command: ["true"] }
       periodSeconds: 1
+      timeoutSeconds: 10
       failureThreshold: 1
 "#;
 
 #[test]
 fn a_slow_starter_is_protected_and_then_watched() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         past_the_jitter(agent).await;
         node.put("slow.yaml", SLOW)?;
@@ -235,6 +246,7 @@ spec:
     livenessProbe:
       exec: { command: [cat, /tmp/up] }
       periodSeconds: 1
+      timeoutSeconds: 10
       failureThreshold: 1
 "#;
 
@@ -273,6 +285,7 @@ const HANGING: [(&str, &str); 6] = [
 
 #[test]
 fn what_a_command_began_ends_with_it() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         if agent.is_foreign() {
             // Upstream leaves the children to themselves: there is nothing to compare.
@@ -327,6 +340,7 @@ fn what_a_command_began_ends_with_it() {
 
 #[test]
 fn nothing_is_left_of_a_command_that_took_too_long() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         if agent.is_foreign() {
             return Ok(());
@@ -387,6 +401,7 @@ fn processes_of(pod: &Pod, container: &str) -> Result<usize> {
 
 #[test]
 fn ready_does_not_flip_over_ten_restarts_of_the_agent() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         if agent.is_foreign() {
             // Without an API server upstream has nobody to remember the condition for it.
@@ -459,7 +474,7 @@ spec:
     command: [sleep, "100000"]
     startupProbe: { exec: { command: ["true"] }, periodSeconds: 1 }
     readinessProbe: { exec: { command: ["true"] }, periodSeconds: 5 }
-    livenessProbe: { exec: { command: ["true"] }, periodSeconds: 1, failureThreshold: 1 }
+    livenessProbe: { exec: { command: ["true"] }, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 1 }
   - name: web
     image: busybox:1.36
     command: [httpd, -f, -p, "80", -h, /www]
@@ -469,6 +484,7 @@ spec:
 /// Four manifests as they stand in many a tutorial, with our images.
 #[test]
 fn manifests_behave_in_the_seconds_that_they_state() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         past_the_jitter(agent).await;
         let probed = Probed::new(node)?;
@@ -575,12 +591,13 @@ spec:
 /// Where the node's own network is a pod's, the node is asked.
 #[test]
 fn a_pod_on_the_nodes_network_is_asked_there() {
+    let _alone = alone();
     with_agent(async |node, agent| {
         let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: host\nspec:\n  hostNetwork: true\n  \
              terminationGracePeriodSeconds: 1\n  containers:\n  - name: web\n    image: busybox:1.36\n    \
              command: [httpd, -f, -p, '18080', -h, /www]\n    \
              readinessProbe: { httpGet: { port: 18080 }, periodSeconds: 1 }\n    \
-             livenessProbe: { tcpSocket: { host: 127.0.0.1, port: 18080 }, periodSeconds: 1, failureThreshold: 1 }\n";
+             livenessProbe: { tcpSocket: { host: 127.0.0.1, port: 18080 }, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 1 }\n";
         node.put("host.yaml", manifest)?;
         agent.ready("host", LIMIT).await?;
         throughout("it lives on", 3 * SECOND, async || {
