@@ -13,7 +13,7 @@ use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 
 /// The verdicts of a pod's probes, each with the instance it is of, and hooks that are not done.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     verdicts: BTreeMap<ProbeKey, (ContainerId, bool)>,
     /// Instances whose postStart hook is not done.
     hooks: BTreeSet<ContainerId>,
@@ -21,7 +21,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// What an earlier life of the agent has established.
-    pub(super) fn of_record(records: &BTreeMap<String, ContainerRecord>) -> Self {
+    pub(crate) fn of_record(records: &BTreeMap<String, ContainerRecord>) -> Self {
         let mut facts = Self::default();
         for (name, record) in records {
             let kinds = [
@@ -85,7 +85,7 @@ impl Facts {
     }
 
     /// What is known of each container that runs and has anything to be known of it.
-    pub(super) fn views(&self, pod: &Pod, observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
+    pub(crate) fn views(&self, pod: &Pod, observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
         let mut views = BTreeMap::new();
         for (kind, spec) in pod::containers(pod) {
             let probed = ProbeKind::ALL.iter().any(|kind| kind.of(spec).is_some());

@@ -15,7 +15,7 @@ use super::machine::{First, Instance, Machine, Outcome, nanos};
 use super::spec::{ProbeKey, ProbeKind, Timing};
 use crate::clock::Clock;
 use crate::events::About;
-use crate::pod::{self, Pod, long_name};
+use crate::pod::{self, Pod};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 
 /// How often a container that cannot be asked is asked all the same, in one attempt (`maxProbeRetries` of upstream).
@@ -159,12 +159,11 @@ impl ProbeTask {
     }
 
     async fn ask(&self, spec: Spec<'_>, id: &ContainerId) -> Result<Answer, Unasked> {
-        let pod = long_name(&self.pod);
         let ip = self.pod_ip();
         let mut tries = 1;
         loop {
             let question = Question {
-                pod: &pod,
+                pod: &self.pod,
                 container: spec.container,
                 probe: spec.probe,
                 id,

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use super::file::{decode, encode};
 use super::*;
 use crate::pod::{ContainerKind, QosClass};
-use crate::runtime::{ContainerState, ObservedContainer, ObservedPod};
 use crate::status::{Condition, ConditionKind, ContainerStatus, Phase, PodStatus, State};
 
 fn time(text: &str) -> Timestamp {
@@ -466,49 +465,4 @@ fn a_terminal_phase_is_remembered_with_its_reason_and_a_bounded_message() {
     assert_eq!(seed.phase, Phase::Failed);
     assert_eq!(seed.reason.as_deref(), Some("Evicted"));
     assert_eq!(seed.message.map(|m| m.len()), Some(4096));
-}
-
-#[test]
-fn flags_are_taken_back_only_for_the_instance_they_were_established_of() {
-    let mut record = Record::default();
-    let mut before = status(Phase::Running, None);
-    before.containers[0].ready = false;
-    record.take_status(&before);
-    let instance = |id: &str, state| ObservedPod {
-        sandboxes: Vec::new(),
-        containers: vec![ObservedContainer {
-            id: id.into(),
-            sandbox: "s".into(),
-            name: "web".into(),
-            attempt: 0,
-            state,
-            created_at: 0,
-            started_at: 0,
-            finished_at: 0,
-            exit_code: 0,
-            reason: "".into(),
-            message: "".into(),
-            image: "".into(),
-            image_ref: "".into(),
-            hash: "".into(),
-            log_path: "".into(),
-            grace_seconds: None,
-            user: None,
-        }],
-    };
-    let same = record.probe_views(&instance("web-id", ContainerState::Running));
-    assert_eq!(
-        same.get("web").map(|v| (v.started, v.ready)),
-        Some((true, false))
-    );
-    assert!(
-        record
-            .probe_views(&instance("other", ContainerState::Running))
-            .is_empty()
-    );
-    assert!(
-        record
-            .probe_views(&instance("web-id", ContainerState::Exited))
-            .is_empty()
-    );
 }

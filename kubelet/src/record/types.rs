@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::stamp::Stamp;
 use crate::pod::QosClass;
-use crate::probes::ProbeView;
-use crate::runtime::{ContainerState, ObservedPod};
 use crate::status::{Condition, ConditionKind, Phase, PodStatus};
 
 /// Bytes of a phase's reason and message that a record keeps.
@@ -191,29 +189,6 @@ impl Record {
             host_ips: Vec::new(),
             qos,
         })
-    }
-
-    /// By container: what was established of the very instances that still run. Until a probe says otherwise they stay
-    /// as they were, so that a restart of the agent flips no condition.
-    #[must_use]
-    pub fn probe_views(&self, observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
-        let still_runs = |name: &str, id: &str| {
-            observed
-                .newest(name)
-                .filter(|c| c.state == ContainerState::Running && c.id.as_str() == id)
-                .map(|c| c.name.clone())
-        };
-        self.containers
-            .iter()
-            .filter_map(|(name, record)| {
-                let view = ProbeView {
-                    started: record.started,
-                    ready: record.ready,
-                    failed: None,
-                };
-                Some((still_runs(name, &record.id)?, view))
-            })
-            .collect()
     }
 }
 

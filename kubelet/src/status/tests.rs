@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::*;
 use crate::pod::{Pod, QosClass};
 use crate::probes::ProbeView;
+use crate::probes::facts::Facts;
 use crate::record::{Loaded, Record, RecordFile, RecordWriter};
 use crate::runtime::{ContainerState, LinuxUser, ObservedContainer, ObservedPod, ObservedSandbox};
 
@@ -291,7 +292,7 @@ fn a_restart_of_the_agent_changes_nothing_of_what_runs() {
             qos: QosClass::BestEffort,
             observed: &observed,
             waiting: &BTreeMap::new(),
-            probes: &kept.probe_views(&observed),
+            probes: &Facts::of_record(&kept.containers).views(&pod, &observed),
             previous: previous.as_ref(),
             start_time: now,
             terminating: false,

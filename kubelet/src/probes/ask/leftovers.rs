@@ -230,22 +230,21 @@ pub(super) fn end_holders(place: &Place, since: Ticks) -> usize {
         let Some(first) = outside.min_by_key(|p| (p.start, p.pid)) else {
             return Vec::new();
         };
-        let own = output_pipes(first.pid);
-        let runtimes = pipes(first.parent, None);
         let young = |p: &&Process| {
             p.pid != first.pid && p.start >= since.0 && !processes.contains_key(&p.session)
         };
-        let holds = |p: &&Process| {
+        let young: Vec<Process> = processes.values().filter(young).copied().collect();
+        if young.is_empty() {
+            return young;
+        }
+        let own = output_pipes(first.pid);
+        let runtimes = pipes(first.parent, None);
+        let holds = |p: &Process| {
             let held = output_pipes(p.pid);
             held.iter()
                 .any(|pipe| runtimes.contains(pipe) && !own.contains(pipe))
         };
-        processes
-            .values()
-            .filter(young)
-            .filter(holds)
-            .copied()
-            .collect()
+        young.into_iter().filter(holds).collect()
     })
 }
 

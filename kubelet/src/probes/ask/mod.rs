@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use self::exec::Execs;
 use super::spec;
 use crate::clock::Clock;
+use crate::pod::{Pod, long_name};
 use crate::runtime::ContainerId;
 
 /// What a command or a server may say, bytes (`maxReadLength` and `maxRespBodyLength` of upstream's probes).
@@ -58,8 +59,8 @@ impl Unasked {
 /// Whom to ask.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
-    /// `<name>_<namespace>(<uid>)`.
-    pub(super) pod: &'a str,
+    /// The pod.
+    pub(super) pod: &'a Pod,
     /// The container's spec.
     pub(super) container: &'a Container,
     /// The probe.
@@ -119,7 +120,8 @@ impl Prober {
         }
         Err(Unasked::unknown(format!(
             "missing probe handler for {}:{}",
-            question.pod, container.name
+            long_name(question.pod),
+            container.name
         )))
     }
 }
