@@ -28,6 +28,7 @@ pub mod cgroups;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod connections;
 pub mod dir;
 pub mod errors;
 pub mod events;

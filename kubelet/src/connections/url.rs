@@ -1,4 +1,4 @@
-//! The address of an HTTP probe, made of its parts as Go's `net/url` makes it, and followed by redirects.
+//! The address of an HTTP request, made of its parts as Go's `net/url` makes it, and followed by redirects.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use super::dial::joined;
 
 /// An absolute URL of `http` or `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Url {
-    pub(super) scheme: String,
+pub(crate) struct Url {
+    pub(crate) scheme: String,
     /// Without brackets.
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
     /// Escaped; empty or begins with a slash.
     path: String,
     /// What follows the question mark.
@@ -20,7 +20,7 @@ pub(super) struct Url {
 
 impl Url {
     /// `path` may have a query and a fragment. One that is no path of a URL is taken as it is, and escaped.
-    pub(super) fn new(scheme: &str, host: &str, port: u16, path: &str) -> Self {
+    pub(crate) fn new(scheme: &str, host: &str, port: u16, path: &str) -> Self {
         let parts = parse_path(path).unwrap_or_else(|| Parts {
             path: escaped(path),
             ..Parts::default()
@@ -39,18 +39,18 @@ impl Url {
         }
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.scheme == "https"
     }
 
     /// The port to connect to.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         let default = if self.is_https() { 443 } else { 80 };
         self.port.unwrap_or(default)
     }
 
     /// Host and port as the `Host` header has them.
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         match self.port {
             Some(port) => joined(&self.host, port),
             None if self.host.contains(':') => format!("[{}]", self.host),
@@ -59,7 +59,7 @@ impl Url {
     }
 
     /// Path and query, as they stand in the request. Bytes that cannot are escaped.
-    pub(super) fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         let mut target = if self.path.is_empty() {
             "/".to_owned()
         } else {
@@ -85,7 +85,7 @@ impl Url {
     }
 
     /// Where a `Location` header of the answer leads; none when it is no URL. The second is whether it names no host.
-    pub(super) fn join(&self, location: &str) -> Option<(Self, bool)> {
+    pub(crate) fn join(&self, location: &str) -> Option<(Self, bool)> {
         if location.bytes().any(|b| b < b' ' || b == 0x7f) {
             return None;
         }
@@ -146,7 +146,7 @@ impl Url {
     }
 
     /// As the `Referer` header has it.
-    pub(super) fn referer(&self) -> String {
+    pub(crate) fn referer(&self) -> String {
         let whole = Self {
             fragment: None,
             ..self.clone()
