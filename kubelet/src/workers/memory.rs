@@ -13,6 +13,7 @@ use super::hold::Hold;
 use super::start::Prepared;
 use super::told::ToldBackoffs;
 use crate::admission::Rejection;
+use crate::cgroups::resources::qos_class;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
@@ -21,7 +22,7 @@ use crate::record::{
     Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Termination,
 };
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
-use crate::status::{Phase, PodFailure, PodStatus, Rejected};
+use crate::status::{PodFailure, PodStatus, Rejected};
 
 /// Reason of a pod that had to make room for a critical one.
 pub(super) const PREEMPTING: &str = "Preempting";
@@ -34,6 +35,9 @@ pub(super) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// The same in a sentence.
 pub(super) const PAST_DEADLINE: &str =
     "Pod was active on the node longer than the specified deadline";
+
+/// The last status of a pod, or what the record kept of it.
+pub(super) type StatusCell = watch::Sender<Option<PodStatus>>;
 
 /// What a worker remembers. The part that must survive a restart of the agent is in the record.
 pub(super) struct Memory {
@@ -53,16 +57,14 @@ pub(super) struct Memory {
     pub(super) prepared: Option<Prepared>,
     /// What the sandbox was made from.
     pub(super) sandbox_config: Option<PodSandboxConfig>,
-    /// The last status, or what the record kept of it.
-    pub(super) status: Option<PodStatus>,
+    /// What was shown last.
+    pub(super) status: StatusCell,
     /// The pod is over and its volumes and cgroup were given back.
     pub(super) released: bool,
     /// A change was made and has not been looked at.
     pub(super) stale: bool,
     /// The back-offs that there has been an event of.
     pub(super) told_backoffs: ToldBackoffs,
-    /// The instance whose postStart hook runs: to all who look it is not there yet, as upstream has it.
-    pub(super) starting: watch::Sender<Option<ContainerId>>,
     /// The last plan, when all of it went well.
     pub(super) last_plan: Option<PodPlan>,
     /// Why the pod may not run here.
@@ -103,7 +105,7 @@ impl Memory {
             start_time: record.start_time.unwrap_or(now.wall),
             backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
             attempts_on_disk: attempts_on_disk(tools, pod, uid),
-            status: record.previous_status(crate::cgroups::resources::qos_class(pod)),
+            status: watch::Sender::new(record.previous_status(qos_class(pod))),
             writer,
             record,
             exits: BTreeMap::new(),
@@ -118,7 +120,6 @@ impl Memory {
             released: false,
             stale: false,
             told_backoffs: ToldBackoffs::new(),
-            starting: watch::Sender::default(),
             last_plan: None,
         }
     }
@@ -267,7 +268,8 @@ impl Memory {
         } else if self.record.active_since.is_none() {
             self.record.active_since = Some(self.active_since.to_wall(now));
         }
-        if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
+        let shown = self.status.borrow();
+        if let Some(status) = shown.as_ref().filter(|_| self.rejected.is_none()) {
             let established = self.record.containers.clone();
             self.record.take_status(status);
             // What has started and is ready has been told: the next agent must tell the same.
@@ -275,6 +277,7 @@ impl Memory {
                 self.writer.hurry();
             }
         }
+        drop(shown);
         self.backoffs.write_records(&mut self.record.backoffs, now);
         // The deadline of a termination too is written at once: nothing else is going to write it later.
         let durable = self.record.terminal.is_some()
@@ -291,11 +294,6 @@ impl Memory {
     /// How long until the record wants to be written again.
     pub(super) fn next_flush(&self, now: Duration) -> Option<Duration> {
         self.writer.next_flush().map(|at| at.saturating_sub(now))
-    }
-
-    /// The last phase that was published.
-    pub(super) fn phase(&self) -> Option<Phase> {
-        self.status.as_ref().map(|status| status.phase)
     }
 }
 

@@ -25,7 +25,6 @@ mod hold;
 mod kill;
 mod kills;
 mod live;
-mod meanwhile;
 mod memory;
 mod network;
 mod permits;
@@ -41,6 +40,7 @@ mod stop;
 mod stuck;
 mod terminate;
 mod told;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -153,8 +153,6 @@ struct Worker {
     kills: kills::Kills,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
-    /// What was shown of the pod while the worker was busy.
-    shown: meanwhile::Shown,
 }
 
 impl Worker {
@@ -179,7 +177,6 @@ impl Worker {
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
             board: None,
-            shown: meanwhile::Shown::default(),
             name: PodName::of(&pod),
             tools,
             uid,

@@ -9,6 +9,7 @@ use cri_proto::{CriError, CriErrorKind, v1};
 use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
+use super::apply::has_post_start;
 use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
@@ -279,14 +280,14 @@ impl Worker {
                 id
             }
         };
-        self.tools
-            .runtime
-            .start_container(id.as_str())
-            .await
-            .map_err(|error| StartError::Run {
-                id: id.clone(),
-                error,
-            })?;
+        if has_post_start(&spec) {
+            self.probes.hook_began(&id);
+        }
+        let started = self.tools.runtime.start_container(id.as_str()).await;
+        if let Err(error) = started {
+            self.probes.hook_done(&id);
+            return Err(StartError::Run { id, error });
+        }
         about.normal("Started", "Container started");
         self.look_at_container(sandbox, &id).await;
         self.link_log(start, &id);

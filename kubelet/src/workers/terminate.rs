@@ -91,7 +91,7 @@ impl Worker {
         }
         self.probes.pod_ends();
         self.runtime_seen().await;
-        self.memory.starting.send_replace(None);
+        self.probes.hooks_over();
         self.stop_everything(&pod).await;
         self.probes.clear();
     }
@@ -223,7 +223,7 @@ impl Worker {
     fn show_blocked(&mut self, part: Part, why: &str) {
         let pod = self.orders.borrow().pod.clone();
         if self.board.is_none() {
-            self.memory.status = None;
+            self.memory.status.send_replace(None);
             self.publish_first();
         }
         self.publish_unseen(&pod);
