@@ -64,6 +64,23 @@ fn a_call_that_fails_once_is_made_again() {
 }
 
 #[test]
+fn a_sandbox_that_cannot_be_looked_at_is_told_of_and_kept() {
+    with_agent(async |node| {
+        let fault = Fault::on("PodSandboxStatus").about(&subject("a")).times(1);
+        node.runtime.fault(fault.fails(Code::Internal, "not now"));
+        node.put("a.yaml", &pod("a"))?;
+        one_of_everything(node).await?;
+        let log = node.log();
+        let text = "Unable to get pod sandbox status: rpc error: code = Internal desc = not now";
+        ensure!(
+            log.contains("FailedPodSandBoxStatus") && log.contains(text),
+            "{log}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn an_answer_that_is_lost_makes_nothing_twice() {
     for method in MAKING {
         with_agent(async |node| {

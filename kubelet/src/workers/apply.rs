@@ -125,7 +125,7 @@ impl Worker {
             Ok(id) => {
                 self.settle_hold(None, true, applied);
                 // Its address goes into the containers; and the status shows it before any image is pulled.
-                patiently(permit, Box::pin(self.look_at_sandbox(&id))).await;
+                patiently(permit, Box::pin(self.look_at_sandbox(pod, &id))).await;
                 let observed = self.observed.borrow().clone();
                 self.publish(pod, &observed, &PodPlan::default());
                 Some(id)

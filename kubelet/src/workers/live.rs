@@ -264,8 +264,15 @@ impl Worker {
     }
 
     /// Looks at a sandbox that was just made.
-    pub(super) async fn look_at_sandbox(&mut self, id: &SandboxId) {
+    pub(super) async fn look_at_sandbox(&mut self, pod: &Pod, id: &SandboxId) {
         let looked = self.tools.observer.refresh_sandbox(&self.uid, id).await;
+        if let Err(error) = &looked {
+            let error = error.rpc_text();
+            About::pod(pod).warning(
+                "FailedPodSandBoxStatus",
+                &format!("Unable to get pod sandbox status: {error}"),
+            );
+        }
         self.note_look(looked);
     }
 
