@@ -180,6 +180,7 @@ mod tests {
             log_path: "".into(),
             grace_seconds: None,
             user: None,
+            stop_signal: None,
         }
     }
 

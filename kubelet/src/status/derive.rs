@@ -64,6 +64,8 @@ pub struct StatusInput<'a> {
     pub failure: Option<&'a PodFailure>,
     /// The node's addresses, primary first, at most one a family; empty when unknown.
     pub host_ips: &'a [IpAddr],
+    /// Signals that ask containers to stop are shown (feature gate `ContainerStopSignals`).
+    pub stop_signals: bool,
     /// The time, for conditions that flip.
     pub now: Timestamp,
 }

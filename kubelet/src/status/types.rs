@@ -189,6 +189,8 @@ pub struct ContainerStatus {
     pub id: Option<ContainerId>,
     /// Who the newest instance was started as, where the runtime says so.
     pub user: Option<Box<LinuxUser>>,
+    /// What asks the newest instance to stop, where the runtime says so and the gate is open.
+    pub stop_signal: Option<Arc<str>>,
 }
 
 /// The status of a pod.

@@ -439,36 +439,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_waiting_container_says_what_upstream_says_and_says_it_once() {
-        let refused = || CriError::new("StartContainer", CriErrorKind::Other, "no such file");
-        for (error, reason) in [
-            (
-                StartError::Run {
-                    id: "c".into(),
-                    error: refused(),
-                },
-                "RunContainerError",
-            ),
-            (StartError::Create(refused()), "CreateContainerError"),
-        ] {
-            let waiting = error.waiting();
-            assert_eq!(
-                (&*waiting.reason, &*waiting.message),
-                (reason, "no such file")
-            );
-        }
-        let error = StartError::Image(ImageFailure {
-            error: ImageError::NeverPull {
-                image: "nosuch:1".to_owned(),
-                retry_after: Duration::ZERO,
-            },
-            retry_at: Duration::ZERO,
-        });
-        let text = "Container image \"nosuch:1\" is not present with pull policy of Never";
-        assert_eq!(&*error.waiting().message, text);
-    }
-}
+mod tests;

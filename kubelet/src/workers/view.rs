@@ -34,6 +34,7 @@ pub(super) struct View {
     finished: bool,
     rejected: Option<Rejected>,
     failure: Option<PodFailure>,
+    stop_signals: bool,
     clock: Clock,
     board: Option<Arc<StatusWriter>>,
     /// The last status. It is the worker's: so a condition flips once, whoever shows it.
@@ -72,6 +73,7 @@ impl Worker {
             finished: plan.finished || self.memory.is_over(),
             rejected: self.memory.rejected.clone(),
             failure: self.memory.failure.clone(),
+            stop_signals: self.tools.node.settings.stop_signals,
             clock: self.tools.clock.clone(),
             board: self.board.clone(),
             status: self.memory.status.clone(),
@@ -120,6 +122,7 @@ impl View {
             failure: self.failure.as_ref(),
             // Upstream leaves the node's addresses out of the status without an API server.
             host_ips: &[],
+            stop_signals: self.stop_signals,
             now: self.clock.wall(),
         })
     }
