@@ -4,7 +4,7 @@ mod ledger;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use ledger::{LASTING, LIMIT, condition, container, ended, last_end, manifest, restarted};
 use tests::agent::PodView as _;
