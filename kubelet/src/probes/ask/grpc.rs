@@ -75,7 +75,7 @@ async fn connected(ip: &str, port: u16) -> Channel {
             let ip = ip.clone();
             async move {
                 let stream = DIALER.dial(&ip, port).await;
-                let stream = stream.map_err(|error| std::io::Error::other(error))?;
+                let stream = stream.map_err(std::io::Error::other)?;
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
             }
         });
