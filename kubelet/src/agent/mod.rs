@@ -4,6 +4,8 @@
 //! long as the agent. Does not: touch a running pod when it ends.
 
 mod build;
+mod driver;
+mod levels;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use cri_proto::{ConnectOptions, Connection, EndpointError};
 use static_pods::identity::NodeName;
 use static_pods::watch::{ManifestSource, SourceOptions};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::admission::sysctls::SysctlPatternError;
@@ -30,6 +32,7 @@ use crate::sources::{Copies, Desired, run_file_source};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
 pub(crate) use build::node_features;
+pub use driver::DriverError;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,9 @@ pub enum AgentError {
     /// The cgroups above the pods.
     #[error("cannot set up the cgroups of pods")]
     Cgroups(#[from] CgroupsError),
+    /// The runtime and the configuration do not agree on a cgroup driver.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),
@@ -162,6 +168,10 @@ pub async fn run(
     };
     let tools = Arc::new(build::tools(&config, surroundings, &connection, &images)?);
     let mut singletons = Singletons::default();
+    let (refuse, refused) = oneshot::channel();
+    let levels = build::node_levels(&config, &tools);
+    let begun = levels.at_start().await?;
+    singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
     serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
     // Until the end of this function, whichever way it ends.
@@ -181,6 +191,7 @@ pub async fn run(
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
         () = stop => Ok(()),
+        Ok(error) = refused => Err(error),
         error = singletons.ended() => Err(error),
     }
 }

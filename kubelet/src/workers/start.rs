@@ -155,7 +155,7 @@ impl Worker {
             return Ok(());
         }
         let dir = self.tools.dirs.ensure(&self.uid)?;
-        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid)?;
+        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid).await?;
         let log_directory = self.tools.logs.ensure_pod(&self.name, &self.uid)?;
         let volumes = self.set_up_volumes(pod).await?;
         self.memory.prepared = Some(Prepared {

@@ -51,8 +51,7 @@ impl Part {
                 done.map_err(|error| error_chain(&error))
             }
             Self::Cgroup => {
-                let cgroups = tools.cgroups.clone();
-                let done = cgroups.remove_pod_in_background(uid.clone()).await;
+                let done = tools.cgroups.remove_pod(uid).await;
                 done.map_err(|error| error_chain(&error))
             }
             Self::Directory => {
