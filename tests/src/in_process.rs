@@ -248,6 +248,14 @@ impl FakeNode {
         ended.map_err(|_| anyhow!("the agent's thread panicked"))?
     }
 
+    /// Whether the agent that was started has ended by itself; why, [`FakeNode::kill_agent`] says.
+    #[must_use]
+    pub fn agent_ended(&self) -> bool {
+        let slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref()
+            .is_some_and(|agent| agent.thread.is_finished())
+    }
+
     /// Nothing is wrong with an agent that runs, or was ended by the test.
     fn kill_agent_if_any(&self) -> Result<()> {
         let slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,15 +1,18 @@
 //! Against a manager of the tests' own on a socket: no systemd is needed, and none is touched.
 
-use super::super::hierarchy::Version;
 use super::super::levels::Limits;
+use super::session::{NAME, PATH, version_number};
 use super::*;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
 use zbus::object_server::SignalEmitter;
-use zbus::zvariant::ObjectPath;
+use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 use zbus::{DBusError, Guid};
 
 /// What the manager does, and what it was asked.
@@ -204,6 +207,8 @@ impl Manager {
 pub(crate) struct FakeSystemd {
     dir: tempfile::TempDir,
     script: Arc<Mutex<Script>>,
+    /// Connections there are.
+    open: Arc<AtomicUsize>,
 }
 
 impl FakeSystemd {
@@ -218,10 +223,13 @@ impl FakeSystemd {
             ..script
         }));
         let served = script.clone();
+        let open = Arc::new(AtomicUsize::new(0));
+        let connections = open.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let manager = Manager(served.clone());
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (manager, connections) = (Manager(served.clone()), connections.clone());
                 tokio::spawn(async move {
                     let server = Builder::unix_stream(stream)
                         .server(Guid::generate())
@@ -229,10 +237,11 @@ impl FakeSystemd {
                     let server = server.p2p().serve_at(PATH, manager).unwrap();
                     let server = server.build().await.unwrap();
                     server.closed().await;
+                    connections.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { dir, script }
+        Self { dir, script, open }
     }
 
     pub(crate) fn config(&self) -> SystemdConfig {
@@ -408,6 +417,14 @@ async fn no_answer_has_a_deadline_and_costs_only_whoever_waits_for_it() {
         hung.unwrap_err().to_string(),
         format!("systemd has not answered StartTransientUnit of {UNIT} within 300ms")
     );
+    // Nor does a connection outlive its work, answered or not.
+    let closed = async {
+        while fake.open.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(10), closed);
+    closed.await.expect("a connection is left open");
 }
 
 #[tokio::test]
