@@ -252,10 +252,14 @@ fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::
         per_second: config.images.pull_rate.per_second.unwrap_or(0),
         burst: config.images.pull_rate.burst,
     };
+    ImagePuller::new(images.images(), &pulls, credentials(config))
+}
+
+/// The node's own credentials at registries.
+pub(super) fn credentials(config: &Config) -> NodeCredentials {
     let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let home = std::env::home_dir();
-    let credentials = NodeCredentials::search(&config.paths.root, &here, home.as_deref());
-    ImagePuller::new(images.images(), &pulls, credentials)
+    NodeCredentials::search(&config.paths.root, &here, home.as_deref())
 }
 
 /// Says what is wrong with the file that pods' DNS settings are made from. It is read anew for each pod.

@@ -395,6 +395,7 @@ impl Worker {
         if status.phase.is_terminal() && self.memory.phase() != Some(status.phase) {
             tracing::info!(pod = %self.name, uid = %self.uid, phase = status.phase.as_str(), "pod has finished");
         }
+        self.tell_ends(&status);
         if let Some(writer) = &self.board {
             writer.set(pod, status.clone());
         }
