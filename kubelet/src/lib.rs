@@ -18,6 +18,7 @@
 //! | probe ([`probes`]), one a probe | its pod's observation and facts | its pod's facts |
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
 //! | log rotation ([`logs`]) | running containers | their logs |
+//! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
 //! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
 //! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.

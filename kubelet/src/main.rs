@@ -1,7 +1,6 @@
 //! The `kubelet` binary: arguments, logging, configuration, build, run, exit code.
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -10,9 +9,8 @@ use kubelet::config::{
 };
 use kubelet::errors::error_chain;
 use kubelet::process::{self, LockFile, ProcessError, RootLock};
-use kubelet::service::{self, Reloader, Reloads, Service};
+use kubelet::service::{self, Reloader, Reloads, Service, signals};
 use kubelet::{agent, cli, logging, validate};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that run tasks: an agent that waits needs few.
 const WORKER_THREADS: usize = 2;
@@ -151,8 +149,8 @@ fn run_agent(
 
 /// Waits for the lock file where there is one, then runs the agent until a signal, or another process, ends it.
 async fn supervise(config: Config, service: &Service, reloader: Reloader) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
-    let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let stop = signals::stop()?;
+    let hangups = signals::hangups()?;
     let lock = match &config.process.lock_file {
         Some(path) => {
             service.status(&format!("waiting for the lock file {}", path.display()));
@@ -182,27 +180,5 @@ async fn supervise(config: Config, service: &Service, reloader: Reloader) -> any
             looked.context("cannot watch the lock file")?;
             anyhow::bail!("another process wants the lock file")
         }
-    }
-}
-
-/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once, with status 1.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        next(&mut terminate, &mut interrupt).await;
-        tracing::info!("told to stop; pods go on running");
-        tokio::spawn(async move {
-            next(&mut terminate, &mut interrupt).await;
-            std::process::exit(1);
-        });
-    })
-}
-
-async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
-    // Cancel-safe: a signal that arrives while the other is waited for stays pending.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

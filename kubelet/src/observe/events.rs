@@ -53,11 +53,10 @@ pub async fn run_events(observer: Arc<Observer>, connection: Connection) {
             }
             was_up
         });
+        let short = connection.refusal().unwrap_or_else(|| why.as_str().into());
         observer.away.send_if_modified(|known| {
-            let news = known.as_deref() != Some(why.as_str());
-            if news {
-                *known = Some(why.as_str().into());
-            }
+            let news = known.as_ref() != Some(&short);
+            *known = Some(short);
             news
         });
         if said.is_none_or(|at| at.elapsed() >= SAY_AWAY_EVERY) {

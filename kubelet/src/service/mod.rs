@@ -10,13 +10,14 @@
 //! The protocol is spoken here rather than by the crate sd-notify: that one asks the environment, which the agent clears
 //! for its children, at each message, and waits for a manager that does not receive.
 //!
-//! Deliberately not here: ending the agent (`main` hears SIGTERM), deciding what is healthy (`server`), the journal
-//! (`logging`).
+//! Deliberately not here: ending the agent (`main` does, at what [`signals`] tell it), deciding what is healthy
+//! (`server`), the journal (`logging`).
 
 mod environment;
 mod notify;
 mod refusal;
 mod reload;
+pub mod signals;
 mod status;
 mod task;
 mod watchdog;
