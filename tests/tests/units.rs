@@ -58,7 +58,7 @@ fn command_line(command: &str, variables: &BTreeMap<&str, &str>) -> Vec<String> 
 fn variables(unit: &Unit) -> BTreeMap<&str, &str> {
     let assignments = unit["Service.Environment"].iter();
     assignments
-        .map(|line| line.trim_matches('"').split_once('=').unwrap())
+        .map(|line| line.trim_matches('"').split_once('=').unwrap_or((line, "")))
         .collect()
 }
 
