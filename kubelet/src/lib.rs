@@ -17,6 +17,7 @@
 //! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
 //! | probe ([`probes`]), one a probe | its pod's observation and facts | its pod's facts |
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
+//! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
@@ -46,6 +47,7 @@ pub mod process;
 pub mod record;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod sources;
 pub mod status;
 pub mod validate;

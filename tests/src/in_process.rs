@@ -19,6 +19,7 @@ use kubelet::agent::{self, Surroundings};
 use kubelet::clock::{Clock, WallStep};
 use kubelet::config::{self, Config, Environment, Invocation};
 use kubelet::server::PodsView as _;
+use kubelet::shutdown::{Bus, LogindHost};
 use kubelet::status::StatusBoard;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -204,6 +205,10 @@ impl FakeNode {
             clock: Clock::system_with(self.clock.clone()),
             log_links: self.path("log-links"),
             board,
+            logind: LogindHost {
+                bus: Bus::At(format!("unix:path={}", self.path("bus").display())),
+                drop_ins: self.path("logind.conf.d"),
+            },
         };
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)

@@ -26,6 +26,7 @@ use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
+use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{Copies, Desired, run_file_source};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
@@ -126,6 +127,8 @@ pub struct Surroundings {
     pub log_links: PathBuf,
     /// Where the pods' statuses go.
     pub board: StatusBoard,
+    /// Who announces a shutdown of the machine.
+    pub logind: LogindHost,
 }
 
 impl Surroundings {
@@ -136,6 +139,7 @@ impl Surroundings {
             clock: Clock::system(),
             log_links: LogsConfig::default().links_dir,
             board: StatusBoard::new(),
+            logind: LogindHost::of_node(),
         }
     }
 }
@@ -160,6 +164,7 @@ pub async fn run(
         true => connection.clone(),
         false => Connection::connect(&unix(&config.runtime.image_socket), options)?,
     };
+    let shutdown = shutdown_plan(&config, &surroundings);
     let tools = Arc::new(build::tools(&config, surroundings, &connection, &images)?);
     let mut singletons = Singletons::default();
     let heartbeat = Heartbeat::new(clock.clone());
@@ -177,12 +182,41 @@ pub async fn run(
         "runtime events",
         run_events(tools.observer.clone(), connection),
     );
-    singletons.spawn("registry of pods", run_registry(tools, desired, heartbeat));
+    let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
+    singletons.spawn(
+        "registry of pods",
+        run_registry(tools, desired, heartbeat, shutdown),
+    );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
         () = stop => Ok(()),
         error = singletons.ended() => Err(error),
     }
+}
+
+/// How a shutdown of the node goes; none where none is configured, and pods end as the machine does.
+fn shutdown_plan(config: &Config, surroundings: &Surroundings) -> Option<ShutdownPlan> {
+    let windows = Windows::of_config(&config.shutdown, &config.gates)?;
+    Some(ShutdownPlan {
+        windows,
+        logind: surroundings.logind.clone(),
+        root: config.paths.root.clone(),
+        node: config.node.name.clone(),
+    })
+}
+
+/// Begins to watch for a shutdown of the node. Without a plan there is no task and no connection.
+fn watch_shutdown(
+    plan: Option<ShutdownPlan>,
+    clock: &Clock,
+    singletons: &mut Singletons,
+) -> ShutdownLink {
+    let Some(plan) = plan else {
+        return ShutdownLink::idle();
+    };
+    let (room, link) = NodeShutdown::new(plan, clock.clone());
+    singletons.spawn("node shutdown", async move { match room.run().await {} });
+    link
 }
 
 /// How container logs are rotated; none where the configuration has it off.

@@ -278,9 +278,9 @@ pub(crate) static FIELDS: &[Field] = &[
     field("tracing.endpoint", Text, N),
     field("tracing.samplingRatePerMillion", Int32, N),
     // Shutdown.
-    field("shutdownGracePeriod", Duration, T("0s")),
-    field("shutdownGracePeriodCriticalPods", Duration, T("0s")),
-    field("shutdownGracePeriodByPodPriority", Objects(PRIORITY_PERIOD), N),
+    field("shutdownGracePeriod", Duration, T("0s")).built(),
+    field("shutdownGracePeriodCriticalPods", Duration, T("0s")).built(),
+    field("shutdownGracePeriodByPodPriority", Objects(PRIORITY_PERIOD), N).built(),
     field("featureGates", BoolMap, N).built(),
 ];
 

@@ -37,9 +37,16 @@ impl Worker {
         loop {
             let mut orders = self.orders.clone();
             let has_place = !self.memory.has_no_place();
-            // A pod that has to make room must not go on with a pull or a start that hangs.
-            let cut_short =
-                |o: &Orders| o.wanted == Wanted::Stop || has_place && o.place == Place::Preempted;
+            let leaving = self.memory.leaving;
+            // A pod that has to make room, or has less time than it had, must not go on with a pull or a start that hangs.
+            let cut_short = |o: &Orders| {
+                o.wanted == Wanted::Stop
+                    || match o.place {
+                        Place::Preempted => has_place,
+                        Place::Leaving(time) => leaving != Some(time),
+                        Place::Granted | Place::Refused(_) => false,
+                    }
+            };
             let deadline = self.deadline();
             let told = tokio::select! {
                 biased;
@@ -139,7 +146,7 @@ impl Worker {
             let observed = self.observed.borrow_and_update().clone();
             self.memory.note_exits(&observed, self.tools.clock.now());
             let plan = if self.memory.is_over() {
-                end_of(&pod, &observed)
+                end_of(&pod, &observed, self.memory.leaving)
             } else {
                 self.plan(&pod, &observed)
             };
@@ -305,8 +312,14 @@ impl Worker {
                     About::pod(pod).warning(PREEMPTING, PREEMPTED);
                 }
             }
+            Place::Leaving(time) => {
+                if self.memory.leaving != Some(*time) {
+                    let ran = !self.observed.borrow().containers.is_empty();
+                    self.memory.leave(pod, *time, ran);
+                }
+            }
             Place::Granted if self.memory.has_no_place() => {
-                tracing::info!(pod = %self.name, uid = %self.uid, "there is room for the pod now");
+                tracing::info!(pod = %self.name, uid = %self.uid, "there is a place for the pod now");
                 self.memory = Memory::fresh(&self.tools, pod, &self.uid);
                 self.memory.stale = true;
                 self.stage.send_replace(Stage::Live);
@@ -455,9 +468,10 @@ impl Worker {
     }
 }
 
-/// A pod that is over starts nothing; what still runs of it is stopped.
-fn end_of(pod: &Pod, observed: &ObservedPod) -> PodPlan {
+/// A pod that is over starts nothing; what still runs of it is stopped, within `limit` where there is one.
+fn end_of(pod: &Pod, observed: &ObservedPod, limit: Option<Duration>) -> PodPlan {
     let grace = Duration::from_secs(crate::pod::grace_seconds(pod).unsigned_abs());
+    let grace = limit.map_or(grace, |limit| limit.min(grace));
     let mut plan = crate::plan::plan_termination(pod, observed, grace);
     plan.steps
         .retain(|step| matches!(step, Step::Stop(_) | Step::StopSandbox(_)));

@@ -16,11 +16,12 @@ use crate::admission::Rejection;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
-use crate::pod::{self, Pod, PodName, PodUid};
+use crate::pod::{self, Pod, PodName, PodUid, RestartPolicy};
 use crate::record::{
     Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Termination,
 };
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
+use crate::shutdown;
 use crate::status::{Phase, PodFailure, PodStatus, Rejected};
 
 /// Reason of a pod that had to make room for a critical one.
@@ -71,6 +72,8 @@ pub(super) struct Memory {
     pub(super) failure: Option<PodFailure>,
     /// It has to end to make room for another pod, and is tried again.
     pub(super) gave_way: bool,
+    /// The node is shutting down: how long it was given to end.
+    pub(super) leaving: Option<Duration>,
     /// When the pod became active.
     active_since: Exit,
 }
@@ -79,7 +82,10 @@ impl Memory {
     /// With what an earlier life of the agent left in the pod's record.
     pub(super) fn load(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
         let record = match RecordFile::load(&tools.dirs.path(uid)) {
-            Loaded::Good(record) => tried_again(*record),
+            Loaded::Good(record) => tried_again(*record, || {
+                let ran = !attempts_on_disk(tools, pod, uid).is_empty();
+                comes_back(pod, ran)
+            }),
             // What was bad about it has been said.
             Loaded::Missing | Loaded::Bad { .. } => Record::default(),
         };
@@ -114,6 +120,7 @@ impl Memory {
             rejected: None,
             failure: None,
             gave_way: false,
+            leaving: None,
             active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
             stale: false,
@@ -179,6 +186,20 @@ impl Memory {
             });
         }
         news
+    }
+
+    /// Has the pod end within `time` because the node is shutting down. One that has `run` may begin again, should the
+    /// node stay up.
+    pub(super) fn leave(&mut self, pod: &Pod, time: Duration, ran: bool) {
+        self.leaving = Some(time);
+        if !self.is_over() {
+            self.gave_way = comes_back(pod, ran);
+            self.failure = Some(PodFailure {
+                reason: shutdown::ENDED.into(),
+                message: shutdown::ENDED_MESSAGE.into(),
+                disruption: Some(shutdown::ENDED_MESSAGE.into()),
+            });
+        }
     }
 
     /// How much longer the pod may be active; none where nothing limits it, or it has to end anyway.
@@ -314,14 +335,23 @@ fn follow_clock(record: &mut Record, clock: &Clock) -> Now {
     now
 }
 
-/// A pod that had to make room for another has not ended for good: with a new life of the agent it asks again, as one
-/// that was refused does, of which the record says nothing.
-fn tried_again(mut record: Record) -> Record {
+/// A pod that had to make room for another, or that a shutdown of the node has ended, has not ended for good: with a new
+/// life of the agent it asks again, as one that was refused does, of which the record says nothing.
+fn tried_again(record: Record, comes_back: impl FnOnce() -> bool) -> Record {
     let reason = record.terminal.as_ref().and_then(|t| t.reason.as_deref());
-    if reason == Some(PREEMPTING) {
-        record.terminal = None;
-    }
-    record
+    let again = match reason {
+        Some(PREEMPTING) => true,
+        Some(shutdown::ENDED) => comes_back(),
+        _ => false,
+    };
+    if again { Record::default() } else { record }
+}
+
+/// Whether a pod that a shutdown of the node has ended begins again after it: what another component has put on the
+/// node that one puts anew, and what is never restarted has had its run.
+fn comes_back(pod: &Pod, ran: bool) -> bool {
+    let once = ran && RestartPolicy::of_pod(pod) == RestartPolicy::Never;
+    pod::is_static(pod) && !once
 }
 
 /// What the runtime may have forgotten: the attempt after the highest one with a log, by container.

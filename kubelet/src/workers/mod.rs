@@ -13,8 +13,8 @@
 //!                  ▲                                                  │
 //!                  └─────── run ordered again, once given back ───────┘
 //! ```
-//! A living pod that has ended by itself is `Over`; one that had to make room for another is `GivenWay`, and lives again
-//! when there is room.
+//! A living pod that has ended by itself is `Over`; one that had to make room for another, or that a shutdown of the node
+//! has ended, is `GivenWay`, and lives again when there is room, or the node stays up.
 //!
 //! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
 //! never asked. An order to stop pre-empts every wait of a living pod, calls to the runtime included: what such a call
@@ -136,6 +136,8 @@ pub(crate) enum Place {
     Refused(Arc<admission::Rejection>),
     /// It has to make room for a critical pod. It is tried again when the node changes.
     Preempted,
+    /// The node is shutting down, and it has this long to end. It is tried again should the node stay up.
+    Leaving(Duration),
 }
 
 /// The task of one pod.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Wanted;
-use super::{Tools, Worker};
+use super::{Place, Tools, Worker};
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{PodPlan, plan_removal, plan_termination};
@@ -98,11 +98,15 @@ impl Worker {
 
     /// When the termination under way has to be done, on the agent's monotonic clock; noted in the record.
     pub(super) fn termination_deadline(&mut self) -> Duration {
-        let seconds = pod::grace_seconds(&self.orders.borrow().pod);
+        let orders = self.orders.borrow().clone();
+        let seconds = pod::grace_seconds(&orders.pod);
         let grace = Duration::from_secs(seconds.unsigned_abs()).max(LEAST_GRACE);
+        let grace = match orders.place {
+            Place::Leaving(time) => grace.min(time),
+            Place::Granted | Place::Refused(_) | Place::Preempted => grace,
+        };
         let deadline = self.memory.termination_deadline(grace, &self.tools.clock);
-        let pod = self.orders.borrow().pod.clone();
-        self.memory.store(&pod, &self.tools.clock);
+        self.memory.store(&orders.pod, &self.tools.clock);
         deadline
     }
 
