@@ -14,6 +14,7 @@ needed=(
     iptables:iptables
     nsenter:util-linux
     strace:strace
+    dbus-daemon:dbus-daemon
     protoc:protobuf-compiler
 )
 

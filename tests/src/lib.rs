@@ -1,4 +1,5 @@
-//! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, waits.
+//! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, a
+//! fake logind, waits.
 
 pub mod agent;
 pub mod bench;
@@ -9,6 +10,7 @@ pub mod faults;
 pub mod http;
 pub mod images;
 pub mod in_process;
+pub mod logind;
 pub mod random;
 pub mod scenario;
 pub mod wait;

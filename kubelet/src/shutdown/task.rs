@@ -226,7 +226,9 @@ impl NodeShutdown {
     /// Says what is wrong, once for as long as it stays so.
     fn say(&mut self, error: &LogindError, next: Duration) {
         let error = error_chain(error);
-        if self.said.as_ref() == Some(&error) {
+        // D-Bus goes with the machine.
+        let goes = matches!(*self.state.borrow(), NodeState::ShuttingDown(_));
+        if goes || self.said.as_ref() == Some(&error) {
             tracing::debug!(error, "still cannot watch for shutdowns of the node");
             return;
         }

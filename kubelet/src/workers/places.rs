@@ -121,6 +121,11 @@ impl Places {
         found.is_some_and(|found| found.contains(uid)) && runs()
     }
 
+    /// Whether something of the pod may run: it has a place that it need not wait for, be it that it is about to leave it.
+    pub(super) fn may_run(&self, uid: &PodUid) -> bool {
+        self.ledger.may_begin(uid) || self.ledger.ends(uid)
+    }
+
     /// The pod gets no place, whatever there is room for.
     pub(super) fn refuse(&mut self, uid: &PodUid) {
         self.dealt_with(uid);

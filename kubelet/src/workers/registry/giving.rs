@@ -33,7 +33,7 @@ impl Registry {
             };
             let (runs, orders) = (self.runs_already(&uid), handle.orders.borrow().clone());
             let seat = orders.seat(*handle.stage.borrow());
-            if self.node_refuses(seat, runs) {
+            if self.node_refuses(&uid, seat, runs) {
                 self.places.refuse(&uid);
                 // One that has no place says why already.
                 if orders.wanted != Wanted::Run || orders.place == Place::Granted {

@@ -19,10 +19,11 @@ impl Registry {
     }
 
     /// Whether a pod gets no place because the node is shutting down. One that runs already has to be ended by its
-    /// worker, and one that has ended is shown as it ended.
-    pub(super) fn node_refuses(&self, seat: Seat<'_>, runs: bool) -> bool {
+    /// worker, be it that the worker was lost, and one that has ended is shown as it ended.
+    pub(super) fn node_refuses(&self, uid: &PodUid, seat: Seat<'_>, runs: bool) -> bool {
         let shuts_down = matches!(self.node, NodeState::ShuttingDown(_));
-        shuts_down && !runs && seat.stage != Stage::Over
+        let there = runs || self.places.may_run(uid) || seat.stage == Stage::Over;
+        shuts_down && !there
     }
 
     /// Refuses a pod because the node is shutting down.
