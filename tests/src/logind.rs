@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{PipeReader, pipe};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,7 +163,7 @@ impl FakeLogind {
             .context("dbus-daemon, which tests/install.sh installs")?;
         self.daemon = Some(daemon);
         eventually("the bus listens", LIMIT, async || {
-            ensure!(socket.exists());
+            UnixStream::connect(&socket)?;
             Ok(())
         })
         .await?;

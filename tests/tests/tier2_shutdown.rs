@@ -36,7 +36,10 @@ fn with_logind(test: impl AsyncFnOnce(&FakeNode, &mut FakeLogind) -> Result<()>)
     with_logind_of(AMPLE, test);
 }
 
-fn with_logind_of(delay: Duration, test: impl AsyncFnOnce(&FakeNode, &mut FakeLogind) -> Result<()>) {
+fn with_logind_of(
+    delay: Duration,
+    test: impl AsyncFnOnce(&FakeNode, &mut FakeLogind) -> Result<()>,
+) {
     with_node(async |node| {
         node.configure("shutdownGracePeriod", json!("20s"));
         node.configure("shutdownGracePeriodCriticalPods", json!("10s"));
@@ -60,7 +63,8 @@ async fn begin(node: &FakeNode, logind: &FakeLogind, names: &[&str]) -> Result<(
 
 fn slow(node: &FakeNode, pod: &str, takes: Duration) {
     let program = Program::forever().stopping_with(143, takes);
-    node.runtime.program(&subject(&format!("{pod}/main")), program);
+    node.runtime
+        .program(&subject(&format!("{pod}/main")), program);
 }
 
 fn something_runs(node: &FakeNode) -> bool {
@@ -118,7 +122,12 @@ fn ended_by_shutdown(pod: &Pod) -> Result<()> {
 
 /// A pod that a shutdown has ended runs again, once.
 async fn runs_again(node: &FakeNode, name: &str, before: &Pod) -> Result<()> {
-    let pod = node.ready(name).await?;
+    let pod = eventually(&format!("{name} runs again"), LIMIT, async || {
+        let pod = node.ready(name).await?;
+        ensure!(pod.instances() != before.instances());
+        Ok(pod)
+    })
+    .await?;
     let main = pod.container("main")?;
     ensure!(
         pod.uid() == before.uid() && main.restart_count == 1,
@@ -353,7 +362,10 @@ fn where_the_delay_stays_too_short_pods_share_what_there_is() {
         node.ready("deaf").await?;
         node.ready("etcd").await?;
         let log = node.log();
-        ensure!(log.contains("Set InhibitDelayMaxSec=20 in logind.conf"), "{log}");
+        ensure!(
+            log.contains("Set InhibitDelayMaxSec=20 in logind.conf"),
+            "{log}"
+        );
         let started = Instant::now();
         logind.prepare_for_shutdown(true).await?;
         eventually("the critical pod has ended", LIMIT, async || {

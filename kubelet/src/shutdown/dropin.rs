@@ -60,11 +60,7 @@ mod tests {
         write(&directory, Duration::from_secs(90)).unwrap();
         assert_eq!(inode(), first);
         write(&directory, Duration::from_secs(30)).unwrap();
-        assert!(
-            fs::read_to_string(&path)
-                .unwrap()
-                .ends_with("MaxSec=30\n")
-        );
+        assert!(fs::read_to_string(&path).unwrap().ends_with("MaxSec=30\n"));
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     }
 

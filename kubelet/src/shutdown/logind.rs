@@ -221,7 +221,9 @@ impl Signals {
             };
             match read(&message) {
                 Ok(signal) => return Ok(signal),
-                Err(error) => tracing::warn!(%error, "logind has sent a signal that nobody can read"),
+                Err(error) => {
+                    tracing::warn!(%error, "logind has sent a signal that nobody can read")
+                }
             }
         }
     }

@@ -119,7 +119,6 @@ impl Scene {
         });
     }
 
-
     /// What happened until the lock was closed.
     async fn run(self) -> Vec<String> {
         let Self {
