@@ -316,7 +316,7 @@ fn a_pod_that_is_gone_is_not_found_again() {
         tokio::time::sleep(2 * SECOND).await;
         node.remove("a.yaml")?;
         node.gone(&pod).await?;
-        eventually("its traces are gone", 3 * LIMIT, async || {
+        eventually("its traces are gone", 4 * LIMIT, async || {
             ensure!(node.runtime.containers().is_empty() && node.runtime.sandboxes().is_empty());
             Ok(())
         })
