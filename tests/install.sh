@@ -15,6 +15,8 @@ needed=(
     nsenter:util-linux
     strace:strace
     protoc:protobuf-compiler
+    jq:jq
+    ps:procps
 )
 
 missing=()

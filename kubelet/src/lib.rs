@@ -44,6 +44,7 @@ pub mod poddir;
 pub mod probes;
 pub mod process;
 pub mod record;
+mod resolve;
 pub mod runtime;
 pub mod server;
 pub mod sources;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod cis;
 pub mod containerd;
 pub mod differential;
 pub mod fake_runtime;
@@ -9,6 +10,7 @@ pub mod faults;
 pub mod http;
 pub mod images;
 pub mod in_process;
+pub mod package;
 pub mod random;
 pub mod scenario;
 pub mod wait;

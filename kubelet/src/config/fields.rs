@@ -120,6 +120,23 @@ pub(crate) fn find(path: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.path == path)
 }
 
+/// Whether a field is of the server of `port` alone, and so of nobody where `enableServer` is false.
+pub(crate) fn of_server(path: &str) -> bool {
+    const GROUPS: [&str; 3] = ["tls", "authentication.", "authorization."];
+    const FIELDS: [&str; 9] = [
+        "port",
+        "serverTLSBootstrap",
+        "enableDebuggingHandlers",
+        "enableContentionProfiling",
+        "streamingConnectionIdleTimeout",
+        "enableSystemLogHandler",
+        "enableSystemLogQuery",
+        "enableProfilingHandler",
+        "enableDebugFlagsHandler",
+    ];
+    GROUPS.iter().any(|group| path.starts_with(group)) || FIELDS.contains(&path)
+}
+
 use Kind::{
     Bool, BoolMap, Duration, DurationOrNanos, Float, Int32, Int32List, Int64, Ip, Objects, Path,
     Quantity, QuantityMap, Text, TextList, TextListMap, TextMap, Uint32,

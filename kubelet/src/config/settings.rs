@@ -173,11 +173,14 @@ impl Settings {
         }
     }
 
-    /// The fields that are set to something else than their default and that the agent does not act on.
+    /// The fields that are set to something else than their default and that the agent does not act on. Where `enableServer`
+    /// is false, nobody acts on those of the server.
     pub(super) fn unbuilt(&self) -> Vec<Issue> {
+        let closed = !self.bool("enableServer");
         let set = FIELDS
             .iter()
-            .filter(|field| !field.built && self.differs(field.path));
+            .filter(|field| !field.built && self.differs(field.path))
+            .filter(|field| !(closed && fields::of_server(field.path)));
         set.map(|field| {
             Issue::new(
                 self.origin(field.path),

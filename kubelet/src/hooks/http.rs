@@ -135,8 +135,10 @@ impl HttpClient {
 
 async fn connect(request: &HttpRequest) -> Result<TcpStream, Cause> {
     let host = request.host.as_str();
-    let found = tokio::net::lookup_host((host, request.port)).await;
-    let mut addresses = found.map_err(|_| Cause::NoSuchHost(host.to_owned()))?;
+    let found = crate::resolve::resolve(host, request.port).await;
+    let mut addresses = found
+        .map_err(|_| Cause::NoSuchHost(host.to_owned()))?
+        .into_iter();
     let mut failed = Cause::NoSuchHost(host.to_owned());
     loop {
         let Some(address) = addresses.next() else {

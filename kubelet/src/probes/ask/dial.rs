@@ -43,7 +43,7 @@ pub(super) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> 
         return connect_said(SocketAddr::new(ip, port)).await;
     }
     let unknown = || DialError(format!("dial tcp: lookup {host}: no such host"));
-    let addresses = tokio::net::lookup_host((host, port)).await;
+    let addresses = crate::resolve::resolve(host, port).await;
     let mut last = unknown();
     for address in addresses.map_err(|_| unknown())? {
         match connect_said(address).await {

@@ -1,0 +1,60 @@
+//! What the packaging is tested with: the .deb made of a binary that is already built, and a machine to install it on.
+//!
+//! [`Machine`] is this very Debian seen through an overlay in mount and PID namespaces of its own: dpkg, its database and
+//! the maintainer scripts are the real ones, and nothing that they change is seen outside. systemd is not in it: a
+//! `systemctl` of ours writes down what it is asked for.
+
+mod machine;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+pub use machine::Machine;
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.parent().unwrap_or(crate_dir).to_owned()
+}
+
+/// The release binary, which `make test` builds.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
+    let binary = crate::target_dir()?.join("release/kubelet");
+    ensure!(
+        binary.is_file(),
+        "no {} (cargo build --release -p kubelet makes it)",
+        binary.display()
+    );
+    Ok(binary)
+}
+
+/// Packs `binary` as `version` into `directory`, as `make deb` does, and returns the package's path.
+///
+/// # Errors
+/// When the script fails, with what it said.
+pub fn pack(binary: &Path, version: &str, directory: &Path) -> Result<PathBuf> {
+    let script = repository().join("systemd/package/deb");
+    let output = Command::new(&script)
+        .arg("--binary")
+        .arg(binary)
+        .args(["--version", version])
+        .arg("--output")
+        .arg(directory)
+        .output()
+        .with_context(|| format!("run {}", script.display()))?;
+    ensure!(
+        output.status.success(),
+        "{} {}: {}",
+        script.display(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let said = String::from_utf8(output.stdout).context("the path of the package")?;
+    Ok(said.trim().into())
+}
