@@ -10,9 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
-};
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::parse_resolv_conf;
 
@@ -51,19 +49,35 @@ async fn addresses(host: &str, hosts: &Path, resolv_conf: &Path) -> io::Result<V
     if is_local(host) {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let (config, mut options) = servers(&read(resolv_conf)?)?;
+    ask(host, servers(&read(resolv_conf)?)?).await
+}
+
+/// Asks one server after the other, and all of them again, as glibc does: the second one is there for when the first is
+/// silent or failing. The resolver by itself would give all of them together no more time than one.
+async fn ask(host: &str, whom: (ResolverConfig, ResolverOpts)) -> io::Result<Vec<IpAddr>> {
+    let (config, mut options) = whom;
+    let rounds = std::mem::take(&mut options.attempts).max(1);
     // Probes and hooks try one address after the other, and pods have IPv4 addresses more often than not.
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = 0;
-    // In the order of the file, as glibc: the second server is there for when the first is silent.
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.num_concurrent_reqs = 1;
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    let resolver = builder.build().map_err(io::Error::other)?;
-    let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
-    Ok(found.iter().collect())
+    let mut failed = io::Error::other("no name server could be asked");
+    for server in (0..rounds).flat_map(|_| config.name_servers()) {
+        let (domain, search) = (config.domain().cloned(), config.search().to_vec());
+        let config = ResolverConfig::from_parts(domain, search, vec![server.clone()]);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options.clone();
+        let resolver = builder.build().map_err(io::Error::other)?;
+        match resolver.lookup_ip(host).await {
+            Ok(found) => return Ok(found.iter().collect()),
+            Err(error) if error.is_no_records_found() => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, error));
+            }
+            Err(error) => failed = io::Error::other(error),
+        }
+    }
+    Err(failed)
 }
 
 /// The bytes of a file; none where it is absent.
@@ -109,8 +123,10 @@ fn servers(file: &[u8]) -> io::Result<(ResolverConfig, ResolverOpts)> {
     let mut servers = 0;
     for line in text.lines() {
         let server = line.split_whitespace().next() == Some("nameserver");
+        // A server is needed for a file to be one.
+        let rest = if server { "" } else { THIS_HOST };
         if (server && servers == MOST_SERVERS)
-            || parse_resolv_conf(format!("{THIS_HOST}{line}\n")).is_err()
+            || parse_resolv_conf(format!("{rest}{line}\n")).is_err()
         {
             continue;
         }

@@ -108,16 +108,25 @@ impl Node<'_> {
         say("4.1.1", self.mode(&unit, 0o600)?);
         say("4.1.2", self.owner(&unit)?);
         let none = "there is no kube-proxy";
-        say("4.1.3", self.if_there(PROXY_KUBECONFIG, none, |n, p| n.mode(p, 0o600))?);
+        say(
+            "4.1.3",
+            self.if_there(PROXY_KUBECONFIG, none, |n, p| n.mode(p, 0o600))?,
+        );
         say("4.1.4", self.if_there(PROXY_KUBECONFIG, none, Self::owner)?);
         let none = "without an API server there is no kubeconfig";
-        say("4.1.5", self.if_there(KUBECONFIG, none, |n, p| n.mode(p, 0o600))?);
+        say(
+            "4.1.5",
+            self.if_there(KUBECONFIG, none, |n, p| n.mode(p, 0o600))?,
+        );
         say("4.1.6", self.if_there(KUBECONFIG, none, Self::owner)?);
         let none = "10250 is closed, there are no clients to authenticate";
         let authority = self
             .set("client-ca-file", "authentication.x509.clientCAFile")
             .unwrap_or_else(|| CLIENT_CA.to_owned());
-        say("4.1.7", self.if_there(&authority, none, |n, p| n.mode(p, 0o644))?);
+        say(
+            "4.1.7",
+            self.if_there(&authority, none, |n, p| n.mode(p, 0o644))?,
+        );
         say("4.1.8", self.if_there(&authority, none, Self::owner)?);
         say("4.1.9", self.mode(CONFIG, 0o600)?);
         say("4.1.10", self.owner(CONFIG)?);
@@ -154,13 +163,22 @@ impl Node<'_> {
         let rotate = self.set("rotate-certificates", "rotateCertificates");
         say("4.2.10", wants(rotate, |v| v == "true", true));
         let gate = self.at("featureGates.RotateKubeletServerCertificate");
-        let by_flag = self.flags.iter().find(|f| f.contains("RotateKubeletServerCertificate=false"));
-        say("4.2.11", wants(by_flag.cloned().or(gate), |v| v == "true", true));
+        let by_flag = self
+            .flags
+            .iter()
+            .find(|f| f.contains("RotateKubeletServerCertificate=false"));
+        say(
+            "4.2.11",
+            wants(by_flag.cloned().or(gate), |v| v == "true", true),
+        );
         let ciphers = self.set("tls-cipher-suites", "tlsCipherSuites");
         let strong = |v: &str| v.split(',').all(|c| STRONG_CIPHERS.contains(&c));
         say("4.2.12", wants(ciphers, strong, false));
         let limit = self.set("pod-max-pids", "podPidsLimit");
-        say("4.2.13", wants(limit, |v| v.parse::<i64>().is_ok_and(|n| n > 0), false));
+        say(
+            "4.2.13",
+            wants(limit, |v| v.parse::<i64>().is_ok_and(|n| n > 0), false),
+        );
         let seccomp = self.set("seccomp-default", "seccompDefault");
         say("4.2.14", wants(seccomp, |v| v == "true", false));
         Ok(items)
@@ -302,12 +320,28 @@ mod tests {
         let here = "0100007F:2808";
         assert_eq!(failures(GOOD, words, "600", here), Vec::<&str>::new());
         assert_eq!(failures(GOOD, words, "640", here), ["4.1.1", "4.1.9"]);
-        assert_eq!(failures("x: 1\n", words, "400", here), ["4.2.1", "4.2.2", "4.2.3", "4.2.9", "4.2.12", "4.2.13", "4.2.14"]);
-        assert_eq!(failures(GOOD, words, "600", "00000000:280A"), ["4.2.3", "4.2.9"]);
+        assert_eq!(
+            failures("x: 1\n", words, "400", here),
+            [
+                "4.2.1", "4.2.2", "4.2.3", "4.2.9", "4.2.12", "4.2.13", "4.2.14"
+            ]
+        );
+        assert_eq!(
+            failures(GOOD, words, "600", "00000000:280A"),
+            ["4.2.3", "4.2.9"]
+        );
         let flags = "kubelet --anonymous-auth=true --read-only-port 10255 --hostname-override=x --feature-gates=RotateKubeletServerCertificate=false";
-        assert_eq!(failures(GOOD, flags, "600", here), ["4.2.1", "4.2.4", "4.2.7", "4.2.11"]);
+        assert_eq!(
+            failures(GOOD, flags, "600", here),
+            ["4.2.1", "4.2.4", "4.2.7", "4.2.11"]
+        );
         let weak = GOOD.replace("AES_128_GCM_SHA256", "AES_128_CBC_SHA");
-        let weak = format!("{weak}eventRecordQPS: -1\nrotateCertificates: false\nmakeIPTablesUtilChains: false\nstreamingConnectionIdleTimeout: \"0\"\n");
-        assert_eq!(failures(&weak, words, "600", here), ["4.2.5", "4.2.6", "4.2.8", "4.2.10", "4.2.12"]);
+        let weak = format!(
+            "{weak}eventRecordQPS: -1\nrotateCertificates: false\nmakeIPTablesUtilChains: false\nstreamingConnectionIdleTimeout: \"0\"\n"
+        );
+        assert_eq!(
+            failures(&weak, words, "600", here),
+            ["4.2.5", "4.2.6", "4.2.8", "4.2.10", "4.2.12"]
+        );
     }
 }

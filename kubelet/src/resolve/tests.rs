@@ -226,6 +226,19 @@ async fn the_second_server_is_asked_when_the_first_is_silent() {
     let files = Files::new("", &text);
     assert_eq!(files.addresses("web.example").await.unwrap(), ["192.0.2.7"]);
     assert!(!silent.asked().is_empty(), "the order is that of the file");
+
+    // One that is not there at all, and all of them: twice, by default.
+    let text = format!("nameserver 127.0.0.0\nnameserver {}\n", second.address);
+    files.write("resolv.conf", &text);
+    assert_eq!(files.addresses("web.example").await.unwrap(), ["192.0.2.7"]);
+    let asked = silent.asked().len();
+    let text = format!(
+        "nameserver {}\noptions timeout:1 attempts:2\n",
+        silent.address
+    );
+    files.write("resolv.conf", &text);
+    files.addresses("web.example").await.unwrap_err();
+    assert!(silent.asked().len() >= asked + 4, "{:?}", silent.asked());
 }
 
 #[tokio::test]

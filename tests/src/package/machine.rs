@@ -47,7 +47,11 @@ case "$*" in
 *show*) ;;
 is-active*) shift; [ "$1" != --quiet ] || shift; grep -qxF "$1" /run/active 2>/dev/null ;;
 is-enabled*) echo enabled ;;
-*) echo "$*" >>/run/systemctl.log ;;
+*)
+    echo "$*" >>/run/systemctl.log
+    # Links of units are files.
+    case "$1" in preset | enable | disable) exec /usr/bin/systemctl --quiet --root=/ "$1" kubelet.service ;; esac
+    ;;
 esac
 "#;
 
@@ -116,10 +120,13 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--target={}", self.inside))
-            .args(["--mount", "--net", "--pid", "--root", "--wd=/", "--"])
+            .args(["--mount", "--net", "--pid", "--root", "--wd", "--"])
             .args(["sh", "-c", script])
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null());
@@ -141,7 +148,11 @@ impl Machine {
     pub fn run(&self, script: &str) -> Result<String> {
         let output = self.try_run(script)?;
         let said = text(&output);
-        ensure!(output.status.success(), "{script}: {}: {said}", output.status);
+        ensure!(
+            output.status.success(),
+            "{script}: {}: {said}",
+            output.status
+        );
         Ok(said)
     }
 

@@ -249,7 +249,9 @@ fn settings_of_a_server_that_is_off_are_not_warned_of() {
         let file = with_body(body);
         let texts = loaded(&[&file.argument]).warnings;
         let texts = texts.iter().map(ToString::to_string);
-        texts.filter(|text| text.contains("has no effect")).collect()
+        texts
+            .filter(|text| text.contains("has no effect"))
+            .collect()
     };
     assert_eq!(unbuilt(body).len(), 3);
     let closed = unbuilt(&format!("{body}enableServer: false\n"));
