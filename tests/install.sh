@@ -16,6 +16,7 @@ needed=(
     strace:strace
     protoc:protobuf-compiler
     jq:jq
+    shellcheck:shellcheck
     ps:procps
 )
 

@@ -113,9 +113,9 @@ fn the_same_input_makes_the_same_package() -> Result<()> {
 }
 
 #[test]
-fn the_shells_of_other_systems_can_read_the_scripts() -> Result<()> {
+fn shells_and_shellcheck_have_nothing_to_say_of_the_scripts() -> Result<()> {
     let systemd = package::repository().join("systemd");
-    let scripts = [
+    let of_nodes = [
         "node-config",
         "stop-pods",
         "install.sh",
@@ -123,12 +123,31 @@ fn the_shells_of_other_systems_can_read_the_scripts() -> Result<()> {
         "package/prerm",
         "package/postrm",
     ];
-    for script in scripts {
-        let path = systemd.join(script);
+    for script in of_nodes {
         for shell in [&["dash"][..], &["busybox", "sh"]] {
-            output(shell[0], &[&shell[1..], &["-n"]].concat(), &path)
-                .with_context(|| script.to_owned())?;
+            output(
+                shell[0],
+                &[&shell[1..], &["-n"]].concat(),
+                &systemd.join(script),
+            )
+            .context(script)?;
         }
+    }
+    let of_builds = [
+        "package/deb",
+        "package/dist",
+        "package/sbom",
+        "package/third-party",
+    ];
+    for script in of_nodes.iter().chain(&of_builds) {
+        let checked = Command::new("shellcheck")
+            .arg(systemd.join(script))
+            .output()?;
+        ensure!(
+            checked.status.success(),
+            "{}",
+            String::from_utf8_lossy(&checked.stdout)
+        );
     }
     Ok(())
 }

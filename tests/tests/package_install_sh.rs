@@ -9,7 +9,8 @@ use tests::package::{self, CONFIG, Machine};
 
 /// Lines that are in one text alone.
 fn changed(before: &str, after: &str) -> String {
-    let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.lines().collect(), after.lines().collect());
+    let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+        (before.lines().collect(), after.lines().collect());
     let lines: Vec<_> = old.symmetric_difference(&new).copied().collect();
     lines.join("\n")
 }
@@ -34,8 +35,7 @@ fn install_sh_says_what_is_missing_and_undoes_what_it_did() -> Result<()> {
             "{shell} /shared/kubelet/systemd/install.sh --binary /shared/kubelet/kubelet-binary {arguments}"
         )
     };
-    let everything =
-        "find /usr/local /etc /var/lib /var/log -xdev -printf '%p %y %m\\n' | sort";
+    let everything = "find /usr/local /etc /var/lib /var/log -xdev -printf '%p %y %m\\n' | sort";
     let before = machine.run(everything)?;
 
     let said = machine.fail(&install("dash", ""))?;
@@ -124,4 +124,3 @@ fn install_sh_says_what_is_missing_and_undoes_what_it_did() -> Result<()> {
     drop(socket);
     Ok(())
 }
-

@@ -85,6 +85,16 @@ fn the_configuration_goes_by_the_machine() -> Result<()> {
     machine.run("echo systemd-resolved.service >/run/active")?;
     assert_eq!(field("resolvConf")?, "/run/systemd/resolve/resolv.conf");
 
+    let head = "Filename Type Size Used Priority\\n";
+    machine.run(&format!(
+        "printf '{head}' >/run/swaps && mount --bind /run/swaps /proc/swaps"
+    ))?;
+    assert_eq!(field("failSwapOn")?, "true");
+    machine.run(&format!(
+        "printf '{head}/swapfile file 9 0 -2\\n' >/run/swaps"
+    ))?;
+    assert_eq!(field("failSwapOn")?, "false");
+
     // What containerd says of itself, in the layouts of 1.x and 2.x; the default handler's counts.
     let one = r#"[plugins."io.containerd.grpc.v1.cri".containerd]
       default_runtime_name = "runc"
@@ -182,7 +192,8 @@ async fn an_upgrade_refuses_flags_that_the_new_agent_does_not_know() -> Result<(
     let (machine, _) = installed(old)?;
     let new = machine.share(new)?;
     // An agent of another version, as far as its command line says.
-    let script = "echo $$ >/run/kubelet.pid; exec awk 'BEGIN { system(\"sleep 1000\") }' --flag-of-old=1";
+    let script =
+        "echo $$ >/run/kubelet.pid; exec awk 'BEGIN { system(\"sleep 1000\") }' --flag-of-old=1";
     let mut agent = machine.command(script).spawn()?;
     eventually("the process is there", LIMIT, async || {
         machine.run("grep -q flag-of-old /proc/$(cat /run/kubelet.pid)/cmdline")?;
@@ -359,4 +370,3 @@ async fn the_node_passes_the_benchmark_with_the_defaults() -> Result<()> {
     }
     Ok(())
 }
-
