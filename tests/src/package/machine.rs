@@ -29,9 +29,8 @@ rm -rf "$root/usr/sbin/policy-rc.d" "$root/var/lib/kubelet" "$root/etc/kubernete
     "$root/etc/cni/net.d" "$root/var/log/pods" "$root/var/log/containers"
 ip link set lo up
 cp "$1/systemctl" "$root/usr/local/sbin/systemctl"
-echo ready
-# Closing the pipe ends it, and with it everything in the namespaces.
-exec chroot "$root" cat
+# Nobody may enter before its root is the machine's. Closing the pipe ends it, and with it everything in the namespaces.
+exec chroot "$root" sh -c 'touch /run/this-is-the-machine; echo ready; exec cat'
 "#;
 
 /// Answers for the service of which `/run/kubelet.pid` has the process, and writes down everything that would change
@@ -114,14 +113,16 @@ impl Machine {
         self.directory.path().join("shared")
     }
 
-    /// A command that runs the shell text `script` on the machine.
+    /// A command that runs the shell text `script` on the machine, and nowhere else: what tests do there must never reach the
+    /// host.
     #[must_use]
     pub fn command(&self, script: &str) -> Command {
+        let script = format!("test -e /run/this-is-the-machine || exit 99\n{script}");
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--target={}", self.inside))
             .args(["--mount", "--net", "--pid", "--root", "--wd", "--"])
-            .args(["sh", "-c", script])
+            .args(["sh", "-c", &script])
             .env_clear()
             .env(
                 "PATH",
