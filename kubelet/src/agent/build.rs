@@ -1,7 +1,7 @@
 //! From the configuration to the tools that workers work with.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cri_proto::Connection;
@@ -253,7 +253,10 @@ fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::
         burst: config.images.pull_rate.burst,
     };
     let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    let home = std::env::home_dir();
+    // Not `home_dir`: without the variable, as below systemd, it asks the C library, which loads modules of the host.
+    let home = std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from);
     let credentials = NodeCredentials::search(&config.paths.root, &here, home.as_deref());
     ImagePuller::new(images.images(), &pulls, credentials)
 }
