@@ -11,6 +11,7 @@ pub mod images;
 pub mod in_process;
 pub mod random;
 pub mod scenario;
+pub mod vm;
 pub mod wait;
 
 use std::path::PathBuf;
