@@ -17,7 +17,12 @@ fn main() -> Result<()> {
     let system = System::ALL
         .into_iter()
         .find(|known| known.to_string() == system)
-        .with_context(|| format!("vm SYSTEM [FILE…]; systems: {:?}", System::ALL.map(|s| s.to_string())))?;
+        .with_context(|| {
+            format!(
+                "vm SYSTEM [FILE…]; systems: {:?}",
+                System::ALL.map(|s| s.to_string())
+            )
+        })?;
     let mut files = vec![(
         "images.tar".to_owned(),
         images::archive(&tests::target_dir()?)?,

@@ -41,7 +41,11 @@ pub fn pods(machine: &mut Machine) -> Result<BTreeMap<String, Pod>> {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         format!("{}/{}", part(namespace), part(name))
     };
-    Ok(list.items.into_iter().map(|pod| (name(&pod), pod)).collect())
+    Ok(list
+        .items
+        .into_iter()
+        .map(|pod| (name(&pod), pod))
+        .collect())
 }
 
 /// Waits until exactly these pods run, each with all of its containers ready, and answers them.
@@ -86,12 +90,16 @@ pub fn unit(machine: &mut Machine, property: &str) -> Result<String> {
 /// # Errors
 /// When it is not within two minutes, with its status.
 pub fn active(machine: &mut Machine) -> Result<()> {
-    machine.eventually("the service is active", Duration::from_secs(120), |machine| {
-        let state = unit(machine, "ActiveState")?;
-        if state != "active" {
-            let status = machine.run("systemctl status -l kubelet", super::machine::COMMAND)?;
-            anyhow::bail!("{state}: {}", status.text);
-        }
-        Ok(())
-    })
+    machine.eventually(
+        "the service is active",
+        Duration::from_secs(120),
+        |machine| {
+            let state = unit(machine, "ActiveState")?;
+            if state != "active" {
+                let status = machine.run("systemctl status -l kubelet", super::machine::COMMAND)?;
+                anyhow::bail!("{state}: {}", status.text);
+            }
+            Ok(())
+        },
+    )
 }

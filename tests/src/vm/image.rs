@@ -98,8 +98,7 @@ pub fn ensure(system: System) -> Result<Image> {
         .with_context(|| format!("run {SCRIPT}"))?;
     ensure!(made.success(), "{SCRIPT} for {system}: {made}");
     let new = new.keep();
-    fs::rename(&new, &place)
-        .with_context(|| format!("move the image to {}", place.display()))?;
+    fs::rename(&new, &place).with_context(|| format!("move the image to {}", place.display()))?;
     println!("{system}: its disk took {:.0?}", start.elapsed());
     Ok(image)
 }
@@ -124,7 +123,9 @@ fn recipe(workspace: &Path, packages: &[&str]) -> Result<String> {
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
-        let path = entry.with_context(|| format!("read {}", dir.display()))?.path();
+        let path = entry
+            .with_context(|| format!("read {}", dir.display()))?
+            .path();
         if path.is_dir() {
             collect(&path, files)?;
         } else {

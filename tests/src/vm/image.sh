@@ -97,7 +97,9 @@ chroot "$root" systemctl --quiet enable serial-shell.service systemd-networkd.se
 # Work that an emulated processor does slowly and nobody here looks at.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
     e2scrub_reap.service fstrim.timer getty@tty1.service serial-getty@ttyS0.service serial-getty@ttyS1.service \
-    systemd-pcrphase.service systemd-update-utmp-runlevel.service
+    systemd-pcrphase.service systemd-pstore.service systemd-update-utmp-runlevel.service modprobe@configfs.service \
+    modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
+    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount
 
 truncate -s 4G "$out/disk.raw"
 mkfs.ext4 -q -F -N 120000 -E lazy_itable_init=0,lazy_journal_init=1 -d "$root" "$out/disk.raw" >&2

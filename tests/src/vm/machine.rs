@@ -23,7 +23,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// `mitigations=off`: there is nobody to protect. `net.ifnames=0`: the card is eth0. The modules are of no use here, and
 /// take seconds to find that out.
 const KERNEL_LINE: &str = "root=/dev/vda rw console=ttyS0 mitigations=off net.ifnames=0 TERM=dumb \
-    systemd.show_status=1 systemd.log_color=0 modprobe.blacklist=kvm,kvm_amd,kvm_intel,powernow_k8";
+    systemd.show_status=1 systemd.log_color=0 8250.nr_uarts=2 \
+    modprobe.blacklist=kvm,kvm_amd,kvm_intel,powernow_k8";
 
 /// A machine of which at most one runs at a time. It ends when it is dropped, and with the thread that started it at the
 /// latest; its console log stays.
@@ -135,7 +136,10 @@ impl Machine {
     fn up(&mut self) -> Result<()> {
         let start = Instant::now();
         let boot = self.serial()?.ready(BOOT)?;
-        ensure!(boot != self.boot, "the shell began anew, the machine did not");
+        ensure!(
+            boot != self.boot,
+            "the shell began anew, the machine did not"
+        );
         self.boot = boot;
         // Its status tells whether a unit failed; that is the tests' to judge.
         self.run("systemctl is-system-running --wait", BOOT)?;
@@ -278,7 +282,10 @@ fn archive(path: &Path, files: &[(&str, &Path)]) -> Result<()> {
     }
     let file = tar.into_inner().context("finish the machine's files")?;
     // A disk has whole sectors.
-    let length = file.metadata().context("size of the machine's files")?.len();
+    let length = file
+        .metadata()
+        .context("size of the machine's files")?
+        .len();
     file.set_len(length.next_multiple_of(1 << 20))
         .map_err(|error| anyhow!(error).context("round the machine's files up"))
 }

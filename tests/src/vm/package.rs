@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 /// The environment variable with a package's path, for one that `make deb` has not made here.
 pub const PACKAGE_VARIABLE: &str = "KUBELET_DEB";
 /// Below the target directory, where `make deb` puts it.
-const DIRECTORY: &str = "deb";
+const DIRECTORY: &str = "dist";
 /// The agent in the package.
 const BINARY: &str = "usr/bin/kubelet";
 
@@ -73,7 +73,7 @@ impl Package {
             .open(tree.join(BINARY))
             .and_then(|mut binary| binary.write_all(version.as_bytes()))
             .context("change the package's binary")?;
-        let path = dir.join(format!("{}_{version}.deb", self.name));
+        let path = dir.join(format!("{}_{}.deb", self.name, version.replace(':', "%3a")));
         let mut build = Command::new("dpkg-deb");
         build.args(["-Zgzip", "-z1", "--root-owner-group", "-b"]);
         run(build.arg(tree).arg(&path))?;
@@ -84,7 +84,7 @@ impl Package {
 fn newest(dir: &Path) -> Result<PathBuf> {
     let missing = || {
         format!(
-            "no package in {} (make deb makes it, {PACKAGE_VARIABLE} names another)",
+            "no package in {}: make deb makes it, {PACKAGE_VARIABLE} names another",
             dir.display()
         )
     };
@@ -149,11 +149,18 @@ mod tests {
         run(Command::new("dpkg-deb").arg("-b").arg(&tree).arg(&path)).unwrap();
 
         let first = Package::read(path).unwrap();
-        assert_eq!((first.name.as_str(), first.version.as_str()), ("probe", "1.2"));
+        assert_eq!(
+            (first.name.as_str(), first.version.as_str()),
+            ("probe", "1.2")
+        );
         let second = first.as_version("1.2+more", dir.path()).unwrap();
         assert_eq!(second.version, "1.2+more");
         let out = dir.path().join("out");
-        run(Command::new("dpkg-deb").arg("-x").arg(&second.path).arg(&out)).unwrap();
+        run(Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(&second.path)
+            .arg(&out))
+        .unwrap();
         assert_eq!(fs::read(out.join(BINARY)).unwrap(), b"binary1.2+more");
         assert_eq!(newest(dir.path()).unwrap(), second.path);
         assert!(newest(&tree).is_err());

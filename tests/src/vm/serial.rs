@@ -213,7 +213,10 @@ mod tests {
         let (here, _there) = UnixStream::pair().unwrap();
         let mut serial = Serial::new(std::io::sink(), here, tempfile::tempfile().unwrap());
         let error = serial.ready(Duration::from_millis(20)).unwrap_err();
-        assert!(format!("{error:#}").contains("no answer in time"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("no answer in time"),
+            "{error:#}"
+        );
     }
 
     #[test]
@@ -221,7 +224,9 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let output = std::io::Cursor::new(b"@@begin 1\n@@end 1 0\n".to_vec());
         let mut serial = Serial::new(here, output, tempfile::tempfile().unwrap());
-        serial.run("echo a\necho b", Duration::from_secs(7)).unwrap();
+        serial
+            .run("echo a\necho b", Duration::from_secs(7))
+            .unwrap();
         drop(serial);
         let mut sent = String::new();
         (&there).read_to_string(&mut sent).unwrap();

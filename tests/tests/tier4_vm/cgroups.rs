@@ -122,7 +122,9 @@ pub(super) fn pods_have_the_slices_of_the_formulas(session: &mut Session) -> Res
         "" | "-1" => "max".to_owned(),
         limit => limit.to_owned(),
     };
-    let total = session.vm.ok("awk '/^MemTotal:/ {print $2}' /proc/meminfo")?;
+    let total = session
+        .vm
+        .ok("awk '/^MemTotal:/ {print $2}' /proc/meminfo")?;
     let capacity = 1024 * total.parse::<u64>().context("MemTotal")?;
     let burstable_adjustment = 1000 - 1000 * BURSTABLE_MEMORY / capacity;
 
@@ -153,9 +155,7 @@ pub(super) fn pods_have_the_slices_of_the_formulas(session: &mut Session) -> Res
         let uid = pod.uid().replace('-', "_");
         let slice = match class {
             "" => format!("/kubepods.slice/kubepods-pod{uid}.slice"),
-            _ => format!(
-                "/kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"
-            ),
+            _ => format!("/kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"),
         };
         let found = session.vm.ok(&format!(
             "pid=$(ctr -n k8s.io tasks ls | awk '$1 == \"{id}\" {{print $2}}'); \
@@ -174,7 +174,9 @@ pub(super) fn pods_have_the_slices_of_the_formulas(session: &mut Session) -> Res
         ensure!(found == want, "{name}: {found:?}, wanted: {want:?}");
         // systemd knows of it too, or it would take the values back when it reloads.
         let unit = slice.rsplit('/').next().unwrap_or_default();
-        let told = session.vm.ok(&format!("systemctl show {unit} -P CPUWeight"))?;
+        let told = session
+            .vm
+            .ok(&format!("systemctl show {unit} -P CPUWeight"))?;
         ensure!(told == weight.to_string(), "{unit}: CPUWeight is {told}");
     }
 

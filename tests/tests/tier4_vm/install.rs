@@ -40,9 +40,7 @@ pub(super) fn upgrade_and_downgrade_end_nothing(session: &mut Session) -> Result
     ] {
         session.ends_nothing(|session| {
             let before = process(session)?;
-            session
-                .vm
-                .ok_within(DPKG, &format!("dpkg -i /in/{file}"))?;
+            session.vm.ok_within(DPKG, &format!("dpkg -i /in/{file}"))?;
             guest::active(&mut session.vm)?;
             let after = process(session)?;
             ensure!(before != after, "{file}: the old binary still runs");
@@ -63,7 +61,9 @@ pub(super) fn an_upgrade_that_would_fail_is_not_begun(session: &mut Session) -> 
         let before = process(session)?;
         let vm = &mut session.vm;
         vm.ok(&format!("cp -p {CONFIG} /root/good.yaml"))?;
-        vm.ok(&format!("echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"))?;
+        vm.ok(&format!(
+            "echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"
+        ))?;
         let tried = vm.run("dpkg -i /in/newer.deb", DPKG)?;
         ensure!(tried.status != 0, "dpkg took it: {}", tried.text);
         ensure!(
@@ -96,7 +96,10 @@ pub(super) fn purges_clean(session: &mut Session) -> Result<()> {
     ensure!(mounts.text.is_empty(), "mounts: {}", mounts.text);
     let units = vm.ok("systemctl list-unit-files --no-legend 'kubelet*'")?;
     ensure!(units.is_empty(), "units: {units}");
-    let status = vm.run(&format!("dpkg-query -W -f '${{db:Status-Status}}' {name}"), DPKG)?;
+    let status = vm.run(
+        &format!("dpkg-query -W -f '${{db:Status-Status}}' {name}"),
+        DPKG,
+    )?;
     ensure!(
         status.status != 0 || status.text == "not-installed",
         "dpkg says: {}",

@@ -46,13 +46,28 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("reload", service::reload_reads_what_can_be_read_anew),
     ("restart-kubelet", restarts::a_restart_ends_nothing),
     ("upgrade", install::upgrade_and_downgrade_end_nothing),
-    ("upgrade-refused", install::an_upgrade_that_would_fail_is_not_begun),
-    ("restart-containerd", restarts::a_restart_of_the_runtime_ends_nothing),
+    (
+        "upgrade-refused",
+        install::an_upgrade_that_would_fail_is_not_begun,
+    ),
+    (
+        "restart-containerd",
+        restarts::a_restart_of_the_runtime_ends_nothing,
+    ),
     ("no-runtime", restarts::active_without_the_runtime),
-    ("wrong-config", service::a_wrong_configuration_shows_in_the_status),
-    ("watchdog", service::a_hung_agent_is_killed_and_its_pods_are_not),
+    (
+        "wrong-config",
+        service::a_wrong_configuration_shows_in_the_status,
+    ),
+    (
+        "watchdog",
+        service::a_hung_agent_is_killed_and_its_pods_are_not,
+    ),
     ("names", names::the_static_binary_resolves_names),
-    ("reboot", shutdown::a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back),
+    (
+        "reboot",
+        shutdown::a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back,
+    ),
     ("power-cut", shutdown::a_power_cut_brings_every_pod_back),
     ("faults", faults::the_fault_harness_runs_here),
     ("purge", install::purges_clean),
@@ -148,7 +163,7 @@ fn suite(system: System) {
     let start = Instant::now();
     let mut session = match Session::start(system) {
         Ok(session) => session,
-        Err(error) => panic!("{system}: {error:?}"),
+        Err(error) => panic!("{system}: {error:#}"),
     };
     let mut failed = Vec::new();
     for (name, scenario) in SCENARIOS {
@@ -161,7 +176,7 @@ fn suite(system: System) {
         match result {
             Ok(()) => println!("{system}: {name}: ok, {took:.1} s"),
             Err(error) => {
-                println!("{system}: {name}: FAILED after {took:.1} s: {error:?}");
+                println!("{system}: {name}: FAILED after {took:.1} s: {error:#}");
                 session.explain();
                 failed.push(*name);
                 if *name == "install" || error.downcast_ref::<Gone>().is_some() {

@@ -73,7 +73,8 @@ pub(super) fn the_static_binary_resolves_names(session: &mut Session) -> Result<
     let restarts = guest::unit(vm, "Result")?;
     ensure!(restarts == "success", "the unit's result: {restarts}");
     // What pods are given is resolved's list of real servers, not its address on this machine's loopback.
-    let config = vm.ok("curl -sS --fail --unix-socket /var/lib/kubelet/agent.sock http://localhost/healthz")?;
+    let config = vm
+        .ok("curl -sS --fail --unix-socket /var/lib/kubelet/agent.sock http://localhost/healthz")?;
     ensure!(config.starts_with("ok"), "{config}");
     let _ = POD;
     Ok(())

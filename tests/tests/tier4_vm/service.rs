@@ -50,7 +50,9 @@ pub(super) fn status_and_journal_can_be_read(session: &mut Session) -> Result<()
     ensure!(status.contains(&line), "{status}");
 
     // Of each pod's start there is an entry with fields to search for.
-    let entries = vm.ok("journalctl -u kubelet -o json --no-pager POD=hooked-node NAMESPACE=default CONTAINER=main")?;
+    let entries = vm.ok(
+        "journalctl -u kubelet -o json --no-pager POD=hooked-node NAMESPACE=default CONTAINER=main",
+    )?;
     let first = entries.lines().next().context("no entry with the fields")?;
     let entry: serde_json::Value = serde_json::from_str(first).context("a journal entry")?;
     for field in ["MESSAGE", "MESSAGE_ID", "PRIORITY"] {
@@ -90,7 +92,9 @@ pub(super) fn a_wrong_configuration_shows_in_the_status(session: &mut Session) -
     session.ends_nothing(|session| {
         let vm = &mut session.vm;
         vm.ok(&format!("cp -p {CONFIG} /root/good.yaml"))?;
-        vm.ok(&format!("echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"))?;
+        vm.ok(&format!(
+            "echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"
+        ))?;
         let restart = vm.run("systemctl restart kubelet", COMMAND)?;
         ensure!(restart.status != 0, "systemctl restart said nothing");
         let status = vm.run("systemctl status -l --no-pager kubelet", COMMAND)?;
