@@ -35,6 +35,8 @@ const PACKAGES: [&str; 16] = [
 /// What the systems with resolved have too.
 const RESOLVED: [&str; 2] = ["libnss-resolve", "systemd-resolved"];
 
+/// The directory of an image in the making begins with it.
+pub(super) const UNFINISHED: &str = "new-image-";
 const SCRIPT: &str = "tests/src/vm/image.sh";
 const GUEST: &str = "tests/src/vm/guest";
 
@@ -86,7 +88,7 @@ pub fn ensure(system: System) -> Result<Image> {
     let start = Instant::now();
     println!("{system}: making its disk ({})", packages.join(" "));
     let new = tempfile::Builder::new()
-        .prefix("new-image-")
+        .prefix(UNFINISHED)
         .tempdir_in(&vm)
         .context("a directory for the image")?;
     let made = Command::new(workspace.join(SCRIPT))

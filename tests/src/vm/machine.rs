@@ -18,6 +18,8 @@ use super::serial::{Gone, LONGEST, Output, Serial};
 const BOOT: Duration = Duration::from_secs(300);
 /// How long a command may take unless its caller knows better.
 pub const COMMAND: Duration = Duration::from_secs(120);
+/// The directory of a machine's own disk begins with it.
+const RUN: &str = "run-";
 /// From one ask to the next.
 const PAUSE: Duration = Duration::from_millis(500);
 /// `mitigations=off`: there is nobody to protect. `net.ifnames=0`: the card is eth0. The modules are of no use here, and
@@ -49,9 +51,10 @@ impl Machine {
         let lock = Flock::lock(lock, FlockArg::LockExclusive)
             .map_err(|(_, errno)| errno)
             .context("wait for another machine to end")?;
+        remove_leftovers(&vm)?;
         let image = image::ensure(system)?;
         let run = tempfile::Builder::new()
-            .prefix("run-")
+            .prefix(RUN)
             .tempdir_in(&vm)
             .context("a directory for the machine")?;
         let copied = Command::new("cp")
@@ -271,6 +274,20 @@ impl Drop for Machine {
             eprintln!("{}: {error:#}", self.system);
         }
     }
+}
+
+/// Removes what a killed run has left. Nobody else is at work: the lock is held.
+fn remove_leftovers(vm: &Path) -> Result<()> {
+    for entry in fs::read_dir(vm).context("look for leftovers")? {
+        let entry = entry.context("look for leftovers")?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(RUN) || name.starts_with(image::UNFINISHED) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn archive(path: &Path, files: &[(&str, &Path)]) -> Result<()> {

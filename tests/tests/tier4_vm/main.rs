@@ -86,8 +86,7 @@ struct Session {
 impl Session {
     fn start(system: System) -> Result<Self> {
         let package = Package::find()?;
-        let files = tempfile::tempdir_in(tests::vm::image::directory()?)
-            .context("a directory for packages")?;
+        let files = tempfile::tempdir().context("a directory for packages")?;
         // As Debian orders versions: ~ before the end, + behind it.
         let newer = package.as_version(&format!("{}+newer", package.version), files.path())?;
         let older = package.as_version(&format!("{}~older", package.version), files.path())?;
