@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::System;
 
 /// What every system has.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 15] = [
     "busybox-static",
     "ca-certificates",
     "catatonit",
@@ -27,7 +27,6 @@ const PACKAGES: [&str; 16] = [
     "kmod",
     "procps",
     "runc",
-    "strace",
     "systemd",
     "systemd-sysv",
     "udev",
