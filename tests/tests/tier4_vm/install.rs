@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tests::vm::guest;
 
-use super::{CONFIG, Session};
+use super::{CONFIG, GOOD_CONFIG, Session};
 
 /// dpkg with maintainer scripts, emulated.
 const DPKG: Duration = Duration::from_secs(180);
@@ -58,7 +58,7 @@ pub(super) fn an_upgrade_that_would_fail_is_not_begun(session: &mut Session) -> 
     session.ends_nothing(|session| {
         let before = process(session)?;
         let vm = &mut session.vm;
-        vm.ok(&format!("cp -p {CONFIG} /root/good.yaml"))?;
+        vm.ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}"))?;
         vm.ok(&format!(
             "echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"
         ))?;
@@ -71,7 +71,7 @@ pub(super) fn an_upgrade_that_would_fail_is_not_begun(session: &mut Session) -> 
         );
         let pid = guest::unit(vm, "MainPID")?;
         ensure!(pid == before, "the old process was stopped");
-        vm.ok(&format!("cp -p /root/good.yaml {CONFIG}"))?;
+        vm.ok(&format!("cp -p {GOOD_CONFIG} {CONFIG}"))?;
         // As the package says itself.
         ensure!(tried.text.contains("dpkg --configure"), "{}", tried.text);
         let name = &session.package.name;

@@ -24,6 +24,8 @@ use tests::vm::{Machine, System};
 
 /// The agent's configuration, as the package places it.
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
+/// What it was, while a scenario has another one in its place.
+const GOOD_CONFIG: &str = "/root/good.yaml";
 /// Where pods leave notes that outlive them.
 const NOTES: &str = "/var/lib/vm-test";
 
@@ -157,6 +159,21 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Undoes what a scenario that failed half-way may have left, so that the next one is judged by itself.
+    fn recover(&mut self) -> Result<()> {
+        self.vm.ok(&format!(
+            "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; systemctl unmask --runtime containerd; \
+             systemctl start containerd; systemctl restart kubelet; \
+             cd {MANIFESTS} && rm -f later.yaml named.yaml"
+        ))?;
+        guest::all_ready(&mut self.vm, &PODS)?;
+        self.vm
+            .ok(&format!("echo started >{NOTES}/hooked"))
+            .map(drop)
+    }
+}
+
 fn suite(system: System) {
     let only = std::env::var("VM_ONLY").unwrap_or_default();
     let start = Instant::now();
@@ -180,6 +197,9 @@ fn suite(system: System) {
                 failed.push(*name);
                 if *name == "install" || error.downcast_ref::<Gone>().is_some() {
                     break;
+                }
+                if let Err(error) = session.recover() {
+                    println!("{system}: not recovered from that: {error:#}");
                 }
             }
         }

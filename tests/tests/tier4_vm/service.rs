@@ -7,7 +7,7 @@ use tests::vm::System;
 use tests::vm::guest;
 use tests::vm::machine::COMMAND;
 
-use super::{CONFIG, Session};
+use super::{CONFIG, GOOD_CONFIG, Session};
 
 pub(super) fn unit_is_as_systemd_wants_it(session: &mut Session) -> Result<()> {
     let vm = &mut session.vm;
@@ -66,7 +66,7 @@ pub(super) fn reload_reads_what_can_be_read_anew(session: &mut Session) -> Resul
     session.ends_nothing(|session| {
         let vm = &mut session.vm;
         let before = guest::unit(vm, "MainPID")?;
-        vm.ok(&format!("cp -p {CONFIG} /root/good.yaml"))?;
+        vm.ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}"))?;
         vm.ok(&format!(
             "sed -i '/^maxPods:/d' {CONFIG}; echo 'maxPods: 57' >>{CONFIG}"
         ))?;
@@ -80,7 +80,7 @@ pub(super) fn reload_reads_what_can_be_read_anew(session: &mut Session) -> Resul
             Ok(())
         })?;
         guest::active(vm)?;
-        vm.ok(&format!("cp -p /root/good.yaml {CONFIG}"))?;
+        vm.ok(&format!("cp -p {GOOD_CONFIG} {CONFIG}"))?;
         vm.ok("systemctl reload kubelet")?;
         let after = guest::unit(vm, "MainPID")?;
         ensure!(before == after, "the process changed");
@@ -91,7 +91,7 @@ pub(super) fn reload_reads_what_can_be_read_anew(session: &mut Session) -> Resul
 pub(super) fn a_wrong_configuration_shows_in_the_status(session: &mut Session) -> Result<()> {
     session.ends_nothing(|session| {
         let vm = &mut session.vm;
-        vm.ok(&format!("cp -p {CONFIG} /root/good.yaml"))?;
+        vm.ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}"))?;
         vm.ok(&format!(
             "echo 'imageGCHighThresholdPercent: 101' >>{CONFIG}"
         ))?;
@@ -104,7 +104,7 @@ pub(super) fn a_wrong_configuration_shows_in_the_status(session: &mut Session) -
             status.text
         );
         ensure!(status.text.contains("status=78"), "{}", status.text);
-        vm.ok(&format!("cp -p /root/good.yaml {CONFIG}"))?;
+        vm.ok(&format!("cp -p {GOOD_CONFIG} {CONFIG}"))?;
         // By itself, with its next try.
         guest::active(vm)
     })
