@@ -70,7 +70,8 @@ pub(super) fn reload_reads_what_can_be_read_anew(session: &mut Session) -> Resul
         vm.ok(&format!(
             "sed -i '/^maxPods:/d' {CONFIG}; echo 'maxPods: 57' >>{CONFIG}"
         ))?;
-        let cursor = vm.ok("journalctl -u kubelet -n 0 --show-cursor | sed 's/^-- cursor: //'")?;
+        let cursor =
+            vm.ok("journalctl -u kubelet -n 1 --show-cursor | sed -n 's/^-- cursor: //p'")?;
         vm.ok("systemctl reload kubelet")?;
         vm.eventually("maxPods is named", Duration::from_secs(30), |vm| {
             let said = vm.ok(&format!(
