@@ -8,11 +8,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::time::Instant;
 
 /// Bytes of a command: as base64 it must fit into the 4096 bytes that a terminal holds until its reader looks.
 pub const LONGEST: usize = 2800;

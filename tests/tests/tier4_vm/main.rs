@@ -13,7 +13,7 @@ mod service;
 mod shutdown;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::images;
@@ -21,6 +21,7 @@ use tests::vm::guest::{self, MANIFESTS};
 use tests::vm::package::Package;
 use tests::vm::serial::Gone;
 use tests::vm::{Machine, System};
+use tokio::time::Instant;
 
 /// The agent's configuration, as the package places it.
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
