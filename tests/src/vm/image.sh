@@ -6,6 +6,7 @@
 # Writes OUT/disk.raw (ext4, sparse), OUT/vmlinuz and OUT/initrd. GUEST holds files that are copied over the root as
 # they are. Packages come from the Debian mirror that this machine's own apt is told of, or from $DEBIAN_MIRROR. Root
 # is needed. Called by image.rs, which keeps what comes out.
+# shellcheck disable=SC2016 # what is in single quotes is apt's, or a hook's to expand
 set -euo pipefail
 suite=$1 out=$2 guest=$3
 shift 3
