@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests with real containers, the demo and the build need on Debian or Ubuntu, and nothing that is
 # there already. Safe to run again. The packages stay; every run removes whatever else it makes.
+# `install.sh vm` installs what emulated machines need too.
 set -euo pipefail
 
 # command-or-file:package
@@ -14,8 +15,24 @@ needed=(
     iptables:iptables
     nsenter:util-linux
     strace:strace
+    dbus-daemon:dbus-daemon
     protoc:protobuf-compiler
+    jq:jq
+    shellcheck:shellcheck
+    ps:procps
 )
+if [ "${1:-}" = vm ]; then
+    needed+=(
+        qemu-system-x86_64:qemu-system-x86
+        mmdebstrap:mmdebstrap
+        mkfs.ext4:e2fsprogs
+        xz:xz-utils
+        zstd:zstd
+        dpkg-deb:dpkg
+        setpriv:util-linux
+        /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+    )
+fi
 
 missing=()
 for entry in "${needed[@]}"; do
@@ -23,7 +40,7 @@ for entry in "${needed[@]}"; do
     if [ "$package" = busybox-static ]; then
         # The package busybox has the same path, and links libc: no use in an image of its own.
         dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q ' installed$' || missing+=("$package")
-    elif ! PATH=$PATH:/usr/sbin:/sbin command -v "$have" >/dev/null; then
+    elif [ ! -e "$have" ] && ! PATH=$PATH:/usr/sbin:/sbin command -v "$have" >/dev/null; then
         missing+=("$package")
     fi
 done

@@ -143,6 +143,15 @@ impl Connection {
     pub fn next_attempt_in(&self) -> Duration {
         self.gate.pause()
     }
+
+    /// Why the last attempt to connect failed; none when it did not.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Arc<str>> {
+        let closed = self.gate.lock();
+        closed
+            .as_ref()
+            .map(|closed| Arc::clone(&closed.error.reason))
+    }
 }
 
 impl fmt::Debug for Connection {

@@ -172,9 +172,19 @@ pub fn system_wall() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+/// `CLOCK_MONOTONIC` in microseconds, as the service manager reads it.
+#[must_use]
+pub fn monotonic_micros() -> u128 {
+    read(rustix::time::ClockId::Monotonic).as_micros()
+}
+
 /// `CLOCK_BOOTTIME`.
 fn boot_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    read(rustix::time::ClockId::Boottime)
+}
+
+fn read(clock: rustix::time::ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(clock);
     // Neither is ever negative.
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();

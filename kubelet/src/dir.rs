@@ -364,6 +364,28 @@ impl Dir {
         }
     }
 
+    /// As [`Dir::file_size`], of a file several directories down: `names` are theirs and its own.
+    ///
+    /// # Errors
+    /// As [`Dir::child`] for each of the directories, and when the file cannot be looked up.
+    pub fn file_size_below(&self, names: &[&str]) -> Result<Option<u64>, DirError> {
+        for name in names {
+            self.component(name)?;
+        }
+        let path = names.join("/");
+        let fail = |errno| failed("look up", &self.path_of(&path), errno);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = BENEATH | ResolveFlags::NO_XDEV;
+        let file = match fs::openat2(&self.fd, &*path, flags, Mode::empty(), resolve) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(fail(errno)),
+        };
+        let stat = fs::fstat(&file).map_err(fail)?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(u64::try_from(stat.st_size).ok().filter(|_| is_file))
+    }
+
     /// Removes the file or link `name`; one that is not there is removed already.
     ///
     /// # Errors

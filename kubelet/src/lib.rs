@@ -17,7 +17,9 @@
 //! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
 //! | probe ([`probes`]), one a probe | its pod's observation and facts | its pod's facts |
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
+//! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
+//! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
 //! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
 //! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.
@@ -28,6 +30,8 @@ pub mod cgroups;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod connections;
+mod datagram;
 pub mod dir;
 pub mod errors;
 pub mod events;
@@ -46,6 +50,8 @@ pub mod process;
 pub mod record;
 pub mod runtime;
 pub mod server;
+pub mod service;
+pub mod shutdown;
 pub mod sources;
 pub mod status;
 pub mod validate;

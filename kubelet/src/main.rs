@@ -1,7 +1,6 @@
 //! The `kubelet` binary: arguments, logging, configuration, build, run, exit code.
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -10,8 +9,8 @@ use kubelet::config::{
 };
 use kubelet::errors::error_chain;
 use kubelet::process::{self, LockFile, ProcessError, RootLock};
+use kubelet::service::{self, Reloader, Reloads, Service, signals};
 use kubelet::{agent, cli, logging, validate};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that run tasks: an agent that waits needs few.
 const WORKER_THREADS: usize = 2;
@@ -29,7 +28,9 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
 const SUBCOMMANDS: [&str; 2] = [validate::NAME, cli::EVENTS];
 
 fn main() -> ExitCode {
-    // First of all, before any thread has a stack: a huge page of which little is touched is resident as a whole.
+    // First of all: only a process of one thread may change its environment.
+    let environment = service::Environment::take();
+    // Before any thread has a stack: a huge page of which little is touched is resident as a whole.
     let huge_pages = process::disable_huge_pages();
     let arguments = std::env::args_os().skip(1).map(OsString::into_string);
     let arguments = match arguments.collect::<Result<Vec<_>, _>>() {
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     match config::parse_arguments(arguments, &SUBCOMMANDS) {
-        Ok(Invocation::Run(line)) => run(&line, huge_pages),
+        Ok(Invocation::Run(line)) => run(line, &environment, huge_pages),
         Ok(Invocation::Help) => print(&config::usage()),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),
         Ok(Invocation::Subcommand { name, arguments }) if name == cli::EVENTS => {
@@ -63,8 +64,9 @@ fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            eprintln!("kubelet: {}", error_chain(&error));
-            eprintln!("Run 'kubelet --help' for usage.");
+            let line = format!("{} (kubelet --help lists all flags)", error_chain(&error));
+            let service = environment.service_without_watchdog();
+            service::refuse(&service, "CommandLineRefused", &[line]);
             ExitCode::from(UsageError::EXIT_CODE)
         }
     }
@@ -79,26 +81,46 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(line: &CommandLine, huge_pages: Result<(), ProcessError>) -> ExitCode {
-    let loaded = match Environment::of_host().and_then(|host| config::load(line, &host)) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("kubelet: {}", error_chain(&error));
-            return ExitCode::from(ConfigError::EXIT_CODE);
-        }
+fn run(
+    line: CommandLine,
+    environment: &service::Environment,
+    huge_pages: Result<(), ProcessError>,
+) -> ExitCode {
+    let refuse = |lines: &[String]| {
+        let service = environment.service_without_watchdog();
+        service::refuse(&service, "ConfigurationRefused", lines);
+        ExitCode::from(ConfigError::EXIT_CODE)
     };
-    match run_agent(loaded, huge_pages) {
+    let service = match Service::of(environment) {
+        Ok(service) => service,
+        Err(error) => return refuse(&[error_chain(&error)]),
+    };
+    let host = Environment::of_host();
+    let (host, loaded) = match host.and_then(|host| Ok((config::load(&line, &host)?, host))) {
+        Ok((loaded, host)) => (host, loaded),
+        Err(error) => return refuse(&error.lines()),
+    };
+    let done = run_agent(line, host, loaded, &service, huge_pages);
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!(reason = "AgentFailed", "{error:#}");
+            service.status(&format!("ended: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run_agent(loaded: config::Loaded, huge_pages: Result<(), ProcessError>) -> anyhow::Result<()> {
+fn run_agent(
+    line: CommandLine,
+    host: Environment,
+    loaded: config::Loaded,
+    service: &Service,
+    huge_pages: Result<(), ProcessError>,
+) -> anyhow::Result<()> {
     let config = loaded.config;
-    logging::init(&config.logging)?;
+    let log = logging::init(&config.logging)?;
+    let reloader = Reloader::new(line, host, loaded.values, log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -119,17 +141,21 @@ fn run_agent(loaded: config::Loaded, huge_pages: Result<(), ProcessError>) -> an
         .enable_all()
         .build()
         .context("cannot start the threads of the agent")?;
-    let done = runtime.block_on(supervise(config));
+    let done = runtime.block_on(supervise(config, service, reloader));
     // A thread that hangs in a mount must not keep the process from ending.
     runtime.shutdown_background();
     done
 }
 
 /// Waits for the lock file where there is one, then runs the agent until a signal, or another process, ends it.
-async fn supervise(config: Config) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+async fn supervise(config: Config, service: &Service, reloader: Reloader) -> anyhow::Result<()> {
+    let stop = signals::stop()?;
+    let hangups = signals::hangups()?;
     let lock = match &config.process.lock_file {
-        Some(path) => Some(LockFile::acquire(path).await?),
+        Some(path) => {
+            service.status(&format!("waiting for the lock file {}", path.display()));
+            Some(LockFile::acquire(path).await?)
+        }
         None => None,
     };
     let contention = match &lock {
@@ -142,34 +168,17 @@ async fn supervise(config: Config) -> anyhow::Result<()> {
             None => std::future::pending().await,
         }
     };
+    let surroundings = agent::Surroundings {
+        service: service.clone(),
+        reloads: Some(Reloads { hangups, reloader }),
+        ..agent::Surroundings::of_node()
+    };
     // Cancel-safe: whichever comes first ends the process.
     tokio::select! {
-        done = agent::run(config, agent::Surroundings::of_node(), stop) => Ok(done?),
+        done = agent::run(config, surroundings, stop) => Ok(done?),
         looked = contended => {
             looked.context("cannot watch the lock file")?;
             anyhow::bail!("another process wants the lock file")
         }
-    }
-}
-
-/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once, with status 1.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        next(&mut terminate, &mut interrupt).await;
-        tracing::info!("told to stop; pods go on running");
-        tokio::spawn(async move {
-            next(&mut terminate, &mut interrupt).await;
-            std::process::exit(1);
-        });
-    })
-}
-
-async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
-    // Cancel-safe: a signal that arrives while the other is waited for stays pending.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

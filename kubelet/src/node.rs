@@ -110,6 +110,15 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// The most processes and threads the kernel runs at once: the least of `kernel.pid_max` and `kernel.threads-max`.
+/// `None` where neither can be read.
+#[must_use]
+pub fn max_pids() -> Option<u64> {
+    let files = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+    let number = |file: &str| std::fs::read_to_string(file).ok()?.trim().parse().ok();
+    files.into_iter().filter_map(number).min()
+}
+
 /// The size of the file system that `path` lies on, bytes.
 ///
 /// # Errors
@@ -173,6 +182,7 @@ mod tests {
         );
         assert_eq!(mem_total("MemTotal: lots\n"), None);
         assert!(memory_bytes().unwrap() > 1 << 20);
+        assert!(max_pids().is_some_and(|most| most > 100));
     }
 
     #[test]

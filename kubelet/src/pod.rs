@@ -206,6 +206,15 @@ pub fn grace_seconds(pod: &Pod) -> i64 {
         .max(0)
 }
 
+/// Whether the pod comes from a file or a URL.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .and_then(|a| a.get(CONFIG_SOURCE_ANNOTATION))
+        .is_some_and(|source| source != "api")
+}
+
 /// Whether the pod shares the node's network namespace.
 #[must_use]
 pub fn host_network(pod: &Pod) -> bool {

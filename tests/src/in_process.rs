@@ -19,6 +19,8 @@ use kubelet::agent::{self, Surroundings};
 use kubelet::clock::{Clock, WallStep};
 use kubelet::config::{self, Config, Environment, Invocation};
 use kubelet::server::PodsView as _;
+use kubelet::service::{self, Service};
+use kubelet::shutdown::{Bus, LogindHost};
 use kubelet::status::StatusBoard;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -44,6 +46,7 @@ pub struct FakeNode {
     board: Mutex<StatusBoard>,
     log: Log,
     clock: WallStep,
+    service: Mutex<service::Environment>,
 }
 
 struct RunningAgent {
@@ -131,6 +134,7 @@ impl FakeNode {
             board: Mutex::default(),
             log: Log::default(),
             clock: WallStep::default(),
+            service: Mutex::default(),
         })
     }
 
@@ -150,6 +154,11 @@ impl FakeNode {
     pub fn configure(&self, field: &str, value: Value) {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         settings[field] = value;
+    }
+
+    /// What a service manager gives to agents started from now on.
+    pub fn serve(&self, environment: service::Environment) {
+        *self.service.lock().unwrap_or_else(PoisonError::into_inner) = environment;
     }
 
     /// Writes a manifest as a careful person does: beside, then renamed.
@@ -172,17 +181,24 @@ impl FakeNode {
             .with_context(|| format!("remove manifest {name}"))
     }
 
-    fn config(&self) -> Result<Config> {
+    /// Writes the configuration file, `kubelet.yaml` in the node's directory, and gives the arguments of an agent with it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn arguments(&self) -> Result<Vec<String>> {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.path("kubelet.yaml");
         fs::write(&file, serde_json::to_vec_pretty(&*settings)?)?;
-        let arguments = [
+        Ok(vec![
             format!("--config={}", file.display()),
             format!("--root-dir={}", self.path("kubelet").display()),
             format!("--cert-dir={}", self.path("pki").display()),
             format!("--hostname-override={NODE_NAME}"),
-        ];
-        let Invocation::Run(line) = config::parse_arguments(arguments, &[])? else {
+        ])
+    }
+
+    fn config(&self) -> Result<Config> {
+        let Invocation::Run(line) = config::parse_arguments(self.arguments()?, &[])? else {
             bail!("the arguments do not run an agent");
         };
         Ok(config::load(&line, &Environment::of_host()?)?.config)
@@ -200,10 +216,19 @@ impl FakeNode {
         *self.board.lock().unwrap_or_else(PoisonError::into_inner) = board.clone();
         let (stop, stopped) = oneshot::channel();
         let log = self.log.clone();
+        let environment = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = Service::of(&environment)?;
+        drop(environment);
         let surroundings = Surroundings {
             clock: Clock::system_with(self.clock.clone()),
             log_links: self.path("log-links"),
             board,
+            logind: LogindHost {
+                bus: Bus::At(format!("unix:path={}", self.path("bus").display())),
+                drop_ins: self.path("logind.conf.d"),
+            },
+            service,
+            reloads: None,
         };
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)
@@ -248,6 +273,14 @@ impl FakeNode {
         ended.map_err(|_| anyhow!("the agent's thread panicked"))?
     }
 
+    /// Whether the agent that was started has ended by itself; why, [`FakeNode::kill_agent`] says.
+    #[must_use]
+    pub fn agent_ended(&self) -> bool {
+        let slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref()
+            .is_some_and(|agent| agent.thread.is_finished())
+    }
+
     /// Nothing is wrong with an agent that runs, or was ended by the test.
     fn kill_agent_if_any(&self) -> Result<()> {
         let slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -271,6 +304,17 @@ impl FakeNode {
     /// Makes the next task of the agent that logs a line with all of `parts` panic in the midst of it.
     pub fn panic_at(&self, parts: &[&str]) {
         self.log.panic_at(parts);
+    }
+
+    /// Makes the next thread of the agent that logs a line with all of `parts` hang in the midst of it, until
+    /// [`FakeNode::let_go`].
+    pub fn hang_at(&self, parts: &[&str]) {
+        self.log.hang_at(parts);
+    }
+
+    /// Ends what [`FakeNode::hang_at`] began.
+    pub fn let_go(&self) {
+        self.log.let_go();
     }
 
     /// Steps the wall clock of the machine, as the runtime and the agents see it.

@@ -1,7 +1,9 @@
-//! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, waits.
+//! What the tests of the whole agent are made of: private nodes, images, the agent's process, the fake runtime, a
+//! fake logind, waits.
 
 pub mod agent;
 pub mod bench;
+pub mod cis;
 pub mod containerd;
 pub mod differential;
 pub mod fake_runtime;
@@ -9,13 +11,17 @@ pub mod faults;
 pub mod http;
 pub mod images;
 pub mod in_process;
+pub mod logind;
+pub mod package;
 pub mod random;
 pub mod scenario;
+pub mod service;
+pub mod vm;
 pub mod wait;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// The target directory that the running test or demo was built into.
 ///
@@ -25,6 +31,20 @@ pub fn target_dir() -> Result<PathBuf> {
     let profile = profile_dir()?;
     let target = profile.parent().context("the profile's directory")?;
     Ok(target.to_owned())
+}
+
+/// The agent as it is shipped.
+///
+/// # Errors
+/// When `make dist` has not been run, and as [`target_dir`].
+pub fn release_binary() -> Result<PathBuf> {
+    let binary = target_dir()?.join("dist/kubelet");
+    ensure!(
+        binary.is_file(),
+        "no {} (make dist makes it)",
+        binary.display()
+    );
+    Ok(binary)
 }
 
 /// The directory of the profile, where the workspace's binaries are built.

@@ -64,6 +64,23 @@ fn a_call_that_fails_once_is_made_again() {
 }
 
 #[test]
+fn a_sandbox_that_cannot_be_looked_at_is_told_of_and_kept() {
+    with_agent(async |node| {
+        let fault = Fault::on("PodSandboxStatus").about(&subject("a")).times(1);
+        node.runtime.fault(fault.fails(Code::Internal, "not now"));
+        node.put("a.yaml", &pod("a"))?;
+        one_of_everything(node).await?;
+        let log = node.log();
+        let text = "Unable to get pod sandbox status: rpc error: code = Internal desc = not now";
+        ensure!(
+            log.contains("FailedPodSandBoxStatus") && log.contains(text),
+            "{log}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn an_answer_that_is_lost_makes_nothing_twice() {
     for method in MAKING {
         with_agent(async |node| {
@@ -316,7 +333,7 @@ fn a_pod_that_is_gone_is_not_found_again() {
         tokio::time::sleep(2 * SECOND).await;
         node.remove("a.yaml")?;
         node.gone(&pod).await?;
-        eventually("its traces are gone", 3 * LIMIT, async || {
+        eventually("its traces are gone", 4 * LIMIT, async || {
             ensure!(node.runtime.containers().is_empty() && node.runtime.sandboxes().is_empty());
             Ok(())
         })

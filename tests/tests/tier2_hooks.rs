@@ -124,6 +124,34 @@ fn the_status_of_others_goes_on_while_a_hook_runs() {
 }
 
 #[test]
+fn a_container_whose_hook_runs_is_not_probed() {
+    with_agent(async |node| {
+        let hook = 4 * SECOND;
+        node.runtime.exec(&subject("a/main"), move |command| {
+            let is_hook = command.first().is_some_and(|word| word == "hook");
+            ExecAnswer {
+                takes: if is_hook { hook } else { Duration::ZERO },
+                ..ExecAnswer::default()
+            }
+        });
+        let probed = "{name: main, image: 'busybox:1', lifecycle: {postStart: {exec: {command: [hook]}}}, \
+                      readinessProbe: {periodSeconds: 1, exec: {command: [ready]}}}";
+        node.put("a.yaml", &manifest("a", 1, probed))?;
+        node.ready("a").await?;
+        let asked = node.runtime.calls_of("ExecSync");
+        let [hooked, probed, ..] = asked.as_slice() else {
+            anyhow::bail!("{} commands", asked.len());
+        };
+        let after = probed.began - hooked.began;
+        ensure!(
+            (hook..hook + 2 * SECOND).contains(&after),
+            "probed {after:?} after the hook began"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn a_hook_that_is_never_answered_does_not_outlive_its_sandbox() {
     with_agent(async |node| {
         node.runtime.fault(Fault::on("ExecSync").times(1).hangs());

@@ -342,6 +342,43 @@ fn a_pod_has_its_address_while_its_image_is_pulled() {
 }
 
 #[test]
+fn the_status_of_others_goes_on_while_an_image_is_pulled() {
+    with_agent(async |node| {
+        let hangs = Fault::on("PullImage").when(|call| call.subject.contains("other"));
+        node.runtime.fault(hangs.hangs());
+        let manifest = pod("a", "1", "")
+            .replace("main, image: 'busybox:1'", "main, image: other")
+            .replace(
+                "containers: [",
+                "containers: [{name: first, image: 'busybox:1'}, ",
+            );
+        node.put("a.yaml", &manifest)?;
+        let first = node.running("a/first", 1).await?;
+        eventually("the first one shows", LIMIT, async || {
+            let pod = node.pod("a")?;
+            ensure!(pod.container("first")?.ready, "{}", pod.describe());
+            Ok(())
+        })
+        .await?;
+        node.runtime.kill_container(&first[0].id, 7);
+        eventually("its end shows", LIMIT, async || {
+            let pod = node.pod("a")?;
+            let state = pod.container("first")?.state.clone();
+            let ended = state.and_then(|state| state.terminated);
+            ensure!(
+                ended.is_some_and(|end| end.exit_code == 7),
+                "{}",
+                pod.describe()
+            );
+            Ok(())
+        })
+        .await?;
+        node.runtime.clear_faults();
+        Ok(())
+    });
+}
+
+#[test]
 fn containers_of_others_are_left_alone() {
     with_node(async |node| {
         let theirs = foreign_container(&node.runtime).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::agent::PodView as _;
-use tests::containerd::{NODE_IP, Node};
+use tests::containerd::NODE_IP;
 use tests::images::{NAMED_USER, NUMERIC_USER};
 use tests::scenario::with_agent;
 use tests::wait::eventually;
@@ -257,140 +257,6 @@ spec:
     command: [sleep, "100000"]
     securityContext: { runAsUser: 0 }
 "#;
-
-#[test]
-fn resources_land_in_the_cgroups() {
-    with_agent(async |node, agent| {
-        node.put("limits.yaml", include_str!("../../examples/limits.yaml"))?;
-        node.put("guaranteed.yaml", GUARANTEED)?;
-        node.put("besteffort.yaml", BEST_EFFORT)?;
-
-        let pod = agent.ready("limits", LIMIT).await?;
-        let dir = format!("kubepods/burstable/pod{}", pod.uid());
-        let id = id_of(&pod, "main")?;
-        for level in [dir.clone(), format!("{dir}/{id}")] {
-            let limits = Limits::read(node, &level)?;
-            ensure!(
-                limits
-                    == Limits {
-                        shares: 102,
-                        quota: 20_000,
-                        memory: 32 << 20
-                    },
-                "{level}: {limits:?}"
-            );
-        }
-        let qos = pod.status.as_ref().and_then(|s| s.qos_class.as_deref());
-        ensure!(qos == Some("Burstable"), "{qos:?}");
-
-        let pod = agent.ready("guaranteed", LIMIT).await?;
-        let level = format!("kubepods/pod{}/{}", pod.uid(), id_of(&pod, "main")?);
-        let limits = Limits::read(node, &level)?;
-        ensure!(
-            limits
-                == Limits {
-                    shares: 512,
-                    quota: 50_000,
-                    memory: 24 << 20
-                },
-            "{level}: {limits:?}"
-        );
-
-        // All burstable pods together weigh what they ask for in sum.
-        eventually("the weight of burstable pods", LIMIT, async || {
-            let shares = Limits::read(node, "kubepods/burstable")?.shares;
-            ensure!(shares == 102, "{shares}");
-            Ok(())
-        })
-        .await?;
-
-        let pod = agent.ready("besteffort", LIMIT).await?;
-        let level = format!("kubepods/besteffort/pod{}", pod.uid());
-        let limits = Limits::read(node, &level)?;
-        ensure!(
-            limits.shares == 2 && limits.quota <= 0 && limits.memory > 1 << 40,
-            "{level}: {limits:?}"
-        );
-
-        // The pod's cgroups go with it.
-        node.remove("besteffort.yaml")?;
-        agent.gone(&pod, LIMIT).await?;
-        let path = node.cgroup("memory", &level)?;
-        eventually("the pod's cgroup is gone", LIMIT, async || {
-            ensure!(!path.exists(), "{} is there", path.display());
-            Ok(())
-        })
-        .await
-    });
-}
-
-const GUARANTEED: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata:
-  name: guaranteed
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.36
-    command: [sleep, "100000"]
-    resources:
-      limits: { cpu: 500m, memory: 24Mi }
-"#;
-
-const BEST_EFFORT: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata:
-  name: besteffort
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.36
-    command: [sleep, "100000"]
-"#;
-
-/// The limits of one cgroup in the units of cgroup v1: shares, microseconds in 100 ms (-1: none), bytes.
-#[derive(Debug, PartialEq)]
-struct Limits {
-    shares: i64,
-    quota: i64,
-    memory: i64,
-}
-
-impl Limits {
-    fn read(node: &Node, below: &str) -> Result<Self> {
-        let cpu = node.cgroup("cpu", below)?;
-        let memory = node.cgroup("memory", below)?;
-        if cpu.join("cpu.shares").exists() {
-            ensure!(number(&cpu.join("cpu.cfs_period_us"))? == 100_000);
-            return Ok(Self {
-                shares: number(&cpu.join("cpu.shares"))?,
-                quota: number(&cpu.join("cpu.cfs_quota_us"))?,
-                memory: number(&memory.join("memory.limit_in_bytes"))?,
-            });
-        }
-        let max = fs::read_to_string(cpu.join("cpu.max")).context("cpu.max")?;
-        let quota = max.split_whitespace().next().unwrap_or_default();
-        let memory = fs::read_to_string(memory.join("memory.max")).context("memory.max")?;
-        // The inverse of the kubelet's conversion of shares to a weight; runc 1.3 has another one.
-        let weight = number(&cpu.join("cpu.weight"))?;
-        Ok(Self {
-            shares: (weight - 1) * 262_142 / 9_999 + 2,
-            quota: quota.parse().unwrap_or(-1),
-            memory: memory.trim().parse().unwrap_or(i64::MAX),
-        })
-    }
-}
-
-fn number(path: &Path) -> Result<i64> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("{}: {text}", path.display()))
-}
 
 fn id_of(pod: &k8s_openapi::api::core::v1::Pod, container: &str) -> Result<String> {
     let id = pod.container(container)?.container_id.clone();

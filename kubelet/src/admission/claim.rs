@@ -150,13 +150,8 @@ fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     annotations.get(name).map(String::as_str)
 }
 
-/// Whether the pod comes from a file or a URL.
-pub(super) fn is_static(pod: &Pod) -> bool {
-    annotation(pod, pod::CONFIG_SOURCE_ANNOTATION).is_some_and(|source| source != "api")
-}
-
 fn is_critical(pod: &Pod) -> bool {
-    is_static(pod)
+    pod::is_static(pod)
         || annotation(pod, pod::CONFIG_MIRROR_ANNOTATION).is_some()
         || pod::spec(pod).priority.unwrap_or(0) >= CRITICAL_PRIORITY
 }

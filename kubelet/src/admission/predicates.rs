@@ -4,7 +4,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::Toleration;
 
-use super::claim::{Amounts, Claim, HostPort, PODS, is_static};
+use super::claim::{Amounts, Claim, HostPort, PODS};
 use super::ledger::{Other, Standing};
 use super::preempt::{self, Needs};
 use super::{Admission, Node, Rejection, Taint, placement};
@@ -146,7 +146,7 @@ fn admit_taints(pod: &Pod, taints: &[Taint]) -> Result<(), Rejection> {
     let tolerations = pod::spec(pod).tolerations.as_deref().unwrap_or_default();
     let mut driving_out = taints.iter().filter(|taint| taint.effect == NO_EXECUTE);
     let untolerated = |taint: &Taint| !tolerations.iter().any(|t| tolerates(t, taint));
-    if is_static(pod) || !driving_out.any(untolerated) {
+    if pod::is_static(pod) || !driving_out.any(untolerated) {
         return Ok(());
     }
     Err(Rejection::new(

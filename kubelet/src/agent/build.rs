@@ -1,17 +1,18 @@
 //! From the configuration to the tools that workers work with.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cri_proto::Connection;
 use static_pods::quantity::Quantity;
 
+use super::levels::NodeLevels;
 use super::{AgentError, Surroundings};
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
-use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, Version};
+use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
 use crate::config::{CgroupDriver, Config};
 use crate::events::About;
 use crate::hooks::HookRunner;
@@ -49,14 +50,7 @@ pub(super) fn tools(
         huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
     };
     let allocatable = allocatable(config, capacity.memory_bytes, cores)?;
-    let cgroups = Cgroups::new(cgroups_config(config, &capacity, &allocatable))?;
-    cgroups.ensure_node_levels()?;
-    if enforces_pods(config) {
-        About::node(&config.node.name).normal(
-            "NodeAllocatableEnforced",
-            "Updated Node Allocatable limit across pods",
-        );
-    }
+    let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
     let dirs = PodDirs::new(&config.paths.root)?;
     let logs = PodLogs::new(LogsConfig {
@@ -108,36 +102,76 @@ fn check_machine(config: &Config) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// What is reserved for the system and for Kubernetes, thousandths, by resource.
+fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
+    let cgroups = &config.cgroups;
+    let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
+    for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
+        let sum = reserved.entry(resource).or_insert(0);
+        *sum = sum.saturating_add(amount);
+    }
+    Ok(reserved)
+}
+
+/// What is left of `milli` thousandths of `resource`.
+fn less(reserved: &BTreeMap<String, i64>, resource: &str, milli: i64) -> u64 {
+    let reserved = reserved.get(resource).copied().unwrap_or(0);
+    milli.saturating_sub(reserved).max(0).unsigned_abs()
+}
+
+/// Thousandths of `amount`.
+fn milli(amount: impl TryInto<i64>) -> i64 {
+    let amount: i64 = amount.try_into().unwrap_or(i64::MAX);
+    amount.saturating_mul(1000)
+}
+
 /// Capacity less what is reserved for the system and for Kubernetes.
 fn allocatable(
     config: &Config,
     memory_bytes: u64,
     cores: usize,
 ) -> Result<ResourceList, AgentError> {
-    let cgroups = &config.cgroups;
-    let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
-    for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
-        *reserved.entry(resource).or_insert(0) += amount;
-    }
-    let less = |resource: &str, milli: i64| {
-        milli
-            .saturating_sub(reserved.get(resource).copied().unwrap_or(0))
-            .max(0)
-            .unsigned_abs()
-    };
-    let memory_milli = i64::try_from(memory_bytes)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(1000);
-    let cpu_milli = i64::try_from(cores)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(1000);
+    let reserved = reserved(config)?;
+    let memory = less(&reserved, "memory", milli(memory_bytes)) / 1000;
+    let cpu = less(&reserved, "cpu", milli(cores));
     Ok(ResourceList::from([
-        (
-            "memory".to_owned(),
-            Quantity::of(less("memory", memory_milli) / 1000),
-        ),
-        ("cpu".to_owned(), Quantity::of_milli(less("cpu", cpu_milli))),
+        ("memory".to_owned(), Quantity::of(memory)),
+        ("cpu".to_owned(), Quantity::of_milli(cpu)),
     ]))
+}
+
+/// What all pods together are held below: the machine's capacity, less what is reserved where that is enforced.
+fn node_limits(
+    config: &Config,
+    capacity: &NodeCapacity,
+    cores: usize,
+) -> Result<NodeLimits, AgentError> {
+    let reserved = match enforces_pods(config) {
+        true => reserved(config)?,
+        false => BTreeMap::new(),
+    };
+    let whole = |resource: &str, amount: i64| {
+        let left = less(&reserved, resource, amount) / 1000;
+        i64::try_from(left).unwrap_or(i64::MAX)
+    };
+    let cpu = less(&reserved, "cpu", milli(cores));
+    let sizes = capacity.huge_page_sizes.iter();
+    let huge_pages = sizes.map(|&size| {
+        let bytes = cgroups::huge_page_bytes(Path::new(HUGE_PAGES), size);
+        let is_this = |name: &str| {
+            let text = name.strip_prefix("hugepages-").unwrap_or_default();
+            Quantity::parse_amount(text).is_ok_and(|own| own == Quantity::of(size))
+        };
+        let name = reserved.keys().find(|name| is_this(name));
+        let left = less(&reserved, name.map_or("", String::as_str), milli(bytes));
+        (size, left / 1000)
+    });
+    Ok(NodeLimits {
+        memory_bytes: Some(whole("memory", milli(capacity.memory_bytes))),
+        cpu_milli: Some(i64::try_from(cpu).unwrap_or(i64::MAX)),
+        pids: node::max_pids().map(|most| whole("pid", milli(most))),
+        huge_pages: Some(huge_pages.collect()),
+    })
 }
 
 /// What pods may ask for in sum: less than what the agent enforces for all of them, by the eviction thresholds.
@@ -209,39 +243,42 @@ fn enforces_pods(config: &Config) -> bool {
 fn cgroups_config(
     config: &Config,
     capacity: &NodeCapacity,
-    allocatable: &ResourceList,
-) -> CgroupsConfig {
+    cores: usize,
+) -> Result<CgroupsConfig, AgentError> {
     let levels = &config.cgroups.enforce_allocatable;
-    let enforced = enforces_pods(config);
     for level in levels.iter().filter(|level| *level != "pods") {
         tracing::warn!(
             "enforceNodeAllocatable: {level} has no effect: this agent enforces pods only"
         );
     }
-    let limits = NodeLimits {
-        memory_bytes: allocatable.get("memory").map(|amount| amount.value()),
-        cpu_milli: allocatable.get("cpu").map(|amount| amount.milli()),
-        pids: None,
-    };
-    CgroupsConfig {
+    let cpus = std::fs::read_to_string(POSSIBLE_CPUS).ok();
+    Ok(CgroupsConfig {
         mount_root: cgroups::MOUNT_ROOT.into(),
         cgroup_root: config.cgroups.root.clone(),
-        driver: match config.cgroups.driver {
-            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
-            CgroupDriver::Systemd => Driver::Systemd,
-        },
         per_qos: config.cgroups.per_qos,
         cpu_quota: cpu_quota(config),
         pod_pids_limit: config
             .node
             .pod_pids_limit
             .and_then(|limit| i64::try_from(limit).ok()),
-        node: if enforced {
-            limits
-        } else {
-            NodeLimits::default()
-        },
+        node: node_limits(config, capacity, cores)?,
         huge_page_sizes: capacity.huge_page_sizes.clone(),
+        cpus: cpus.map(|cpus| cpus.trim().to_owned()),
+        systemd: SystemdConfig::default(),
+    })
+}
+
+/// What makes the cgroups above the pods, once the runtime has said how.
+pub(super) fn node_levels(config: &Config, tools: &Tools) -> NodeLevels {
+    NodeLevels {
+        cgroups: tools.cgroups.clone(),
+        runtime: tools.runtime.clone(),
+        configured: match config.cgroups.driver {
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+            CgroupDriver::Systemd => Driver::Systemd,
+        },
+        per_qos: config.cgroups.per_qos,
+        node_name: config.node.name.clone(),
     }
 }
 
@@ -252,10 +289,17 @@ fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::
         per_second: config.images.pull_rate.per_second.unwrap_or(0),
         burst: config.images.pull_rate.burst,
     };
+    ImagePuller::new(images.images(), &pulls, credentials(config))
+}
+
+/// The node's own credentials at registries.
+pub(super) fn credentials(config: &Config) -> NodeCredentials {
     let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    let home = std::env::home_dir();
-    let credentials = NodeCredentials::search(&config.paths.root, &here, home.as_deref());
-    ImagePuller::new(images.images(), &pulls, credentials)
+    // Not `home_dir`: without the variable, as below systemd, it asks the C library, which loads modules of the host.
+    let home = std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from);
+    NodeCredentials::search(&config.paths.root, &here, home.as_deref())
 }
 
 /// Says what is wrong with the file that pods' DNS settings are made from. It is read anew for each pod.

@@ -4,6 +4,8 @@
 //! long as the agent. Does not: touch a running pod when it ends.
 
 mod build;
+mod driver;
+mod levels;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use std::sync::Arc;
 
 use cri_proto::{ConnectOptions, Connection, EndpointError};
 use static_pods::identity::NodeName;
-use static_pods::watch::{ManifestSource, SourceOptions};
-use tokio::sync::watch;
+use static_pods::watch::{ManifestSet, ManifestSource, Rescan, SourceOptions};
+use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::admission::sysctls::SysctlPatternError;
@@ -26,10 +28,13 @@ use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
+use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
+use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{Copies, Desired, run_file_source};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
 pub(crate) use build::node_features;
+pub use driver::DriverError;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,9 @@ pub enum AgentError {
     /// The cgroups above the pods.
     #[error("cannot set up the cgroups of pods")]
     Cgroups(#[from] CgroupsError),
+    /// The runtime and the configuration do not agree on a cgroup driver.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),
@@ -72,6 +80,18 @@ pub enum AgentError {
         resource: String,
         /// What the configuration has.
         text: String,
+    },
+    /// A node of a cluster without the files that kubeadm writes.
+    #[error(
+        "neither --kubeconfig={} nor {} is there: join the node to a cluster, or run it by itself, without --kubeconfig",
+        .kubeconfig.display(),
+        .bootstrap.as_ref().map_or_else(|| "a file of --bootstrap-kubeconfig".to_owned(), |path| format!("--bootstrap-kubeconfig={}", path.display()))
+    )]
+    Kubeconfig {
+        /// `--kubeconfig`.
+        kubeconfig: PathBuf,
+        /// `--bootstrap-kubeconfig`.
+        bootstrap: Option<PathBuf>,
     },
     /// A port that cannot be served.
     #[error(transparent)]
@@ -118,7 +138,6 @@ impl Singletons {
 }
 
 /// What the agent has besides its configuration. A test, with several agents on one machine, gives each its own.
-#[derive(Clone)]
 pub struct Surroundings {
     /// Wall clock and monotonic time.
     pub clock: Clock,
@@ -126,6 +145,12 @@ pub struct Surroundings {
     pub log_links: PathBuf,
     /// Where the pods' statuses go.
     pub board: StatusBoard,
+    /// Who announces a shutdown of the machine.
+    pub logind: LogindHost,
+    /// Who is told how the agent is.
+    pub service: Service,
+    /// What has the configuration read again; none where nothing does.
+    pub reloads: Option<Reloads>,
 }
 
 impl Surroundings {
@@ -136,6 +161,9 @@ impl Surroundings {
             clock: Clock::system(),
             log_links: LogsConfig::default().links_dir,
             board: StatusBoard::new(),
+            logind: LogindHost::of_node(),
+            service: Service::default(),
+            reloads: None,
         }
     }
 }
@@ -146,10 +174,12 @@ impl Surroundings {
 /// When it cannot start, or one of its tasks ends.
 pub async fn run(
     config: Config,
-    surroundings: Surroundings,
+    mut surroundings: Surroundings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
+    check_kubeconfig(&config)?;
     let clock = surroundings.clock.clone();
+    let (service, reloads) = (surroundings.service.clone(), surroundings.reloads.take());
     About::node(&config.node.name).normal("Starting", "Starting kubelet.");
     let options = ConnectOptions {
         request_timeout: config.runtime.request_timeout,
@@ -160,13 +190,32 @@ pub async fn run(
         true => connection.clone(),
         false => Connection::connect(&unix(&config.runtime.image_socket), options)?,
     };
+    let shutdown = shutdown_plan(&config, &surroundings);
     let tools = Arc::new(build::tools(&config, surroundings, &connection, &images)?);
     let mut singletons = Singletons::default();
+    let (refuse, refused) = oneshot::channel();
+    let levels = build::node_levels(&config, &tools);
+    let begun = levels.at_start().await?;
+    singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
     serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
     // Until the end of this function, whichever way it ends.
     let _socket = serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
-    let desired = start_sources(&config, clock, &mut singletons);
+    let sources = start_sources(&config, clock.clone(), &mut singletons);
+    let _watchdog = be_a_service(
+        &config,
+        &tools,
+        &service,
+        &sources,
+        &heartbeat,
+        clock,
+        &mut singletons,
+    );
+    if let Some(reloads) = reloads {
+        let credentials = build::credentials(&config);
+        let task = run_reloads(reloads, service.clone(), sources.rescan, credentials);
+        singletons.spawn("reloads", task);
+    }
     if let Some(rotation) = rotation(&config) {
         let (logs, observer) = (tools.logs.clone(), tools.observer.clone());
         let (runtime, clock) = (tools.runtime.clone(), tools.clock.clone());
@@ -177,12 +226,88 @@ pub async fn run(
         "runtime events",
         run_events(tools.observer.clone(), connection),
     );
-    singletons.spawn("registry of pods", run_registry(tools, desired, heartbeat));
+    let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
+    singletons.spawn(
+        "registry of pods",
+        run_registry(tools, sources.desired, heartbeat, shutdown),
+    );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
-        () = stop => Ok(()),
+        () = stop => {
+            service.stopping();
+            Ok(())
+        }
+        Ok(error) = refused => Err(error),
         error = singletons.ended() => Err(error),
     }
+}
+
+/// How a shutdown of the node goes; none where none is configured, and pods end as the machine does.
+fn shutdown_plan(config: &Config, surroundings: &Surroundings) -> Option<ShutdownPlan> {
+    let windows = Windows::of_config(&config.shutdown, &config.gates)?;
+    Some(ShutdownPlan {
+        windows,
+        logind: surroundings.logind.clone(),
+        root: config.paths.root.clone(),
+        node: config.node.name.clone(),
+    })
+}
+
+/// Begins to watch for a shutdown of the node. Without a plan there is no task and no connection.
+fn watch_shutdown(
+    plan: Option<ShutdownPlan>,
+    clock: &Clock,
+    singletons: &mut Singletons,
+) -> ShutdownLink {
+    let Some(plan) = plan else {
+        return ShutdownLink::idle();
+    };
+    let (room, link) = NodeShutdown::new(plan, clock.clone());
+    singletons.spawn("node shutdown", async move { match room.run().await {} });
+    link
+}
+
+/// A node of a cluster has a kubeconfig, or one to get it with. (Upstream ends with the same.)
+fn check_kubeconfig(config: &Config) -> Result<(), AgentError> {
+    let Some(api) = &config.api else {
+        return Ok(());
+    };
+    let bootstrap = api.bootstrap_kubeconfig.as_ref();
+    if api.kubeconfig.exists() || bootstrap.is_some_and(|path| path.exists()) {
+        return Ok(());
+    }
+    Err(AgentError::Kubeconfig {
+        kubeconfig: api.kubeconfig.clone(),
+        bootstrap: bootstrap.cloned(),
+    })
+}
+
+/// Tells the service manager how the agent is, where there is one; the pings end with what this gives.
+fn be_a_service(
+    config: &Config,
+    tools: &Tools,
+    service: &Service,
+    sources: &Sources,
+    heartbeat: &Heartbeat,
+    clock: Clock,
+    singletons: &mut Singletons,
+) -> Option<Watchdog> {
+    if !service.has_manager() {
+        return None;
+    }
+    let checks = HealthChecks::new(heartbeat.clone(), config.sources.sync_every);
+    let inputs = StatusInputs {
+        desired: sources.desired.clone(),
+        manifests: sources.manifests.clone(),
+        manifest_path: config.sources.static_pod_path.clone(),
+        away: tools.observer.away(),
+        runtime: config.runtime.socket.clone(),
+        board: tools.board.clone(),
+        checks: checks.clone(),
+    };
+    let task = run_status(service.clone(), inputs);
+    singletons.spawn("status of the service", task);
+    Watchdog::begin(service, checks, clock)
 }
 
 /// How container logs are rotated; none where the configuration has it off.
@@ -202,12 +327,16 @@ fn unix(path: &std::path::Path) -> String {
     format!("unix://{}", path.display())
 }
 
+/// Where pods come from.
+struct Sources {
+    desired: watch::Receiver<Arc<Desired>>,
+    /// What the manifests hold, with what is wrong with them.
+    manifests: Option<watch::Receiver<Arc<ManifestSet>>>,
+    rescan: Option<Rescan>,
+}
+
 /// The sources of pods. Without any, the desired pods are an empty set that is ready at once.
-fn start_sources(
-    config: &Config,
-    clock: Clock,
-    singletons: &mut Singletons,
-) -> watch::Receiver<Arc<Desired>> {
+fn start_sources(config: &Config, clock: Clock, singletons: &mut Singletons) -> Sources {
     let Some(path) = config.sources.static_pod_path.clone() else {
         let (sender, desired) = watch::channel(Arc::new(Desired {
             ready: true,
@@ -216,7 +345,11 @@ fn start_sources(
         singletons.spawn("empty source", async move {
             sender.closed().await;
         });
-        return desired;
+        return Sources {
+            desired,
+            manifests: None,
+            rescan: None,
+        };
     };
     let (sender, desired) = watch::channel(Arc::new(Desired::default()));
     let options = SourceOptions {
@@ -231,9 +364,14 @@ fn start_sources(
             source
         }
     };
+    let sources = Sources {
+        desired,
+        manifests: Some(manifests.clone()),
+        rescan: Some(source.rescan()),
+    };
     singletons.spawn("manifest watch", async move { match source.run().await {} });
     singletons.spawn("file source", run_file_source(manifests, sender));
-    desired
+    sources
 }
 
 /// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.

@@ -11,6 +11,10 @@ use crate::mounts;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// Controllers of version 2 that pods need below them, where the kernel has them.
 const WANTED_V2: [&str; 5] = ["cpu", "cpuset", "memory", "hugetlb", "pids"];
+/// Those without which pods cannot be held to their limits on version 2.
+const NEEDED_V2: [&str; 3] = ["cpu", "memory", "pids"];
+/// Those that must be mounted on version 1, as upstream has it.
+const NEEDED_V1: [&str; 4] = ["cpu", "cpuacct", "cpuset", "memory"];
 /// Options of a v1 mount that name no controller.
 const PLAIN_OPTIONS: [&str; 6] = [
     "rw",
@@ -75,6 +79,31 @@ pub(super) fn find(version: Version, root: &Path) -> Result<Vec<Hierarchy>, Cgro
     }
 }
 
+/// Refuses a machine that lacks a controller pods need.
+pub(super) fn check(
+    version: Version,
+    root: &Path,
+    hierarchies: &[Hierarchy],
+) -> Result<(), CgroupsError> {
+    let needed: &[&'static str] = match version {
+        Version::V1 => &NEEDED_V1,
+        Version::V2 => &NEEDED_V2,
+    };
+    let is_missing = |controller: &&str| !hierarchies.iter().any(|h| h.has(controller));
+    let missing: Vec<_> = needed.iter().copied().filter(is_missing).collect();
+    match (missing.is_empty(), version) {
+        (true, _) => Ok(()),
+        (false, Version::V1) => Err(CgroupsError::NotMounted {
+            missing,
+            root: root.to_owned(),
+        }),
+        (false, Version::V2) => Err(CgroupsError::NotInKernel {
+            missing,
+            file: root.join("cgroup.controllers"),
+        }),
+    }
+}
+
 /// Version 1: each set of controllers once, at its shortest mount point.
 fn of_mounts(table: &[mounts::Mount], root: &Path) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
@@ -134,7 +163,7 @@ impl Hierarchy {
     }
 
     /// Version 2: lets the cgroups below `level` have controllers. Those the kernel lacks are skipped.
-    pub(super) fn enable_controllers(&self, level: &Dir) -> Result<(), DirError> {
+    pub(super) fn enable_controllers(&self, level: &Dir) -> Result<(), CgroupsError> {
         if self.version != Version::V2 {
             return Ok(());
         }
@@ -145,9 +174,17 @@ impl Hierarchy {
         let present = list("cgroup.controllers")?;
         let enabled = list("cgroup.subtree_control")?;
         for controller in missing_controllers(&present, &enabled) {
-            level.set("cgroup.subtree_control", &format!("+{controller}"))?;
+            let set = level.set("cgroup.subtree_control", &format!("+{controller}"));
+            set.map_err(|source| CgroupsError::NotHandedDown { controller, source })?;
         }
         Ok(())
+    }
+
+    /// Version 2: the controllers the kernel has and `level` does not.
+    pub(super) fn not_handed_down(&self, level: &Dir) -> Result<Vec<&'static str>, DirError> {
+        let content = level.read_file("cgroup.controllers", FILE_LIMIT)?;
+        let present = words(&content.unwrap_or_default());
+        Ok(missing_controllers(&self.controllers, &present).collect())
     }
 }
 
@@ -261,6 +298,90 @@ mod tests {
         let missing: Vec<_> =
             missing_controllers(&list("cpuset cpu io memory"), &list("memory")).collect();
         assert_eq!(missing, ["cpu", "cpuset"]);
+    }
+
+    fn with(version: Version, controllers: &str) -> Hierarchy {
+        Hierarchy {
+            version,
+            root: "/sys/fs/cgroup".into(),
+            controllers: words(controllers.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_controller_is_refused_with_the_remedy() {
+        let root = Path::new("/sys/fs/cgroup");
+        let refusal = |version, hierarchies: &[Hierarchy]| {
+            check(version, root, hierarchies).unwrap_err().to_string()
+        };
+        let v2 = [with(Version::V2, "cpuset cpu io")];
+        assert_eq!(
+            refusal(Version::V2, &v2),
+            "the cgroup controllers memory, pids are not in /sys/fs/cgroup/cgroup.controllers: pods need them; boot \
+             the kernel without cgroup_disable for them (a Raspberry Pi: with cgroup_enable=memory), and with \
+             systemd.unified_cgroup_hierarchy=1 where cgroup v1 holds them"
+        );
+        // Neither huge pages nor cpusets are in every kernel.
+        let v2 = [with(Version::V2, "cpu memory pids")];
+        assert!(check(Version::V2, root, &v2).is_ok());
+        let v1 = [
+            with(Version::V1, "cpu cpuacct"),
+            with(Version::V1, "cpuset"),
+        ];
+        assert_eq!(
+            refusal(Version::V1, &v1),
+            "the cgroup controllers memory are not mounted below /sys/fs/cgroup: pods need them; mount them, or boot \
+             with cgroup v2 (systemd.unified_cgroup_hierarchy=1)"
+        );
+        let v1 = [v1[0].clone(), v1[1].clone(), with(Version::V1, "memory")];
+        assert!(check(Version::V1, root, &v1).is_ok());
+    }
+
+    #[test]
+    fn a_controller_that_cannot_be_handed_down_is_named_with_its_file() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("cgroup.controllers"), "memory").unwrap();
+        std::os::unix::fs::symlink("x", temp.path().join("cgroup.subtree_control")).unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let hierarchy = with(Version::V2, "memory pids");
+        assert_eq!(hierarchy.not_handed_down(&dir).unwrap(), ["pids"]);
+        assert!(hierarchy.enable_controllers(&dir).is_err());
+
+        let file = "/sys/fs/cgroup/a/cgroup.subtree_control";
+        let refusal = |errno: rustix::io::Errno| {
+            let error = CgroupsError::NotHandedDown {
+                controller: "memory",
+                source: DirError {
+                    action: "set",
+                    path: file.into(),
+                    source: errno.into(),
+                },
+            };
+            crate::errors::error_chain(&error)
+        };
+        assert_eq!(
+            refusal(rustix::io::Errno::BUSY),
+            format!(
+                "cannot hand the cgroup controller memory down to pods (processes in that very cgroup are in the \
+                 way: move them into one of their own, or set cgroupRoot to a cgroup without processes): cannot set \
+                 {file}: Device or resource busy (os error 16)"
+            )
+        );
+        assert_eq!(
+            refusal(rustix::io::Errno::ACCESS),
+            format!(
+                "cannot hand the cgroup controller memory down to pods: cannot set {file}: Permission denied (os error 13)"
+            )
+        );
+        let taken = CgroupsError::TakenAway {
+            missing: vec!["cpuset"],
+            file: "/sys/fs/cgroup/kubepods/cgroup.controllers".into(),
+        };
+        assert_eq!(
+            taken.to_string(),
+            "the cgroup controllers cpuset are not in /sys/fs/cgroup/kubepods/cgroup.controllers, though they are \
+             enabled above it: something on this machine takes them away again"
+        );
     }
 
     #[test]

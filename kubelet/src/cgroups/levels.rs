@@ -28,6 +28,8 @@ pub(super) struct Limits {
     pub(super) cpu_period: Option<i64>,
     pub(super) memory_bytes: Option<i64>,
     pub(super) pids: Option<i64>,
+    /// The cpus of a level of version 2, as the kernel writes them: `0-3`.
+    pub(super) cpus: Option<String>,
     pub(super) huge_pages: HugePages,
 }
 
@@ -92,6 +94,9 @@ pub(super) fn settings(version: Version, limits: &Limits, page_sizes: &[u64]) ->
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", pids.to_string());
     }
+    if let (false, Some(cpus)) = (v1, &limits.cpus) {
+        set("cpuset", "cpuset.cpus", cpus.clone());
+    }
     for &size in page_sizes {
         let bytes = match &limits.huge_pages {
             HugePages::Untouched => continue,
@@ -105,13 +110,18 @@ pub(super) fn settings(version: Version, limits: &Limits, page_sizes: &[u64]) ->
     settings
 }
 
+/// Whether the file has the value, or is one the kernel does not have.
+pub(super) fn is_set(level: &Dir, setting: &Setting) -> Result<bool, DirError> {
+    let present = level.read_file(&setting.file, FILE_LIMIT)?;
+    Ok(present.is_none_or(|present| present.trim_ascii() == setting.value.as_bytes()))
+}
+
 /// Writes one setting unless the file already has it. A file the kernel does not have (a size of huge page of an
 /// optional controller) is skipped.
 pub(super) fn apply(level: &Dir, setting: &Setting) -> Result<(), DirError> {
-    match level.read_file(&setting.file, FILE_LIMIT)? {
-        Some(present) if present.trim_ascii() == setting.value.as_bytes() => Ok(()),
-        Some(_) => level.set(&setting.file, &setting.value).map(|_| ()),
-        None => Ok(()),
+    match is_set(level, setting)? {
+        true => Ok(()),
+        false => level.set(&setting.file, &setting.value).map(drop),
     }
 }
 
@@ -126,6 +136,7 @@ mod tests {
             cpu_period: Some(100_000),
             memory_bytes: Some(1 << 20),
             pids: Some(100),
+            cpus: Some("0-1".into()),
             huge_pages: HugePages::Exactly([(2 << 20, 4 << 20)].into()),
         }
     }
@@ -162,6 +173,7 @@ mod tests {
                 "cpu: cpu.max=50000 100000",
                 "memory: memory.max=1048576",
                 "pids: pids.max=100",
+                "cpuset: cpuset.cpus=0-1",
                 "hugetlb: hugetlb.2MB.max=4194304",
                 "hugetlb: hugetlb.1GB.max=0",
             ]

@@ -1,40 +1,56 @@
 //! The cgroups the agent itself makes: the level of all pods, one for each QoS class below it, one for each pod.
 //!
 //! Owns: `<cgroupRoot>/kubepods` and everything below it that is named `burstable`, `besteffort` or `pod<uid>`, in
-//! every mounted hierarchy; the arithmetic of requests and limits ([`resources`]).
-//! Inputs: pods, and the configuration in [`CgroupsConfig`]. Outputs: the cgroup parent a sandbox is created with.
-//! Tasks: none; every function here blocks briefly on the kernel, [`Cgroups::remove_pod`] for up to some seconds.
-//! Deliberately not here: container cgroups (the runtime makes those), usage statistics, and the systemd driver,
-//! which has its place in [`Driver`].
+//! every mounted hierarchy, or the slices of systemd that stand for them; the arithmetic of requests and limits
+//! ([`resources`]).
+//! Inputs: pods, the configuration in [`CgroupsConfig`], and the driver, which is known only once the runtime was asked
+//! ([`Cgroups::begin`]). Outputs: the cgroup parent a sandbox is created with.
+//! Tasks: none. What asks systemd waits for it without a thread, within deadlines; the rest blocks briefly on the
+//! kernel, and the removal of a pod, which may take some seconds, does so on a thread for that.
+//! Deliberately not here: container cgroups (the runtime makes those), usage statistics, and the question which driver.
+//!
+//! With the systemd driver each level is a transient slice (`systemd`), and the same values are written to its files
+//! as well, as runc does it: controllers that systemd does not know have nothing but files.
 //!
 //! The code is our own rather than that of a cgroup library: libraries create a cgroup by putting a process into
 //! it, while these levels never hold one; the values follow Kubernetes' formulas, not the OCI specification's; and
-//! the libraries bring a D-Bus stack that half of all nodes do not need.
+//! nothing of D-Bus runs where the driver is cgroupfs.
 
+mod error;
 mod hierarchy;
 mod levels;
+mod names;
+mod node_levels;
+mod pod_level;
 mod removal;
 pub mod resources;
+mod systemd;
 
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use crate::dir::{Dir, DirError};
-use crate::pod::{Pod, PodUid, QosClass, long_name};
+use crate::dir::Dir;
+use crate::pod::QosClass;
 use hierarchy::Hierarchy;
-use levels::{HugePages, Limits};
-use resources::{CpuQuotaConfig, ResourceError};
+use levels::Limits;
+use names::Names;
+use resources::CpuQuotaConfig;
+use systemd::Systemd;
 
+pub use error::CgroupsError;
 pub use hierarchy::{Version, huge_page_bytes, huge_page_sizes};
+pub use systemd::{Deadlines, Endpoint, SystemdConfig, SystemdError};
 
 /// Where hierarchies are mounted, on every node there is.
 pub const MOUNT_ROOT: &str = "/sys/fs/cgroup";
 
-/// The level of all pods.
-const ALL_PODS: &str = "kubepods";
-/// What the name of a pod's cgroup begins with.
-const POD_PREFIX: &str = "pod";
+const CLASSES: [QosClass; 3] = [
+    QosClass::Guaranteed,
+    QosClass::Burstable,
+    QosClass::BestEffort,
+];
 
 /// Who makes cgroups on this node. The runtime must agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +62,17 @@ pub enum Driver {
     Systemd,
 }
 
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        })
+    }
+}
+
 /// What the level of all pods is limited to (`enforceNodeAllocatable: [pods]`); `None` sets no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeLimits {
     /// Capacity less what is reserved, bytes.
     pub memory_bytes: Option<i64>,
@@ -55,6 +80,8 @@ pub struct NodeLimits {
     pub cpu_milli: Option<i64>,
     /// Processes.
     pub pids: Option<i64>,
+    /// Bytes by size of page in bytes; sizes that are absent are not to be used at all.
+    pub huge_pages: Option<BTreeMap<u64, u64>>,
 }
 
 /// Settings of this room.
@@ -64,8 +91,6 @@ pub struct CgroupsConfig {
     pub mount_root: PathBuf,
     /// `cgroupRoot`: the cgroup the pods' level lies in; empty or `/` is the root.
     pub cgroup_root: String,
-    /// `cgroupDriver`.
-    pub driver: Driver,
     /// `cgroupsPerQOS`: when false the agent makes no cgroups, and sandboxes go into the cgroup root.
     pub per_qos: bool,
     /// `cpuCFSQuota` and its period.
@@ -76,70 +101,28 @@ pub struct CgroupsConfig {
     pub node: NodeLimits,
     /// The sizes of huge page the kernel supports, bytes ([`huge_page_sizes`]).
     pub huge_page_sizes: Vec<u64>,
+    /// The cpus the machine can have, as the kernel lists them: `0-3`. systemd leaves pods the controller `cpuset` only
+    /// where it is told of cpus.
+    pub cpus: Option<String>,
+    /// Where systemd is, for its driver.
+    pub systemd: SystemdConfig,
 }
 
 impl Default for CgroupsConfig {
     /// The defaults of `KubeletConfiguration`.
     fn default() -> Self {
         Self {
-            mount_root: PathBuf::from("/sys/fs/cgroup"),
+            mount_root: PathBuf::from(MOUNT_ROOT),
             cgroup_root: String::new(),
-            driver: Driver::Cgroupfs,
             per_qos: true,
             cpu_quota: CpuQuotaConfig::default(),
             pod_pids_limit: None,
             node: NodeLimits::default(),
             huge_page_sizes: Vec::new(),
+            cpus: None,
+            systemd: SystemdConfig::default(),
         }
     }
-}
-
-/// Why a cgroup could not be made, set or removed. All but the first four are worth another try with back-off.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupsError {
-    /// Another driver than this build has.
-    #[error(
-        "the systemd cgroup driver is not built: set cgroupDriver to cgroupfs, in the runtime too"
-    )]
-    DriverNotBuilt,
-    /// `cgroupRoot` is no path of plain names.
-    #[error("cgroupRoot {0:?} is no absolute path of plain names")]
-    BadRoot(String),
-    /// No cgroup filesystem is mounted.
-    #[error("no cgroup filesystem is mounted at or below {}", .0.display())]
-    NoHierarchy(PathBuf),
-    /// `cgroupRoot` does not exist.
-    #[error("the cgroup {} does not exist", .0.display())]
-    RootMissing(PathBuf),
-    /// The mount table or the cgroup filesystem could not be looked at.
-    #[error("cannot find the cgroup filesystems at {}", path.display())]
-    Lookup {
-        /// What was looked at.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// A file or directory of the cgroup filesystem.
-    #[error(transparent)]
-    Dir(#[from] DirError),
-    /// The pod's own numbers.
-    #[error("pod {pod}: cannot compute the limits of its cgroup")]
-    Resources {
-        /// `<name>_<namespace>(<uid>)`.
-        pod: String,
-        /// The quantity that cannot be read.
-        #[source]
-        source: ResourceError,
-    },
-    /// Processes of the pod outlive SIGKILL.
-    #[error("the cgroup of pod {uid} still has processes after SIGKILL: {pids:?}")]
-    Alive {
-        /// The pod.
-        uid: PodUid,
-        /// Some of them.
-        pids: Vec<i32>,
-    },
 }
 
 /// The agent's cgroups.
@@ -148,8 +131,14 @@ pub struct Cgroups {
     config: CgroupsConfig,
     version: Version,
     hierarchies: Vec<Hierarchy>,
-    /// Names from the root to the level of all pods.
-    base: Vec<String>,
+    begun: OnceLock<Begun>,
+}
+
+/// What depends on the driver.
+#[derive(Debug)]
+struct Begun {
+    names: Names,
+    systemd: Option<Systemd>,
 }
 
 impl Cgroups {
@@ -161,43 +150,30 @@ impl Cgroups {
         hierarchy::detect(sys_fs_cgroup)
     }
 
-    /// Finds the mounted hierarchies; makes nothing yet.
+    /// Finds the mounted hierarchies and the controllers pods need; makes nothing yet.
     ///
     /// # Errors
-    /// When there are none, or the configuration asks for what cannot be.
+    /// When something of it is not there.
     pub fn new(config: CgroupsConfig) -> Result<Self, CgroupsError> {
         let version = Self::detect(&config.mount_root)?;
         let hierarchies = hierarchy::find(version, &config.mount_root)?;
-        Self::with_hierarchies(config, version, hierarchies)
+        if config.per_qos {
+            hierarchy::check(version, &config.mount_root, &hierarchies)?;
+        }
+        Ok(Self::with_hierarchies(config, version, hierarchies))
     }
 
     fn with_hierarchies(
         config: CgroupsConfig,
         version: Version,
         hierarchies: Vec<Hierarchy>,
-    ) -> Result<Self, CgroupsError> {
-        match config.driver {
-            Driver::Cgroupfs => {}
-            Driver::Systemd => return Err(CgroupsError::DriverNotBuilt),
-        }
-        let root = config.cgroup_root.trim_matches('/');
-        let mut base: Vec<String> = root
-            .split('/')
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect();
-        if base.iter().any(|name| name == "." || name == "..") {
-            return Err(CgroupsError::BadRoot(config.cgroup_root));
-        }
-        if config.per_qos {
-            base.push(ALL_PODS.to_owned());
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             config,
             version,
             hierarchies,
-            base,
-        })
+            begun: OnceLock::new(),
+        }
     }
 
     /// The version in use.
@@ -206,221 +182,59 @@ impl Cgroups {
         self.version
     }
 
-    /// Makes the level of all pods and those of the QoS classes, with their values. Idempotent; called at start.
+    /// Makes the level of all pods and those of the QoS classes with `driver`, and takes on pods from then on.
+    /// Idempotent until it has done so once; after that nothing changes.
     ///
     /// # Errors
-    /// When a level cannot be made or set.
-    pub fn ensure_node_levels(&self) -> Result<(), CgroupsError> {
-        if !self.config.per_qos {
+    /// When the driver does not fit this machine, or a level cannot be made.
+    pub async fn begin(&self, driver: Driver) -> Result<(), CgroupsError> {
+        if self.begun.get().is_some() {
             return Ok(());
         }
-        let node = self.config.node;
-        let all = Limits {
-            cpu_shares: node.cpu_milli.map(resources::shares),
-            memory_bytes: node.memory_bytes,
-            pids: node.pids,
-            ..Limits::default()
-        };
-        let class = |cpu_shares| Limits {
-            cpu_shares,
-            huge_pages: HugePages::Unbounded,
-            ..Limits::default()
-        };
-        for hierarchy in &self.hierarchies {
-            let pods = self.ensure_base(hierarchy)?;
-            self.apply(hierarchy, &pods, &all)?;
-            // The shares of burstable follow its pods (`set_qos_shares`) and are left as they are here.
-            for (class_of, shares) in [
-                (QosClass::Burstable, None),
-                (QosClass::BestEffort, Some(resources::MIN_SHARES)),
-            ] {
-                let level =
-                    hierarchy.ensure_level(&pods, class_name(class_of).unwrap_or_default())?;
-                hierarchy.enable_controllers(&level)?;
-                self.apply(hierarchy, &level, &class(shares))?;
+        let config = &self.config;
+        let names = Names::new(driver, &config.cgroup_root, config.per_qos)?;
+        let systemd = match driver {
+            Driver::Cgroupfs => None,
+            Driver::Systemd => {
+                if !config.systemd.booted.is_dir() {
+                    return Err(CgroupsError::NoSystemd(config.systemd.booted.clone()));
+                }
+                let systemd = Systemd::new(&config.systemd);
+                let version = systemd.version().await?;
+                tracing::info!(version, "systemd makes the slices of pods");
+                Some(systemd)
             }
-        }
+        };
+        let begun = Begun { names, systemd };
+        self.make_levels(&begun).await?;
+        self.check_handed_down(&begun)?;
+        // Whoever was first has done the same.
+        let _ = self.begun.set(begun);
         Ok(())
     }
 
-    /// Sets the weight of all burstable pods together to the sum of their cpu requests.
-    ///
-    /// # Errors
-    /// When a level is missing or cannot be set.
-    pub fn set_qos_shares(&self, burstable_milli_cpu: i64) -> Result<(), CgroupsError> {
-        if !self.config.per_qos {
-            return Ok(());
-        }
-        for (class, shares) in [
-            (QosClass::Burstable, resources::shares(burstable_milli_cpu)),
-            (QosClass::BestEffort, resources::MIN_SHARES),
-        ] {
-            let limits = Limits {
-                cpu_shares: Some(shares),
-                ..Limits::default()
-            };
-            for hierarchy in &self.hierarchies {
-                if let Some(level) = self.open_class(hierarchy, class)? {
-                    self.apply(hierarchy, &level, &limits)?;
-                }
-            }
-        }
-        Ok(())
+    fn begun(&self) -> Result<&Begun, CgroupsError> {
+        self.begun.get().ok_or(CgroupsError::DriverUnknown)
     }
 
-    /// Makes the pod's cgroup with its values, and returns it as the runtime wants it for the sandbox: the path in
-    /// the hierarchy, such as `/kubepods/burstable/pod<uid>`. Idempotent; a value that is already right is not
-    /// written again.
-    ///
-    /// # Errors
-    /// When the cgroup cannot be made or set, or a quantity of the pod cannot be read.
-    pub fn ensure_pod(&self, pod: &Pod, uid: &PodUid) -> Result<String, CgroupsError> {
-        if !self.config.per_qos {
-            return Ok(format!("/{}", self.base.join("/")));
-        }
-        let numbers = resources::pod_resources(pod, &self.config.cpu_quota).map_err(|source| {
-            CgroupsError::Resources {
-                pod: long_name(pod),
-                source,
-            }
-        })?;
-        let limits = Limits {
-            cpu_shares: Some(numbers.cpu_shares),
-            cpu_quota: numbers.cpu_quota,
-            cpu_period: numbers.cpu_period,
-            memory_bytes: numbers.memory_limit_bytes.filter(|bytes| *bytes > 0),
-            pids: self.config.pod_pids_limit.filter(|limit| *limit > 0),
-            huge_pages: HugePages::Exactly(numbers.hugepages),
-        };
-        let class = resources::qos_class(pod);
-        let name = pod_cgroup(uid);
-        for hierarchy in &self.hierarchies {
-            let parent = match self.open_class(hierarchy, class)? {
-                Some(parent) => parent,
-                None => {
-                    let pods = self.ensure_base(hierarchy)?;
-                    match class_name(class) {
-                        Some(class) => hierarchy.ensure_level(&pods, class)?,
-                        None => pods,
-                    }
-                }
-            };
-            hierarchy.enable_controllers(&parent)?;
-            let level = hierarchy.ensure_level(&parent, &name)?;
-            self.apply(hierarchy, &level, &limits)?;
-        }
-        Ok(self.path(class, &name))
-    }
-
-    /// Kills what is left in the pod's cgroup and below, and removes it from every hierarchy. Nothing outside the
-    /// pod's own directories is touched. Blocks for up to some seconds; may be called again.
-    ///
-    /// # Errors
-    /// When processes outlive SIGKILL, or a directory cannot be removed.
-    pub fn remove_pod(&self, uid: &PodUid) -> Result<(), CgroupsError> {
-        if !self.config.per_qos {
-            return Ok(());
-        }
-        let name = pod_cgroup(uid);
-        for class in CLASSES {
-            let mut parents = Vec::new();
-            for hierarchy in &self.hierarchies {
-                if let Some(parent) = self.open_class(hierarchy, class)? {
-                    parents.push(parent);
-                }
-            }
-            removal::kill_all(&parents, &name, &self.path(class, &name), uid)?;
-            for parent in &parents {
-                removal::remove(parent, &name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// [`Cgroups::remove_pod`] away from the task's thread.
-    ///
-    /// # Errors
-    /// As [`Cgroups::remove_pod`].
-    pub async fn remove_pod_in_background(
-        self: std::sync::Arc<Self>,
-        uid: PodUid,
-    ) -> Result<(), CgroupsError> {
-        match tokio::task::spawn_blocking(move || self.remove_pod(&uid)).await {
-            Ok(done) => done,
-            // It panicked or the agent is going down: the caller's next try finds what is left.
-            Err(error) => Err(CgroupsError::Lookup {
-                path: PathBuf::from("/"),
-                source: io::Error::other(error),
-            }),
+    /// The values of a level as this driver can keep them.
+    fn kept(&self, begun: &Begun, limits: Limits) -> Limits {
+        match begun.systemd {
+            Some(_) => systemd::whole_percent(&limits),
+            None => limits,
         }
     }
 
-    /// The pods that have a cgroup in any hierarchy: among them those nobody knows any more.
-    ///
-    /// # Errors
-    /// When a hierarchy cannot be read.
-    pub fn list_pods(&self) -> Result<Vec<PodUid>, CgroupsError> {
-        let mut found = BTreeSet::new();
-        if !self.config.per_qos {
-            return Ok(Vec::new());
-        }
-        for hierarchy in &self.hierarchies {
-            for class in CLASSES {
-                let Some(level) = self.open_class(hierarchy, class)? else {
-                    continue;
-                };
-                let names = level.subdirectories()?;
-                let uids = names
-                    .iter()
-                    .filter_map(|name| name.strip_prefix(POD_PREFIX));
-                found.extend(uids.filter_map(|uid| PodUid::parse(uid).ok()));
-            }
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// The path of `name` in the hierarchy, below the level of `class`.
-    fn path(&self, class: QosClass, name: &str) -> String {
-        let mut path = String::new();
-        let levels = self.base.iter().map(String::as_str);
-        for level in levels.chain(class_name(class)).chain([name]) {
-            path.push('/');
-            path.push_str(level);
-        }
-        path
-    }
-
-    /// Makes the level of all pods in `hierarchy`. What lies above it is the administrator's and must exist.
-    fn ensure_base(&self, hierarchy: &Hierarchy) -> Result<Dir, CgroupsError> {
-        let mut level = Dir::open(&hierarchy.root)?;
-        let (last, above) = match self.base.split_last() {
-            Some((last, above)) => (last, above),
-            None => return Ok(level),
-        };
-        hierarchy.enable_controllers(&level)?;
-        for name in above {
-            let missing = || CgroupsError::RootMissing(level.path_of(name));
-            level = level.child(name)?.ok_or_else(missing)?;
-            hierarchy.enable_controllers(&level)?;
-        }
-        let pods = hierarchy.ensure_level(&level, last)?;
-        hierarchy.enable_controllers(&pods)?;
-        Ok(pods)
-    }
-
+    /// The level of `class` in `hierarchy`, for Guaranteed that of all pods; `None` where it is not there.
     fn open_class(
         &self,
+        begun: &Begun,
         hierarchy: &Hierarchy,
         class: QosClass,
     ) -> Result<Option<Dir>, CgroupsError> {
         let mut level = Dir::open(&hierarchy.root)?;
-        for name in self
-            .base
-            .iter()
-            .map(String::as_str)
-            .chain(class_name(class))
-        {
-            match level.child(name)? {
+        for name in begun.names.levels(class) {
+            match level.child(&name)? {
                 Some(child) => level = child,
                 None => return Ok(None),
             }
@@ -428,40 +242,31 @@ impl Cgroups {
         Ok(Some(level))
     }
 
+    /// Writes the files of one level.
     fn apply(
         &self,
         hierarchy: &Hierarchy,
         level: &Dir,
         limits: &Limits,
     ) -> Result<(), CgroupsError> {
-        let settings = levels::settings(self.version, limits, &self.config.huge_page_sizes);
-        for setting in settings {
-            if hierarchy.has(setting.controller) {
-                levels::apply(level, &setting)?;
-            }
+        for setting in self.settings(hierarchy, limits) {
+            levels::apply(level, &setting)?;
         }
         Ok(())
     }
-}
 
-const CLASSES: [QosClass; 3] = [
-    QosClass::Guaranteed,
-    QosClass::Burstable,
-    QosClass::BestEffort,
-];
-
-/// The level of a class below that of all pods; Guaranteed pods have none of their own.
-fn class_name(class: QosClass) -> Option<&'static str> {
-    match class {
-        QosClass::Guaranteed => None,
-        QosClass::Burstable => Some("burstable"),
-        QosClass::BestEffort => Some("besteffort"),
+    fn settings(
+        &self,
+        hierarchy: &Hierarchy,
+        limits: &Limits,
+    ) -> impl Iterator<Item = levels::Setting> {
+        let all = levels::settings(self.version, limits, &self.config.huge_page_sizes);
+        all.into_iter()
+            .filter(|setting| hierarchy.has(setting.controller))
     }
 }
 
-fn pod_cgroup(uid: &PodUid) -> String {
-    format!("{POD_PREFIX}{uid}")
-}
-
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

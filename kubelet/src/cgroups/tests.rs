@@ -3,9 +3,13 @@
 use super::*;
 
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
+
+use super::systemd::tests::{FakeSystemd, Script};
+use crate::pod::{Pod, PodUid};
 
 const MOUNTS: &str = "/sys/fs/cgroup";
 
@@ -17,17 +21,17 @@ struct Sandbox {
 
 impl Sandbox {
     /// `None`, with a message, where the test may not make cgroups.
-    fn new(hierarchies: Vec<Hierarchy>) -> Option<Self> {
+    fn new(hierarchies: Vec<Hierarchy>, driver: Driver) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: making cgroups needs root");
             return None;
         }
-        let name = format!(
-            "kubelet-unit-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = match driver {
+            Driver::Cgroupfs => format!("kubelet-unit-{process}-{count}"),
+            Driver::Systemd => format!("kubelet_unit_{process}_{count}.slice"),
+        };
         for hierarchy in &hierarchies {
             let root = Dir::open(&hierarchy.root).unwrap();
             hierarchy.ensure_level(&root, &name).unwrap();
@@ -35,13 +39,19 @@ impl Sandbox {
         Some(Self { name, hierarchies })
     }
 
-    fn cgroups(&self, config: CgroupsConfig) -> Cgroups {
+    async fn cgroups(&self, config: CgroupsConfig) -> Arc<Cgroups> {
+        let (root, driver) = match self.name.strip_suffix(".slice") {
+            None => (self.name.as_str(), Driver::Cgroupfs),
+            Some(root) => (root, Driver::Systemd),
+        };
         let config = CgroupsConfig {
-            cgroup_root: format!("/{}", self.name),
+            cgroup_root: format!("/{root}"),
             ..config
         };
         let version = self.hierarchies[0].version;
-        Cgroups::with_hierarchies(config, version, self.hierarchies.clone()).unwrap()
+        let cgroups = Cgroups::with_hierarchies(config, version, self.hierarchies.clone());
+        cgroups.begin(driver).await.unwrap();
+        Arc::new(cgroups)
     }
 
     fn paths(&self, below: &str) -> Vec<PathBuf> {
@@ -68,17 +78,27 @@ impl Drop for Sandbox {
 }
 
 fn v1() -> Option<Sandbox> {
+    v1_with(Driver::Cgroupfs)
+}
+
+fn v1_with(driver: Driver) -> Option<Sandbox> {
     if Cgroups::detect(Path::new(MOUNTS)).ok() != Some(Version::V1) {
         eprintln!("skipped: this machine has no cgroup v1");
         return None;
     }
-    Sandbox::new(hierarchy::find(Version::V1, Path::new(MOUNTS)).unwrap())
+    Sandbox::new(
+        hierarchy::find(Version::V1, Path::new(MOUNTS)).unwrap(),
+        driver,
+    )
 }
 
 fn v2() -> Option<Sandbox> {
     for root in [MOUNTS, "/sys/fs/cgroup/unified"].map(Path::new) {
         if Cgroups::detect(root).ok() == Some(Version::V2) {
-            return Sandbox::new(hierarchy::find(Version::V2, root).unwrap());
+            return Sandbox::new(
+                hierarchy::find(Version::V2, root).unwrap(),
+                Driver::Cgroupfs,
+            );
         }
     }
     eprintln!("skipped: this machine has no cgroup v2");
@@ -122,31 +142,34 @@ impl Drop for Sleeper {
     }
 }
 
-#[test]
-fn version_1_levels_have_their_values() {
+#[tokio::test]
+async fn version_1_levels_have_their_values() {
     let Some(sandbox) = v1() else { return };
-    let cgroups = sandbox.cgroups(CgroupsConfig {
+    let config = CgroupsConfig {
         pod_pids_limit: Some(77),
         node: NodeLimits {
             memory_bytes: Some(1 << 30),
             cpu_milli: Some(1500),
             pids: Some(1000),
+            huge_pages: None,
         },
         ..CgroupsConfig::default()
-    });
-    cgroups.ensure_node_levels().unwrap();
-    cgroups.ensure_node_levels().unwrap();
+    };
+    let cgroups = sandbox.cgroups(config).await;
+    cgroups.begin(Driver::Cgroupfs).await.unwrap();
+    cgroups.limit_node().await.unwrap();
+    cgroups.limit_node().await.unwrap();
     let (pod, uid) = burstable();
     assert!(!cgroups.list_pods().unwrap().contains(&uid));
-    let parent = cgroups.ensure_pod(&pod, &uid).unwrap();
+    let parent = cgroups.ensure_pod(&pod, &uid).await.unwrap();
     assert_eq!(
         parent,
         format!("/{}/kubepods/burstable/pod{uid}", sandbox.name)
     );
-    assert_eq!(cgroups.ensure_pod(&pod, &uid).unwrap(), parent);
+    assert_eq!(cgroups.ensure_pod(&pod, &uid).await.unwrap(), parent);
     assert!(cgroups.list_pods().unwrap().contains(&uid));
     assert_eq!(cgroups.list_pods().unwrap(), std::slice::from_ref(&uid));
-    cgroups.set_qos_shares(250).unwrap();
+    cgroups.set_qos_shares(250).await.unwrap();
 
     let pod_dir = format!("kubepods/burstable/pod{uid}");
     for (controller, file, value) in [
@@ -174,41 +197,41 @@ fn version_1_levels_have_their_values() {
     assert_eq!(root_cpus, pod_cpus);
     assert_ne!(pod_cpus.as_deref(), Some(""));
 
-    cgroups.remove_pod(&uid).unwrap();
-    cgroups.remove_pod(&uid).unwrap();
+    cgroups.remove_pod(&uid).await.unwrap();
+    cgroups.remove_pod(&uid).await.unwrap();
     assert!(!cgroups.list_pods().unwrap().contains(&uid));
     assert!(cgroups.list_pods().unwrap().is_empty());
 }
 
-#[test]
-fn guaranteed_and_best_effort_pods_have_their_places() {
+#[tokio::test]
+async fn guaranteed_and_best_effort_pods_have_their_places() {
     let Some(sandbox) = v1() else { return };
-    let cgroups = sandbox.cgroups(CgroupsConfig::default());
+    let cgroups = sandbox.cgroups(CgroupsConfig::default()).await;
     let (best_effort, uid) = pod(json!({"containers": [{"name": "c"}]}));
     let (guaranteed, _) = pod(json!({"containers": [{"name": "c", "resources":
         {"limits": {"cpu": "1", "memory": "16Mi"}}}]}));
     let name = &sandbox.name;
     // Even where nobody made the levels before.
     assert_eq!(
-        cgroups.ensure_pod(&best_effort, &uid).unwrap(),
+        cgroups.ensure_pod(&best_effort, &uid).await.unwrap(),
         format!("/{name}/kubepods/besteffort/pod{uid}")
     );
     assert_eq!(
-        cgroups.ensure_pod(&guaranteed, &uid).unwrap(),
+        cgroups.ensure_pod(&guaranteed, &uid).await.unwrap(),
         format!("/{name}/kubepods/pod{uid}")
     );
-    cgroups.remove_pod(&uid).unwrap();
+    cgroups.remove_pod(&uid).await.unwrap();
     assert!(cgroups.list_pods().unwrap().is_empty());
 }
 
-#[test]
-fn removal_kills_what_is_left_and_nothing_else() {
+#[tokio::test]
+async fn removal_kills_what_is_left_and_nothing_else() {
     for sandbox in [v1(), v2()].into_iter().flatten() {
-        let cgroups = sandbox.cgroups(CgroupsConfig::default());
+        let cgroups = sandbox.cgroups(CgroupsConfig::default()).await;
         let (pod, uid) = burstable();
-        cgroups.ensure_pod(&pod, &uid).unwrap();
+        cgroups.ensure_pod(&pod, &uid).await.unwrap();
         let other = PodUid::parse(&format!("{uid}0")).unwrap();
-        cgroups.ensure_pod(&pod, &other).unwrap();
+        cgroups.ensure_pod(&pod, &other).await.unwrap();
 
         let (mut left, mut neighbour) = (Sleeper::new(), Sleeper::new());
         for path in sandbox.paths(&format!("kubepods/burstable/pod{uid}/container/deeper")) {
@@ -238,7 +261,7 @@ fn removal_kills_what_is_left_and_nothing_else() {
             let status = left.0.wait().unwrap();
             std::os::unix::process::ExitStatusExt::signal(&status)
         });
-        cgroups.remove_pod(&uid).unwrap();
+        cgroups.remove_pod(&uid).await.unwrap();
         assert_eq!(reaper.join().unwrap(), Some(9));
         assert!(neighbour.runs());
         assert_eq!(cgroups.list_pods().unwrap(), std::slice::from_ref(&other));
@@ -246,17 +269,17 @@ fn removal_kills_what_is_left_and_nothing_else() {
             assert!(!path.exists(), "{path:?}");
         }
         let reaper = std::thread::spawn(move || neighbour.0.wait().unwrap());
-        cgroups.remove_pod(&other).unwrap();
+        cgroups.remove_pod(&other).await.unwrap();
         reaper.join().unwrap();
     }
 }
 
-#[test]
-fn a_cgroup_lost_in_one_hierarchy_is_noticed_and_made_again() {
+#[tokio::test]
+async fn a_cgroup_lost_in_one_hierarchy_is_noticed_and_made_again() {
     let Some(sandbox) = v1() else { return };
-    let cgroups = sandbox.cgroups(CgroupsConfig::default());
+    let cgroups = sandbox.cgroups(CgroupsConfig::default()).await;
     let (pod, uid) = burstable();
-    cgroups.ensure_pod(&pod, &uid).unwrap();
+    cgroups.ensure_pod(&pod, &uid).await.unwrap();
     let memory = sandbox
         .hierarchies
         .iter()
@@ -268,55 +291,110 @@ fn a_cgroup_lost_in_one_hierarchy_is_noticed_and_made_again() {
         .join(format!("kubepods/burstable/pod{uid}"));
     std::fs::remove_dir(&lost).unwrap();
     assert_eq!(cgroups.list_pods().unwrap(), std::slice::from_ref(&uid));
-    cgroups.ensure_pod(&pod, &uid).unwrap();
+    cgroups.ensure_pod(&pod, &uid).await.unwrap();
     assert!(lost.exists());
-    cgroups.remove_pod(&uid).unwrap();
+    cgroups.remove_pod(&uid).await.unwrap();
 }
 
-#[test]
-fn a_missing_cgroup_root_is_named() {
+#[tokio::test]
+async fn a_missing_cgroup_root_is_named() {
     let Some(sandbox) = v1() else { return };
     let config = CgroupsConfig {
         cgroup_root: format!("/{}/none", sandbox.name),
         ..CgroupsConfig::default()
     };
-    let cgroups =
-        Cgroups::with_hierarchies(config, Version::V1, sandbox.hierarchies.clone()).unwrap();
-    let error = cgroups.ensure_node_levels().unwrap_err();
+    let cgroups = Cgroups::with_hierarchies(config, Version::V1, sandbox.hierarchies.clone());
+    let error = cgroups.begin(Driver::Cgroupfs).await.unwrap_err();
     assert!(matches!(error, CgroupsError::RootMissing(_)), "{error}");
     assert!(
-        error.to_string().ends_with("/none does not exist"),
+        error.to_string().ends_with(
+            "/none of cgroupRoot does not exist: make it, or set cgroupRoot to one that does"
+        ),
         "{error}"
     );
+    // Nothing is taken on by halves.
+    let (pod, uid) = burstable();
+    let error = cgroups.ensure_pod(&pod, &uid).await.unwrap_err();
+    assert!(matches!(error, CgroupsError::DriverUnknown), "{error}");
 }
 
-#[test]
-fn without_levels_sandboxes_go_into_the_root() {
-    let cgroups = |root: &str| {
+#[tokio::test]
+async fn without_levels_sandboxes_go_into_the_root() {
+    let (pod, uid) = burstable();
+    for (root, parent) in [("", "/"), ("/a/b", "/a/b")] {
         let config = CgroupsConfig {
             per_qos: false,
             cgroup_root: root.to_owned(),
             ..CgroupsConfig::default()
         };
-        Cgroups::with_hierarchies(config, Version::V1, Vec::new()).unwrap()
-    };
-    let (pod, uid) = burstable();
-    assert_eq!(cgroups("").ensure_pod(&pod, &uid).unwrap(), "/");
-    assert_eq!(cgroups("/a/b").ensure_pod(&pod, &uid).unwrap(), "/a/b");
-    assert!(!cgroups("").list_pods().unwrap().contains(&uid));
+        let cgroups = Cgroups::with_hierarchies(config, Version::V1, Vec::new());
+        cgroups.begin(Driver::Cgroupfs).await.unwrap();
+        assert_eq!(cgroups.ensure_pod(&pod, &uid).await.unwrap(), parent);
+        assert!(!cgroups.list_pods().unwrap().contains(&uid));
+    }
 }
 
-#[test]
-fn what_cannot_be_is_refused() {
-    let with = |config| Cgroups::with_hierarchies(config, Version::V1, Vec::new());
-    let systemd = CgroupsConfig {
-        driver: Driver::Systemd,
+#[tokio::test]
+async fn a_driver_that_does_not_fit_is_refused() {
+    let refusal = async |config| {
+        let cgroups = Cgroups::with_hierarchies(config, Version::V1, Vec::new());
+        cgroups.begin(Driver::Systemd).await.unwrap_err()
+    };
+    let mut config = CgroupsConfig::default();
+    config.systemd.booted = "/nonexistent/systemd/system".into();
+    assert_eq!(
+        refusal(config.clone()).await.to_string(),
+        "the cgroup driver is systemd, but systemd does not run this machine (/nonexistent/systemd/system is no \
+         directory): set cgroupDriver to cgroupfs, and the runtime to the same (containerd: SystemdCgroup = false)"
+    );
+    config.systemd.booted = "/".into();
+    config.systemd.endpoints = vec![Endpoint::Private("/nonexistent/private".into())];
+    assert_eq!(
+        refusal(config).await.to_string(),
+        "cannot reach systemd over D-Bus: /nonexistent/private: I/O error: No such file or directory (os error 2); \
+         is dbus running, and the agent root?"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_with_systemd_has_its_files_in_every_hierarchy_and_leaves_none() {
+    let Some(sandbox) = v1_with(Driver::Systemd) else {
+        return;
+    };
+    let fake = FakeSystemd::new(Script::default());
+    let config = CgroupsConfig {
+        systemd: fake.config(),
         ..CgroupsConfig::default()
     };
-    assert!(matches!(with(systemd), Err(CgroupsError::DriverNotBuilt)));
-    let backwards = CgroupsConfig {
-        cgroup_root: "/a/../b".to_owned(),
-        ..CgroupsConfig::default()
-    };
-    assert!(matches!(with(backwards), Err(CgroupsError::BadRoot(_))));
+    let cgroups = sandbox.cgroups(config).await;
+    let (pod, uid) = burstable();
+    let parent = cgroups.ensure_pod(&pod, &uid).await.unwrap();
+    let below = parent.strip_prefix(&format!("/{}/", sandbox.name)).unwrap();
+    let shares = sandbox.read("cpu", &format!("{below}/cpu.shares"));
+    assert_eq!(shares.as_deref(), Some("256"));
+    let memory = sandbox.read("memory", &format!("{below}/memory.limit_in_bytes"));
+    assert_eq!(memory.as_deref(), Some("16777216"));
+    assert_eq!(cgroups.list_pods().unwrap(), std::slice::from_ref(&uid));
+
+    let mut left = Sleeper::new();
+    for path in sandbox.paths(below) {
+        assert!(path.exists(), "{path:?}");
+        left.enter(&path);
+    }
+    let reaper = std::thread::spawn(move || left.0.wait().unwrap());
+    fake.calls();
+    cgroups.remove_pod(&uid).await.unwrap();
+    reaper.join().unwrap();
+    let unit = below.rsplit('/').next().unwrap();
+    assert_eq!(
+        fake.calls(),
+        [
+            format!("StopUnit {unit}"),
+            format!("ResetFailedUnit {unit}")
+        ]
+    );
+    assert!(sandbox.paths(below).iter().all(|path| !path.exists()));
+    // Nothing is asked of systemd for a pod that has nothing.
+    cgroups.remove_pod(&uid).await.unwrap();
+    assert!(fake.calls().is_empty());
 }

@@ -120,6 +120,23 @@ pub(crate) fn find(path: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.path == path)
 }
 
+/// Whether a field is of the server of `port` alone, and so of nobody where `enableServer` is false.
+pub(crate) fn of_server(path: &str) -> bool {
+    const GROUPS: [&str; 3] = ["tls", "authentication.", "authorization."];
+    const FIELDS: [&str; 9] = [
+        "port",
+        "serverTLSBootstrap",
+        "enableDebuggingHandlers",
+        "enableContentionProfiling",
+        "streamingConnectionIdleTimeout",
+        "enableSystemLogHandler",
+        "enableSystemLogQuery",
+        "enableProfilingHandler",
+        "enableDebugFlagsHandler",
+    ];
+    GROUPS.iter().any(|group| path.starts_with(group)) || FIELDS.contains(&path)
+}
+
 use Kind::{
     Bool, BoolMap, Duration, DurationOrNanos, Float, Int32, Int32List, Int64, Ip, Objects, Path,
     Quantity, QuantityMap, Text, TextList, TextListMap, TextMap, Uint32,
@@ -278,9 +295,9 @@ pub(crate) static FIELDS: &[Field] = &[
     field("tracing.endpoint", Text, N),
     field("tracing.samplingRatePerMillion", Int32, N),
     // Shutdown.
-    field("shutdownGracePeriod", Duration, T("0s")),
-    field("shutdownGracePeriodCriticalPods", Duration, T("0s")),
-    field("shutdownGracePeriodByPodPriority", Objects(PRIORITY_PERIOD), N),
+    field("shutdownGracePeriod", Duration, T("0s")).built(),
+    field("shutdownGracePeriodCriticalPods", Duration, T("0s")).built(),
+    field("shutdownGracePeriodByPodPriority", Objects(PRIORITY_PERIOD), N).built(),
     field("featureGates", BoolMap, N).built(),
 ];
 

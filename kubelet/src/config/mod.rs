@@ -9,10 +9,11 @@
 //! order (JSON merge patch), the flags; feature gates merge one by one. Settings that are this agent's own live in a
 //! file and kind of their own (`--agent-config`).
 //!
-//! Deliberately not here: acting on any of it, reading it again, and asking the runtime (its cgroup driver wins over
+//! Deliberately not here: acting on any of it, deciding when to read it again, and asking the runtime (its cgroup driver wins over
 //! ours, but it is asked later).
 
 mod agent;
+mod changes;
 mod check;
 mod durations;
 mod fields;
@@ -39,6 +40,7 @@ use serde_json::Value;
 use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 
 pub use agent::{AgentSettings, SOCKET_NAME, SocketSetting};
+pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
 pub use flags::{CommandLine, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
@@ -138,6 +140,15 @@ pub enum ConfigError {
 impl ConfigError {
     /// The exit status for a configuration error (`EX_CONFIG`, sysexits.h).
     pub const EXIT_CODE: u8 = 78;
+
+    /// All that is wrong, a line each.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(Issues(issues)) => issues.iter().map(Issue::to_string).collect(),
+            other => vec![crate::errors::error_chain(other)],
+        }
+    }
 }
 
 impl UsageError {
@@ -152,6 +163,8 @@ pub struct Loaded {
     pub config: Config,
     /// Deprecated flags, unknown fields, settings without effect.
     pub warnings: Vec<Issue>,
+    /// What was set, to be compared with what is read later.
+    pub values: Values,
 }
 
 /// Reads every file the command line names, merges, validates and types the result.
@@ -170,6 +183,7 @@ pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, Con
         return Err(ConfigError::Invalid(Issues(judged.issues)));
     }
     let mut warnings = warnings(&mut settings, line, &judged.gates);
+    let values = Values::of(&settings, &agent);
     let mut resolver = Resolver {
         settings: &settings,
         line,
@@ -178,7 +192,11 @@ pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, Con
         warnings: &mut warnings,
     };
     let config = resolver.config(judged.node, judged.gates, agent);
-    Ok(Loaded { config, warnings })
+    Ok(Loaded {
+        config,
+        warnings,
+        values,
+    })
 }
 
 /// What is to be said of one KubeletConfiguration file.

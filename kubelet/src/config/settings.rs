@@ -20,6 +20,20 @@ pub(super) struct Settings {
     layers: Layers,
 }
 
+/// The default of a field. What upstream keeps for command lines of old differs without `--config`.
+pub(super) fn preset(path: &str, with_file: bool) -> Preset {
+    if !with_file {
+        match path {
+            "authentication.anonymous.enabled" => return Preset::Bool(true),
+            "authentication.webhook.enabled" => return Preset::Bool(false),
+            "authorization.mode" => return Preset::Text("AlwaysAllow"),
+            "readOnlyPort" => return Preset::Int(LEGACY_READ_ONLY_PORT),
+            _ => {}
+        }
+    }
+    fields::find(path).map_or(Preset::None, |field| field.preset)
+}
+
 impl Settings {
     pub(super) fn new(layers: Layers) -> Self {
         Self { layers }
@@ -54,18 +68,9 @@ impl Settings {
         origin.cloned().unwrap_or(Origin::BuiltIn)
     }
 
-    /// The default of a field. What upstream keeps for command lines of old differs without `--config`.
+    /// The default of a field.
     fn preset(&self, path: &str) -> Preset {
-        if !self.layers.with_file {
-            match path {
-                "authentication.anonymous.enabled" => return Preset::Bool(true),
-                "authentication.webhook.enabled" => return Preset::Bool(false),
-                "authorization.mode" => return Preset::Text("AlwaysAllow"),
-                "readOnlyPort" => return Preset::Int(LEGACY_READ_ONLY_PORT),
-                _ => {}
-            }
-        }
-        fields::find(path).map_or(Preset::None, |field| field.preset)
+        preset(path, self.layers.with_file)
     }
 
     pub(super) fn bool(&self, path: &str) -> bool {
@@ -173,11 +178,14 @@ impl Settings {
         }
     }
 
-    /// The fields that are set to something else than their default and that the agent does not act on.
+    /// The fields that are set to something else than their default and that the agent does not act on. Where `enableServer`
+    /// is false, nobody acts on those of the server.
     pub(super) fn unbuilt(&self) -> Vec<Issue> {
+        let closed = !self.bool("enableServer");
         let set = FIELDS
             .iter()
-            .filter(|field| !field.built && self.differs(field.path));
+            .filter(|field| !field.built && self.differs(field.path))
+            .filter(|field| !(closed && fields::of_server(field.path)));
         set.map(|field| {
             Issue::new(
                 self.origin(field.path),

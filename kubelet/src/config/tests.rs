@@ -110,8 +110,9 @@ fn with_body(body: &str) -> File {
 #[test]
 fn the_file_of_kubeadm_gives_the_defaults_and_no_strangers() {
     let file = file(KUBEADM);
-    let Loaded { config, warnings } =
-        loaded(&[&file.argument, "--kubeconfig=/etc/kubernetes/kubelet.conf"]);
+    let Loaded {
+        config, warnings, ..
+    } = loaded(&[&file.argument, "--kubeconfig=/etc/kubernetes/kubelet.conf"]);
     assert_eq!(config.node.name, "node-one");
     assert_eq!(config.sources.sync_every, Duration::from_secs(60));
     assert_eq!(config.sources.file_check_every, Duration::from_secs(20));
@@ -301,8 +302,9 @@ fn derived_settings() {
     let file = with_body(
         "nodeStatusUpdateFrequency: 7s\nmaxParallelImagePulls: 4\nevictionHard: {memory.available: 5%}\nclusterDNS: [10.0.0.1, x]\npodPidsLimit: -5\nnodeStatusMaxImages: -1\nresolvConf: \"\"\nenforceNodeAllocatable: [none]\nlogging: {flushFrequency: 5000000000, verbosity: 4, vmodule: [{filePattern: q, verbosity: 6}]}\n",
     );
-    let Loaded { config, warnings } =
-        loaded(&[&file.argument, "--container-runtime-endpoint=/run/x.sock"]);
+    let Loaded {
+        config, warnings, ..
+    } = loaded(&[&file.argument, "--container-runtime-endpoint=/run/x.sock"]);
     assert_eq!(config.node.status_report_every, Duration::from_secs(7));
     assert_eq!(config.images.parallel_pulls, Some(4));
     assert_eq!(

@@ -41,7 +41,10 @@ fn nothing_leads_out() {
         assert!(dir.ensure_file(name, 0o644).is_err(), "{name:?}");
         assert!(dir.remove_tree(name).is_err(), "{name:?}");
         assert!(dir.remove_file(name).is_err(), "{name:?}");
+        assert!(dir.file_size_below(&[name, "secret"]).is_err(), "{name:?}");
     }
+    assert!(dir.file_size_below(&["link", "secret"]).is_err());
+    assert_eq!(dir.file_size_below(&["file"]).unwrap(), None);
     assert!(dir.child("link").is_err());
     assert!(dir.ensure_child("link", 0o755).is_err());
     assert!(dir.open_file("file").is_err());
@@ -54,6 +57,19 @@ fn nothing_leads_out() {
         b"x"
     );
     assert!(dir.names().unwrap().is_empty());
+}
+
+#[test]
+fn a_size_is_found_several_directories_down() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(temp.path()).unwrap();
+    std::fs::create_dir_all(temp.path().join("a/b")).unwrap();
+    std::fs::write(temp.path().join("a/b/c"), "nine byte").unwrap();
+    assert_eq!(dir.file_size_below(&["a", "b", "c"]).unwrap(), Some(9));
+    assert_eq!(dir.file_size_below(&["a", "b", "d"]).unwrap(), None);
+    assert_eq!(dir.file_size_below(&["a", "d", "c"]).unwrap(), None);
+    assert_eq!(dir.file_size_below(&["a", "b"]).unwrap(), None);
+    assert!(dir.file_size_below(&["a", "b", "c", "d"]).is_err());
 }
 
 #[test]

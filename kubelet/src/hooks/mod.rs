@@ -3,12 +3,10 @@
 //! Owns: running one hook (a command in the container, an HTTP GET, a sleep), and upstream's words for one that fails.
 //! Inputs: the hook, its container, the pod's address. Outputs: done, or a [`HookError`]; what the runtime and the
 //! network do of it.
-//! Tasks: one a connection, which ends with it.
+//! Tasks: none.
 //! Does not: decide when a hook runs or how long it may take (that is `workers/`: whoever drops the future ends the hook),
 //! record an event of a failure, or retry.
 
-mod http;
-mod request;
 #[cfg(test)]
 mod tests;
 
@@ -19,20 +17,30 @@ use std::time::Duration;
 use cri_proto::{CriError, RuntimeClient};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 
+use crate::connections::{self, Dialer, HttpError, HttpRequest, Manner, PortError, host_of};
 use crate::events::About;
 use crate::pod::{self, Pod};
 use crate::runtime::ContainerId;
-
-pub use http::{HttpClient, HttpError};
-pub use request::{HttpRequest, RequestError};
+use crate::runtime::convert::go_quote;
 
 /// Bytes of a command's output that a message keeps (upstream's bound for what an HTTP hook answers).
 const MAX_OUTPUT: usize = 10 << 10;
 
+/// How hooks ask over HTTP: as Go's default client, from which upstream's is made. A hook has no time of its own, so the
+/// dialling has.
+const MANNER: Manner = Manner {
+    user_agent: "kube-lifecycle/1.36",
+    gzip: true,
+    close: false,
+    dialer: Dialer {
+        linger: None,
+        patience: Some(Duration::from_secs(30)),
+    },
+};
+
 /// Runs hooks. One for the whole agent.
 pub struct HookRunner {
     runtime: RuntimeClient,
-    http: HttpClient,
 }
 
 /// A hook of one instance of a container.
@@ -70,7 +78,7 @@ enum HookFailure {
     #[error("{}", .0.rpc_text())]
     Exec(CriError),
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Port(#[from] PortError),
     #[error("failed to find networking container")]
     NoAddress,
     #[error(transparent)]
@@ -88,7 +96,7 @@ impl fmt::Display for HookError {
                 write!(
                     f,
                     "{what} failed - error: {cause}, message: {}",
-                    quoted(output)
+                    go_quote(output)
                 )
             }
             HookFailure::Exec(_) => write!(f, "{what} failed - error: {cause}, message: \"\""),
@@ -103,10 +111,7 @@ impl HookRunner {
     /// One that runs commands through `runtime`.
     #[must_use]
     pub fn new(runtime: RuntimeClient) -> Self {
-        Self {
-            runtime,
-            http: HttpClient::default(),
-        }
+        Self { runtime }
     }
 
     /// Runs a hook to its end, however long that takes. Dropped, it is given up: the runtime ends a command whose caller
@@ -167,16 +172,20 @@ impl HookRunner {
         let Some(action) = &hook.handler.http_get else {
             return Ok(());
         };
-        let own = hook.pod_ip.map(|ip| ip.to_string());
-        let host = action.host.clone().filter(|host| !host.is_empty());
-        let host = host.or(own).ok_or(HookFailure::NoAddress)?;
-        let request = HttpRequest::new(action, hook.container, &host)?;
-        let plain = match self.http.get(&request).await {
+        let ip = hook.pod_ip.map(|ip| ip.to_string()).unwrap_or_default();
+        if host_of(action.host.as_deref(), &ip).is_empty() {
+            return Err(HookFailure::NoAddress);
+        }
+        let request = HttpRequest::new(action, hook.container, &ip, &MANNER)?;
+        let error = match answered(&request).await {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_plain_http_answer() => request.over_plain_http(),
+            Err(error) if error.is_plain_http_answer() => error,
             Err(error) => return Err(error.into()),
         };
-        self.http.get(&plain).await?;
+        let plain = request.over_plain_http();
+        if answered(&plain).await.is_err() {
+            return Err(error.into());
+        }
         About::pod(hook.pod).warning(
             "LifecycleHTTPFallback",
             &format!(
@@ -188,31 +197,16 @@ impl HookRunner {
     }
 }
 
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned()
+/// Makes the request and waits for its answer, whatever that says; for the body too, unless it is large. An answer that
+/// breaks off has been one all the same.
+async fn answered(request: &HttpRequest) -> Result<(), HttpError> {
+    let answer = connections::get(request, None).await?;
+    if !answer.says_more_than(MAX_OUTPUT) {
+        let _ = answer.body(MAX_OUTPUT).await;
+    }
+    Ok(())
 }
 
-/// `text` in double quotes, as Go's `%q` has it.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\u{7}' => quoted.push_str("\\a"),
-            '\u{8}' => quoted.push_str("\\b"),
-            '\u{b}' => quoted.push_str("\\v"),
-            '\u{c}' => quoted.push_str("\\f"),
-            control if control.is_control() => {
-                quoted.push_str(&format!("\\x{:02x}", u32::from(control)));
-            }
-            plain => quoted.push(plain),
-        }
-    }
-    quoted.push('"');
-    quoted
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned()
 }

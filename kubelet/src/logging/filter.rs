@@ -1,6 +1,7 @@
 //! Which events are written.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use tracing::{Level, Metadata};
 
@@ -20,15 +21,20 @@ const OWN: &[&str] = &["kubelet", "static_pods", "cri_proto"];
 #[derive(Debug)]
 pub(super) struct Filter {
     verbosity: AtomicU32,
-    modules: Vec<Module>,
+    modules: RwLock<Vec<Module>>,
 }
 
 impl Filter {
     pub(super) fn new(verbosity: u32, modules: Vec<Module>) -> Self {
         Self {
             verbosity: AtomicU32::new(verbosity),
-            modules,
+            modules: RwLock::new(modules),
         }
+    }
+
+    pub(super) fn set_modules(&self, modules: Vec<Module>) {
+        // Nothing panics under this lock.
+        *self.modules.write().unwrap_or_else(PoisonError::into_inner) = modules;
     }
 
     pub(super) fn set_verbosity(&self, verbosity: u32) {
@@ -41,17 +47,21 @@ impl Filter {
 
     /// The least severe level that is written for `target`.
     fn level(&self, target: &str) -> Level {
-        let module = self
-            .modules
+        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
+        let module = modules
             .iter()
             .find(|module| matches_module(&module.pattern, target));
-        let own = OWN.contains(&target.split("::").next().unwrap_or(target));
-        match (module, own) {
+        match (module, is_own(target)) {
             (Some(module), _) => own_level(module.verbosity),
             (None, true) => own_level(self.verbosity.load(Ordering::Relaxed)),
             (None, false) => foreign_level(self.verbosity.load(Ordering::Relaxed)),
         }
     }
+}
+
+/// Whether code of this workspace says so.
+pub(super) fn is_own(target: &str) -> bool {
+    OWN.contains(&target.split("::").next().unwrap_or(target))
 }
 
 fn own_level(verbosity: u32) -> Level {
@@ -150,6 +160,9 @@ mod tests {
         assert_eq!(filter.level("h2"), Level::TRACE);
         filter.set_verbosity(4);
         assert_eq!(filter.level("kubelet::plan"), Level::DEBUG);
+        filter.set_modules(vec![module("plan", 6)]);
+        assert_eq!(filter.level("kubelet::plan"), Level::TRACE);
+        assert_eq!(filter.level("kubelet::workers::queue"), Level::DEBUG);
     }
 
     #[test]

@@ -26,6 +26,49 @@ pub(super) struct Fields {
     format: Format,
     message: String,
     rendered: String,
+    named: Named,
+}
+
+/// The values of the fields that the journal has fields of its own for.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) pod: Option<String>,
+    pub(super) uid: Option<String>,
+    pub(super) container: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+impl Named {
+    fn slot(&mut self, field: &str) -> Option<&mut Option<String>> {
+        match field {
+            "pod" => Some(&mut self.pod),
+            "uid" => Some(&mut self.uid),
+            "container" => Some(&mut self.container),
+            "reason" => Some(&mut self.reason),
+            _ => None,
+        }
+    }
+
+    /// What is said nearer to the event counts.
+    fn fill_in(&mut self, outer: &Self) {
+        let Self {
+            pod,
+            uid,
+            container,
+            reason,
+        } = self;
+        let slots = [
+            (pod, &outer.pod),
+            (uid, &outer.uid),
+            (container, &outer.container),
+            (reason, &outer.reason),
+        ];
+        for (own, outer) in slots {
+            if own.is_none() {
+                own.clone_from(outer);
+            }
+        }
+    }
 }
 
 impl Fields {
@@ -34,12 +77,36 @@ impl Fields {
             format,
             message: String::new(),
             rendered: String::new(),
+            named: Named::default(),
         }
     }
 
     /// Adds the fields of a span around this event.
     pub(super) fn append(&mut self, outer: &Self) {
         self.rendered.push_str(&outer.rendered);
+        self.named.fill_in(&outer.named);
+    }
+
+    pub(super) fn named(&self) -> &Named {
+        &self.named
+    }
+
+    /// The line without the header that says when and where, and without its end.
+    pub(super) fn body(&self, metadata: &Metadata<'_>, wall: Timestamp) -> String {
+        match self.format {
+            Format::Text => {
+                let mut text = String::with_capacity(2 + self.message.len() + self.rendered.len());
+                // Writing to a String cannot fail.
+                let _ = quote(&mut text, &self.message);
+                text.push_str(&self.rendered);
+                text
+            }
+            Format::Json => {
+                let mut line = self.line(metadata, wall);
+                line.truncate(line.trim_end().len());
+                line
+            }
+        }
     }
 
     /// The line, with its end.
@@ -137,6 +204,9 @@ impl Fields {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
             return;
+        }
+        if let Some(slot) = self.named.slot(field.name()) {
+            *slot = Some(value.to_owned());
         }
         self.key(field.name());
         let _ = match self.format {

@@ -1,8 +1,9 @@
-//! The log: klog's text or JSON on standard error.
+//! The log: klog's text or JSON on standard error, or entries of systemd's journal.
 //!
 //! Owns: the process's tracing subscriber. Inputs: tracing events, the `logging` part of the configuration. Outputs:
-//! one line an event on standard error. Spawns nothing: a line is written by the task that logs it, and a reader that
-//! has stopped reading costs lines, never time.
+//! one line an event on standard error; where that is the journal's own stream, one entry an event with the line for its
+//! message and what it is about in fields of its own (`docs/journal.md`). Spawns nothing: a line is written by the task
+//! that logs it, and a reader that has stopped reading costs lines, never time.
 //!
 //! Events are structured: a message and `key=value` fields; the fields of the spans around an event follow its own.
 //! Tracing's levels stand for klog's: `INFO` is `V(0)`, `DEBUG` is `V(4)`, `TRACE` is `V(6)`.
@@ -11,9 +12,13 @@
 
 mod filter;
 mod format;
+mod journal;
 mod sink;
 
+use std::path::Path;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -25,6 +30,8 @@ use filter::Filter;
 pub use filter::Module;
 use format::Fields;
 pub use format::Format;
+use journal::Journal;
+pub use journal::message_id;
 use sink::Sink;
 
 /// What the log is to be like.
@@ -47,55 +54,89 @@ pub struct AlreadySetUp(#[from] tracing::subscriber::SetGlobalDefaultError);
 #[derive(Clone, Debug)]
 pub struct LogHandle {
     filter: Arc<Filter>,
-    sink: Arc<Sink>,
+    output: Arc<Output>,
 }
 
 impl LogHandle {
-    /// Sets `--v`.
-    pub fn set_verbosity(&self, verbosity: u32) {
+    /// Sets `--v` and `--vmodule`.
+    pub fn set_levels(&self, verbosity: u32, modules: Vec<Module>) {
         self.filter.set_verbosity(verbosity);
+        self.filter.set_modules(modules);
         tracing::callsite::rebuild_interest_cache();
     }
 
     /// How many lines were dropped because nobody read them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.sink.dropped()
+        let journal = self.output.journal.as_ref();
+        self.output.stderr.dropped() + journal.map_or(0, Journal::dropped)
     }
 }
 
-/// Sends every event of the process to standard error from here on.
+/// Sends every event of the process to standard error, or the journal, from here on.
 ///
 /// # Errors
 /// When it was called before.
 pub fn init(settings: &Settings) -> Result<LogHandle, AlreadySetUp> {
+    let journal = has_journal().then(|| Journal::at(Path::new(journal::SOCKET)));
     let handle = LogHandle {
         filter: Arc::new(Filter::new(settings.verbosity, settings.modules.clone())),
-        sink: Arc::new(Sink::stderr()),
+        output: Arc::new(Output {
+            stderr: Sink::stderr(),
+            journal,
+        }),
     };
     let layer = Lines {
         format: settings.format,
         filter: Arc::clone(&handle.filter),
-        write: {
-            let sink = Arc::clone(&handle.sink);
-            move |line: &[u8]| sink.write(line)
-        },
+        output: Arc::clone(&handle.output),
     };
     tracing::subscriber::set_global_default(Registry::default().with(layer))?;
     Ok(handle)
+}
+
+/// Whether standard error leads to systemd's journal.
+#[must_use]
+pub fn has_journal() -> bool {
+    journal::has_stderr()
+}
+
+/// What takes an event whose fields have been read.
+trait Write {
+    fn write(&self, fields: &Fields, metadata: &Metadata<'_>, wall: Timestamp);
+}
+
+/// Where the process's events go.
+#[derive(Debug)]
+struct Output {
+    stderr: Sink,
+    /// Comes first, where there is one.
+    journal: Option<Journal>,
+}
+
+impl Write for Arc<Output> {
+    fn write(&self, fields: &Fields, metadata: &Metadata<'_>, wall: Timestamp) {
+        if let Some(journal) = &self.journal {
+            let entry = journal::entry(fields, metadata, &fields.body(metadata, wall));
+            if journal.write(&entry).is_ok() {
+                return;
+            }
+        }
+        self.stderr.write(fields.line(metadata, wall).as_bytes());
+    }
 }
 
 /// Writes each event as one line.
 struct Lines<W> {
     format: Format,
     filter: Arc<Filter>,
-    write: W,
+    output: W,
 }
 
 impl<S, W> Layer<S> for Lines<W>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    W: Fn(&[u8]) + 'static,
+    W: Write + 'static,
 {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // All that the filter looks at is known of a callsite; the cache is rebuilt when the verbosity changes.
@@ -134,8 +175,8 @@ where
                 fields.append(outer);
             }
         }
-        let line = fields.line(event.metadata(), crate::clock::system_wall());
-        (self.write)(line.as_bytes());
+        self.output
+            .write(&fields, event.metadata(), crate::clock::system_wall());
     }
 }
 

@@ -2,24 +2,27 @@ use std::sync::Mutex;
 
 use super::*;
 
+/// Keeps what is written.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<String>>>);
+
+impl Write for Kept {
+    fn write(&self, fields: &Fields, metadata: &Metadata<'_>, wall: Timestamp) {
+        let line = fields.line(metadata, wall);
+        self.0.lock().unwrap().push(line);
+    }
+}
+
 /// The lines that `log` writes.
 fn lines(format: Format, verbosity: u32, log: impl FnOnce()) -> Vec<String> {
-    let written = Arc::new(Mutex::new(Vec::new()));
+    let output = Kept::default();
     let layer = Lines {
         format,
         filter: Arc::new(Filter::new(verbosity, Vec::new())),
-        write: {
-            let written = Arc::clone(&written);
-            move |line: &[u8]| {
-                written
-                    .lock()
-                    .unwrap()
-                    .push(String::from_utf8(line.to_vec()).unwrap());
-            }
-        },
+        output: output.clone(),
     };
     tracing::subscriber::with_default(Registry::default().with(layer), log);
-    Arc::try_unwrap(written).unwrap().into_inner().unwrap()
+    std::mem::take(&mut output.0.lock().unwrap())
 }
 
 #[derive(Debug, thiserror::Error)]

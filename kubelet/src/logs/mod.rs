@@ -212,16 +212,13 @@ impl PodLogs {
         })
     }
 
-    /// How large a log is, bytes; none where there is none. A log that is not below the directory of logs is not
-    /// looked after here, and reads as empty.
+    /// Holds the directory of logs, to look at many of them.
     ///
     /// # Errors
-    /// When it cannot be asked.
-    pub fn size(&self, log_path: &Path) -> Result<Option<u64>, LogsError> {
-        match self.file_of(log_path)? {
-            Some((dir, name)) => Ok(dir.file_size(&name)?),
-            None => Ok(Some(0)),
-        }
+    /// When it cannot be opened.
+    pub fn sizes(&self) -> Result<LogSizes<'_>, LogsError> {
+        let root = Dir::open(&self.config.pod_logs_dir)?;
+        Ok(LogSizes { logs: self, root })
     }
 
     /// Rotates the log of a running container if it has grown beyond the limits, and says what to do next. `now` is
@@ -389,6 +386,27 @@ impl PodLogs {
         match root.child(&pod_dir_name(name, uid))? {
             Some(pod) => Ok(pod.child(container)?),
             None => Ok(None),
+        }
+    }
+}
+
+/// The directory of logs while its files are looked at: three system calls each.
+#[derive(Debug)]
+pub struct LogSizes<'a> {
+    logs: &'a PodLogs,
+    root: Dir,
+}
+
+impl LogSizes<'_> {
+    /// How large a log is, bytes; none where there is none. A log that is not below the directory of logs is not
+    /// looked after here, and reads as empty.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn of(&self, log_path: &Path) -> Result<Option<u64>, LogsError> {
+        match self.logs.names_of(log_path) {
+            Some(names) => Ok(self.root.file_size_below(&names)?),
+            None => Ok(Some(0)),
         }
     }
 }

@@ -84,8 +84,16 @@ impl Rotator {
     ) -> Vec<(String, Option<u64>)> {
         let this = self.clone();
         let sizes = tokio::task::spawn_blocking(move || {
+            let sizes = this.logs.sizes();
+            if let Err(error) = &sizes {
+                let error = error_chain(error);
+                tracing::warn!(error, "cannot look at the logs of containers");
+            }
             let size = |(id, path): (String, String)| {
-                let size = this.logs.size(path.as_ref());
+                let size = match &sizes {
+                    Ok(sizes) => sizes.of(path.as_ref()),
+                    Err(_) => Ok(Some(0)),
+                };
                 (id, path, size)
             };
             due.into_iter().map(size).collect::<Vec<_>>()

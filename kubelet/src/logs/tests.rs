@@ -235,13 +235,13 @@ fn a_log_is_rotated_when_it_has_grown() {
     };
     let rotate = |second| node.logs.rotate(&log, &limits, now(second)).unwrap();
     assert_eq!(rotate(0), Rotation::Missing);
-    assert_eq!(node.logs.size(&log).unwrap(), None);
+    assert_eq!(node.logs.sizes().unwrap().of(&log).unwrap(), None);
     std::fs::write(&log, "nine byte").unwrap();
     assert_eq!(rotate(0), Rotation::NotNeeded);
-    assert_eq!(node.logs.size(&log).unwrap(), Some(9));
+    assert_eq!(node.logs.sizes().unwrap().of(&log).unwrap(), Some(9));
     std::fs::write(&log, "ten bytes.").unwrap();
     let elsewhere = Path::new("/elsewhere/c/0.log");
-    assert_eq!(node.logs.size(elsewhere).unwrap(), Some(0));
+    assert_eq!(node.logs.sizes().unwrap().of(elsewhere).unwrap(), Some(0));
 
     std::fs::write(dir.join("0.log.20240506-070700.tmp"), "half").unwrap();
     for second in 1..=4 {

@@ -53,9 +53,16 @@ pub async fn run_events(observer: Arc<Observer>, connection: Connection) {
             }
             was_up
         });
+        let short = connection.refusal().unwrap_or_else(|| why.as_str().into());
+        observer.away.send_if_modified(|known| {
+            let news = known.as_ref() != Some(&short);
+            *known = Some(short);
+            news
+        });
         if said.is_none_or(|at| at.elapsed() >= SAY_AWAY_EVERY) {
             said = Some(tokio::time::Instant::now());
             tracing::warn!(
+                reason = "RuntimeAway",
                 endpoint = connection.name(),
                 why,
                 "waiting for the container runtime"
@@ -109,11 +116,13 @@ async fn follow(
     }
     if said.take().is_some() || *observer.state.borrow() == RuntimeState::NeverSeen {
         tracing::info!(
+            reason = "RuntimeReady",
             endpoint = connection.name(),
             events = kind.name(),
             "container runtime is ready"
         );
     }
+    observer.away.send_replace(None);
     observer
         .state
         .send_replace(RuntimeState::Up(TIMES_UP.fetch_add(1, Ordering::Relaxed)));

@@ -52,6 +52,7 @@ pub struct Observer {
     /// Sandboxes and containers by id, to tell whose event it is.
     owners: Mutex<HashMap<Box<str>, PodUid>>,
     state: watch::Sender<RuntimeState>,
+    away: watch::Sender<Option<Arc<str>>>,
     found: watch::Sender<Arc<Vec<FoundPod>>>,
     changes: watch::Sender<()>,
     /// Pods that a relist looks at.
@@ -94,6 +95,7 @@ impl Observer {
             pods: Mutex::default(),
             owners: Mutex::default(),
             state: watch::Sender::new(RuntimeState::NeverSeen),
+            away: watch::Sender::new(None),
             found: watch::Sender::new(Arc::default()),
             changes: watch::Sender::new(()),
             looking: Mutex::default(),
@@ -104,6 +106,12 @@ impl Observer {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<RuntimeState> {
         self.state.subscribe()
+    }
+
+    /// Why the runtime does not answer, for people; none while it does, and before it was asked.
+    #[must_use]
+    pub fn away(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.away.subscribe()
     }
 
     /// The pods that the last relist found in the runtime.

@@ -8,7 +8,7 @@ use cri_proto::{CriError, v1};
 use tokio::task::JoinSet;
 
 use super::{Observer, Slot, inspect};
-use crate::pod::PodUid;
+use crate::pod::{PodName, PodUid};
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::label;
 use crate::runtime::observed;
@@ -22,6 +22,17 @@ pub struct FoundPod {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+}
+
+impl FoundPod {
+    /// Namespace and name.
+    #[must_use]
+    pub fn pod_name(&self) -> PodName {
+        PodName {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// How long a relist waits for the pods it looks at.

@@ -216,6 +216,7 @@ impl Instance {
             log_path: "".into(),
             grace_seconds: None,
             user: None,
+            stop_signal: None,
         }
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn container(
         log_path: "".into(),
         grace_seconds: None,
         user: None,
+        stop_signal: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is known of a pod's containers besides that they run.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -57,6 +58,24 @@ impl Facts {
             true => self.hooks.insert(id.clone()),
             false => self.hooks.remove(id),
         }
+    }
+
+    /// Notes that no postStart hook runs any more. True when that is news.
+    pub(super) fn hooks_over(&mut self) -> bool {
+        let news = !self.hooks.is_empty();
+        self.hooks.clear();
+        news
+    }
+
+    /// `observed` without instances whose postStart hook is not done.
+    pub(super) fn shown<'a>(&self, observed: &'a ObservedPod) -> Cow<'a, ObservedPod> {
+        let mut containers = observed.containers.iter();
+        if !containers.any(|c| self.hook_runs(&c.id)) {
+            return Cow::Borrowed(observed);
+        }
+        let mut shown = observed.clone();
+        shown.containers.retain(|c| !self.hook_runs(&c.id));
+        Cow::Owned(shown)
     }
 
     /// Whether the instance's postStart hook is not done.
@@ -161,6 +180,7 @@ mod tests {
             log_path: "".into(),
             grace_seconds: None,
             user: None,
+            stop_signal: None,
         }
     }
 
@@ -279,7 +299,15 @@ mod tests {
         assert!(!facts.hook(&"one".into(), true));
         assert!(!facts.views(&pod, &observed)["c"].started);
         assert!(facts.views(&pod, &observed)["d"].started);
+        let shown = facts.shown(&observed);
+        let ids: Vec<&str> = shown.containers.iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, ["two"], "it is not there yet");
         assert!(facts.hook(&"one".into(), false));
+        assert_eq!(*facts.shown(&observed), observed);
+        assert!(facts.hook(&"two".into(), true));
+        assert!(facts.hooks_over());
+        assert!(!facts.hooks_over());
+        assert!(facts.views(&pod, &observed)["d"].started);
         assert!(!facts.views(&pod, &observed).contains_key("c"));
     }
 

@@ -1,5 +1,6 @@
 //! All probes of one pod, as its worker has them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -122,6 +123,11 @@ impl PodProbes {
         self.facts.send_if_modified(|facts| facts.hook(id, false));
     }
 
+    /// No postStart hook runs any more.
+    pub fn hooks_over(&self) {
+        self.facts.send_if_modified(Facts::hooks_over);
+    }
+
     /// Forgets instances that the runtime holds no more.
     pub fn forget_gone(&self, observed: &ObservedPod) {
         self.facts.send_if_modified(|facts| {
@@ -149,6 +155,7 @@ impl PodProbes {
 }
 
 /// What is known of a pod's containers, and news of it.
+#[derive(Clone)]
 pub struct ProbeNews(watch::Receiver<Facts>);
 
 impl ProbeNews {
@@ -159,6 +166,12 @@ impl ProbeNews {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// What is to be shown of `observed`: a container whose postStart hook runs is not there yet, as upstream has it.
+    #[must_use]
+    pub fn shown<'a>(&self, observed: &'a ObservedPod) -> Cow<'a, ObservedPod> {
+        self.0.borrow().shown(observed)
     }
 
     /// What is known of the containers that run.

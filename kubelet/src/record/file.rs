@@ -18,7 +18,8 @@ pub const FILE_NAME: &str = "record.json";
 const TEMPORARY: &str = "record.json.tmp";
 /// What the name of a bad file that was set aside begins with; a number follows. One such file is kept.
 pub const BAD_PREFIX: &str = "record.json.bad-";
-/// The version this agent reads and writes.
+/// The version this agent reads and writes. An agent of another version sets the file aside, and with it what it held:
+/// fields are added without raising it.
 const VERSION: u32 = 1;
 /// No record is larger; what is, is bad.
 pub const MAX_BYTES: usize = 64 * 1024;

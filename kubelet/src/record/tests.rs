@@ -408,6 +408,7 @@ fn status(phase: Phase, message: Option<&str>) -> PodStatus {
     let container = |name: &str, state| ContainerStatus {
         name: name.into(),
         user: None,
+        stop_signal: None,
         kind: ContainerKind::Regular,
         state,
         last: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::stamp::Stamp;
 use crate::pod::QosClass;
@@ -13,7 +13,9 @@ use crate::status::{Condition, ConditionKind, Phase, PodStatus};
 /// Bytes of a phase's reason and message that a record keeps.
 const MAX_TEXT: usize = 4096;
 
-/// What is remembered of one pod. Fields that are missing from a file read as empty.
+/// What is remembered of one pod. Fields that are missing from a file read as empty, and fields that this agent does not
+/// know are passed over: an older agent reads what a newer one has written, and the other way round. So fields are only
+/// ever added, and none changes what it means.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
@@ -27,8 +29,11 @@ pub struct Record {
     /// By container name: what was established of the instance that ran.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub containers: BTreeMap<String, ContainerRecord>,
-    /// The conditions that were published.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// The conditions that were published. One that this agent does not know, from a newer one, is passed over.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "known_conditions"
+    )]
     pub conditions: BTreeMap<ConditionKind, ConditionRecord>,
     /// By container name: its crash back-off.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -190,6 +195,16 @@ impl Record {
             qos,
         })
     }
+}
+
+fn known_conditions<'de, D: Deserializer<'de>>(
+    input: D,
+) -> Result<BTreeMap<ConditionKind, ConditionRecord>, D::Error> {
+    let all = BTreeMap::<String, ConditionRecord>::deserialize(input)?;
+    let known = all
+        .into_iter()
+        .filter_map(|(name, record)| Some((ConditionKind::parse(&name)?, record)));
+    Ok(known.collect())
 }
 
 fn bounded(text: &str) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cri_proto::v1;
 
-use super::convert::{annotation, label};
+use super::convert::{annotation, label, signal_name};
 use super::{ContainerId, ContainerState, ImageRef, LinuxUser, ObservedContainer, ObservedSandbox};
 use crate::pod::PodUid;
 
@@ -79,6 +79,7 @@ pub fn container(listed: &v1::Container, status: &v1::ContainerStatus) -> Observ
                 groups: linux.supplemental_groups.clone(),
             }))
         }),
+        stop_signal: signal_name(status.stop_signal()),
     }
 }
 

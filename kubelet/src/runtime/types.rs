@@ -152,6 +152,9 @@ pub struct ObservedContainer {
     pub grace_seconds: Option<i64>,
     /// Who its first process was started as; none where the runtime does not say (containerd before 2.0).
     pub user: Option<Box<LinuxUser>>,
+    /// What asks its first process to stop, as the API spells it (`SIGTERM`, `SIGRTMIN+1`); none where the runtime does
+    /// not say (containerd before 2.2).
+    pub stop_signal: Option<Arc<str>>,
 }
 
 /// The user and groups of a process.

@@ -50,6 +50,17 @@ impl Heartbeat {
     }
 }
 
+/// What has not been heard of for too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// The check that fails.
+    pub check: &'static str,
+    /// What hangs, in the plural.
+    pub what: &'static str,
+    /// Since when.
+    pub lasts: Duration,
+}
+
 /// The checks behind `/healthz`.
 #[derive(Clone, Debug)]
 pub struct HealthChecks {
@@ -87,11 +98,24 @@ impl HealthChecks {
     /// Runs all checks.
     ///
     /// # Errors
-    /// With the first that failed and what is wrong: what the systemd watchdog asks before each ping.
+    /// With the first that failed and what is wrong.
     pub fn all(&self) -> Result<(), String> {
         Self::NAMES
             .iter()
             .try_for_each(|name| self.check(name).map_err(|why| format!("{name}: {why}")))
+    }
+
+    /// What hangs, when a check fails: what the systemd watchdog asks before each ping.
+    #[must_use]
+    pub fn silence(&self) -> Option<Silence> {
+        let failed = Self::NAMES
+            .into_iter()
+            .find(|name| self.check(name).is_err())?;
+        Some(Silence {
+            check: failed,
+            what: "the rounds of the registry of pods",
+            lasts: self.sync_loop.age().unwrap_or_default(),
+        })
     }
 }
 

@@ -24,7 +24,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-pub use health::{HealthChecks, Heartbeat};
+pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
 pub use pods::PodsView;
 pub use socket::{SocketError, SocketFile};

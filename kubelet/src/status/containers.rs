@@ -250,6 +250,10 @@ impl<'a> Scene<'a> {
             image_id: Some(newest.image_ref.clone()),
             id: Some(newest.id.clone()),
             user: newest.user.clone(),
+            stop_signal: newest
+                .stop_signal
+                .clone()
+                .filter(|_| self.input.stop_signals),
         }
     }
 
@@ -272,6 +276,7 @@ impl<'a> Scene<'a> {
             image_id: None,
             id: None,
             user: None,
+            stop_signal: None,
         };
         let Some(before) = before else {
             return status;

@@ -11,7 +11,7 @@ use super::conditions::{self, Facts};
 use super::containers::{self, Side};
 use super::phase;
 use super::types::{Phase, PodStatus, Waiting};
-use crate::pod::{self, CONFIG_SOURCE_ANNOTATION, Pod, QosClass};
+use crate::pod::{self, Pod, QosClass};
 use crate::probes::ProbeView;
 use crate::runtime::{ContainerState, ObservedPod};
 
@@ -64,6 +64,8 @@ pub struct StatusInput<'a> {
     pub failure: Option<&'a PodFailure>,
     /// The node's addresses, primary first, at most one a family; empty when unknown.
     pub host_ips: &'a [IpAddr],
+    /// Signals that ask containers to stop are shown (feature gate `ContainerStopSignals`).
+    pub stop_signals: bool,
     /// The time, for conditions that flip.
     pub now: Timestamp,
 }
@@ -71,10 +73,7 @@ pub struct StatusInput<'a> {
 impl StatusInput<'_> {
     /// Whether the pod comes from a file or a URL.
     pub(super) fn is_static(&self) -> bool {
-        let annotations = self.pod.metadata.annotations.as_ref();
-        annotations
-            .and_then(|a| a.get(CONFIG_SOURCE_ANNOTATION))
-            .is_some_and(|source| source != "api")
+        pod::is_static(self.pod)
     }
 
     /// The status that came with the pod.

@@ -65,6 +65,7 @@ fn instance() -> impl Strategy<Value = ObservedContainer> {
             log_path: "".into(),
             grace_seconds: None,
             user: None,
+            stop_signal: None,
         },
     )
 }
@@ -155,6 +156,7 @@ fn derive(pod: &Pod, moment: &Moment, previous: Option<&PodStatus>, second: i64)
         rejected: None,
         failure: moment.failure.then_some(&failure),
         host_ips: &[],
+        stop_signals: false,
         now: Timestamp::from_second(second).unwrap(),
     })
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::types::PodStatus;
 use crate::pod::{Pod, PodUid};
 
@@ -30,6 +32,7 @@ struct Entry {
 #[derive(Clone, Default)]
 pub struct StatusBoard {
     entries: Arc<Mutex<BTreeMap<PodUid, Entry>>>,
+    changes: watch::Sender<()>,
 }
 
 impl StatusBoard {
@@ -71,6 +74,12 @@ impl StatusBoard {
         entries.values().filter_map(|e| e.view.clone()).collect()
     }
 
+    /// News whenever the status of any pod changes, or a pod goes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// No code that can panic runs under the lock, so a poisoned one still guards a whole map.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +109,8 @@ impl StatusWriter {
             pod: pod.clone(),
             status: Arc::new(status),
         });
+        drop(entries);
+        self.board.changes.send_replace(());
         true
     }
 
@@ -114,6 +125,7 @@ impl StatusWriter {
         if let Some(entry) = self.board.lock().get_mut(&self.uid) {
             entry.view = None;
         }
+        self.board.changes.send_replace(());
     }
 }
 
@@ -174,9 +186,13 @@ mod tests {
         let board = StatusBoard::new();
         let pod = Arc::new(Pod::default());
         let writer = board.writer(&uid("a")).unwrap();
+        let mut changes = board.changes();
         assert!(writer.set(&pod, status(Phase::Running)));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
         let first = writer.current().unwrap();
         assert!(!writer.set(&pod, status(Phase::Running)));
+        assert!(!changes.has_changed().unwrap());
         assert!(Arc::ptr_eq(&first, &writer.current().unwrap()));
         assert!(
             writer.set(&Arc::new(Pod::default()), status(Phase::Running)),

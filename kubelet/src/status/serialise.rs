@@ -150,6 +150,7 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         restart_count: i32::try_from(status.restart_count).unwrap_or(i32::MAX),
         started: (!ephemeral).then_some(status.started),
         state: Some(state(&status.state, runtime)),
+        stop_signal: status.stop_signal.as_deref().map(str::to_owned),
         user: status.user.as_deref().map(user),
         volume_mounts: spec.and_then(volume_mounts),
         ..api::ContainerStatus::default()

@@ -39,8 +39,14 @@ struct Step {
     rejected: Option<(String, String)>,
     #[serde(default)]
     failure: Option<(String, String)>,
+    /// For whose sake the node ends the pod: the message of `DisruptionTarget`.
+    #[serde(default)]
+    disruption: Option<String>,
     #[serde(default)]
     host_ips: Vec<IpAddr>,
+    /// The gate `ContainerStopSignals`.
+    #[serde(default)]
+    stop_signals: bool,
     /// The agent was restarted before this step and kept no record.
     #[serde(default)]
     forget: bool,
@@ -85,6 +91,8 @@ struct ContainerStep {
     /// User, group, supplemental groups.
     #[serde(default)]
     user: Option<(i64, i64, Vec<i64>)>,
+    #[serde(default)]
+    stop_signal: Option<String>,
     /// Repeats `message`, for long ones.
     #[serde(default = "once")]
     message_times: usize,
@@ -131,6 +139,7 @@ impl ContainerStep {
                 let user = LinuxUser { uid, gid, groups };
                 Box::new(user)
             }),
+            stop_signal: self.stop_signal.as_deref().map(Into::into),
         }
     }
 }
@@ -183,7 +192,7 @@ impl Step {
         let failure = self.failure.as_ref().map(|(reason, message)| PodFailure {
             reason: reason.as_str().into(),
             message: message.as_str().into(),
-            disruption: None,
+            disruption: self.disruption.as_deref().map(Into::into),
         });
         let observed = self.observed();
         let mut input = StatusInput {
@@ -199,6 +208,7 @@ impl Step {
             rejected: rejected.as_ref(),
             failure: failure.as_ref(),
             host_ips: &self.host_ips,
+            stop_signals: self.stop_signals,
             now: self.now,
         };
         let status = derive_status(&input);
@@ -300,6 +310,7 @@ fn a_restart_of_the_agent_changes_nothing_of_what_runs() {
             rejected: None,
             failure: None,
             host_ips: &[],
+            stop_signals: false,
             now,
         });
         assert_eq!(after, before, "{hours} h");

@@ -70,6 +70,23 @@ pub enum ConditionKind {
 }
 
 impl ConditionKind {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 7] = [
+        Self::DisruptionTarget,
+        Self::PodReadyToStartContainers,
+        Self::Initialized,
+        Self::Ready,
+        Self::ContainersReady,
+        Self::PodScheduled,
+        Self::AllContainersRestarting,
+    ];
+
+    /// The one that `status.conditions[].type` spells so.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
     /// As `status.conditions[].type` spells it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -189,6 +206,8 @@ pub struct ContainerStatus {
     pub id: Option<ContainerId>,
     /// Who the newest instance was started as, where the runtime says so.
     pub user: Option<Box<LinuxUser>>,
+    /// What asks the newest instance to stop, where the runtime says so and the gate is open.
+    pub stop_signal: Option<Arc<str>>,
 }
 
 /// The status of a pod.

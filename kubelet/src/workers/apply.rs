@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::CriError;
+use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
 use super::hold::Hold;
@@ -55,7 +56,7 @@ impl Worker {
             // What was made or started is looked at by itself, right away.
             self.memory.stale |= !matches!(step, Step::CreateSandbox { .. } | Step::Start(_));
             let next = match step {
-                Step::Stop(stops) => self.stop(pod, plan, stops, &mut applied).await,
+                Step::Stop(stops) => self.stop(pod, stops, &mut applied).await,
                 Step::StopSandbox(id) => self.stop_sandbox(pod, id, &mut applied).await,
                 Step::CreateSandbox { attempt } => {
                     let created = self
@@ -76,7 +77,7 @@ impl Worker {
                             Ok(Some(id)) => {
                                 // It may take for ever, and others want to start.
                                 permit = None;
-                                self.post_start(pod, plan, start, &id, &mut applied).await
+                                self.post_start(pod, start, &id, &mut applied).await
                             }
                             Ok(None) => Next::GoOn,
                             Err(next) => next,
@@ -124,7 +125,7 @@ impl Worker {
             Ok(id) => {
                 self.settle_hold(None, true, applied);
                 // Its address goes into the containers; and the status shows it before any image is pulled.
-                patiently(permit, Box::pin(self.look_at_sandbox(&id))).await;
+                patiently(permit, Box::pin(self.look_at_sandbox(pod, &id))).await;
                 let observed = self.observed.borrow().clone();
                 self.publish(pod, &observed, &PodPlan::default());
                 Some(id)
@@ -170,8 +171,7 @@ impl Worker {
         match started {
             Ok(id) => {
                 let spec = pod::container(pod, &start.name);
-                let lifecycle = spec.as_ref().and_then(|c| c.lifecycle.as_ref());
-                let has_hook = lifecycle.is_some_and(|l| l.post_start.is_some());
+                let has_hook = spec.is_some_and(|spec| has_post_start(&spec));
                 if !has_hook {
                     self.memory.holds.remove(&key);
                 }
@@ -222,6 +222,12 @@ impl Worker {
         let hold = Hold::after(self.memory.holds.get(&key), now, None);
         self.memory.holds.insert(key, hold);
     }
+}
+
+/// Whether something is to be run once the container has started.
+pub(super) fn has_post_start(spec: &Container) -> bool {
+    let lifecycle = spec.lifecycle.as_ref();
+    lifecycle.is_some_and(|l| l.post_start.is_some())
 }
 
 /// What is no longer there need not be stopped or removed.

@@ -1,28 +1,24 @@
 //! The life of a pod that is wanted: plan, apply, publish, wait.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::CriError;
 
 use super::hold::Hold;
-use super::meanwhile::to_show;
 use super::memory::{
     DEADLINE_EXCEEDED, Memory, PAST_DEADLINE, PREEMPTED, PREEMPTING, active_limit,
 };
 use super::queue::{Stage, Wanted};
 use super::{Orders, Place, Worker, apply::Applied};
 use crate::admission;
-use crate::cgroups::resources::qos_class;
 use crate::events::About;
 use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::Pod;
-use crate::probes::ProbeView;
 use crate::record::Exit;
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
-use crate::status::{PodStatus, StatusInput, Waiting, derive_status};
+use crate::status::PodStatus;
 
 /// A pod that is not begun for this long shows why.
 const SHOW_WAITING: Duration = Duration::from_secs(10);
@@ -37,9 +33,16 @@ impl Worker {
         loop {
             let mut orders = self.orders.clone();
             let has_place = !self.memory.has_no_place();
-            // A pod that has to make room must not go on with a pull or a start that hangs.
-            let cut_short =
-                |o: &Orders| o.wanted == Wanted::Stop || has_place && o.place == Place::Preempted;
+            let leaving = self.memory.leaving;
+            // A pod that has to make room, or has less time than it had, must not go on with a pull or a start that hangs.
+            let cut_short = |o: &Orders| {
+                o.wanted == Wanted::Stop
+                    || match o.place {
+                        Place::Preempted => has_place,
+                        Place::Leaving(time) => leaving != Some(time),
+                        Place::Granted | Place::Refused(_) => false,
+                    }
+            };
             let deadline = self.deadline();
             let told = tokio::select! {
                 biased;
@@ -108,7 +111,7 @@ impl Worker {
     async fn live(&mut self) {
         self.told_to_run().await;
         self.memory.begin_life(self.tools.clock.now().monotonic);
-        self.memory.starting.send_replace(None);
+        self.probes.hooks_over();
         // Nothing seen of the pod may mean that nobody could look at it yet.
         self.memory.stale |= self.observed.borrow().is_empty();
         let mut warned = false;
@@ -139,7 +142,7 @@ impl Worker {
             let observed = self.observed.borrow_and_update().clone();
             self.memory.note_exits(&observed, self.tools.clock.now());
             let plan = if self.memory.is_over() {
-                end_of(&pod, &observed)
+                end_of(&pod, &observed, self.memory.leaving)
             } else {
                 self.plan(&pod, &observed)
             };
@@ -150,6 +153,7 @@ impl Worker {
             }
             self.tell_backoffs(&pod, &observed, &plan);
             let mut applied = self.apply_in_view(&pod, &observed, &plan).await;
+            self.probes.hooks_over();
             if applied.acted {
                 if self.memory.stale {
                     self.look_again().await;
@@ -247,14 +251,9 @@ impl Worker {
             backoff: &self.memory.backoffs,
             exits: &self.memory.exits,
             attempts_on_disk: &self.memory.attempts_on_disk,
-            probes: &self.probe_views(pod, observed),
+            probes: &self.probes.views(pod, observed),
             now: self.tools.clock.now().monotonic,
         })
-    }
-
-    /// What is known of the containers that run besides that they do.
-    fn probe_views(&self, pod: &Pod, observed: &ObservedPod) -> BTreeMap<Arc<str>, ProbeView> {
-        self.probes.views(pod, observed)
     }
 
     /// Renews the observation after a change; says whether that went well. Nothing is planned from a stale one.
@@ -272,8 +271,15 @@ impl Worker {
     }
 
     /// Looks at a sandbox that was just made.
-    pub(super) async fn look_at_sandbox(&mut self, id: &SandboxId) {
+    pub(super) async fn look_at_sandbox(&mut self, pod: &Pod, id: &SandboxId) {
         let looked = self.tools.observer.refresh_sandbox(&self.uid, id).await;
+        if let Err(error) = &looked {
+            let error = error.rpc_text();
+            About::pod(pod).warning(
+                "FailedPodSandBoxStatus",
+                &format!("Unable to get pod sandbox status: {error}"),
+            );
+        }
         self.note_look(looked);
     }
 
@@ -305,8 +311,14 @@ impl Worker {
                     About::pod(pod).warning(PREEMPTING, PREEMPTED);
                 }
             }
+            Place::Leaving(time) => {
+                if self.memory.leaving != Some(*time) {
+                    let ran = !self.observed.borrow().containers.is_empty();
+                    self.memory.leave(pod, *time, ran);
+                }
+            }
             Place::Granted if self.memory.has_no_place() => {
-                tracing::info!(pod = %self.name, uid = %self.uid, "there is room for the pod now");
+                tracing::info!(pod = %self.name, uid = %self.uid, "there is a place for the pod now");
                 self.memory = Memory::fresh(&self.tools, pod, &self.uid);
                 self.memory.stale = true;
                 self.stage.send_replace(Stage::Live);
@@ -344,8 +356,9 @@ impl Worker {
     /// A pod that nobody has looked at yet is pending; or it is as an earlier life of the agent left it. Not having
     /// looked yet flips no condition.
     pub(super) fn publish_unseen(&mut self, pod: &Arc<Pod>) {
-        let unseen = self.derive(pod, &ObservedPod::default(), &PodPlan::default());
-        let status = match &self.memory.status {
+        let view = self.view(pod, &PodPlan::default());
+        let unseen = view.derive(&ObservedPod::default());
+        let status = match &*self.memory.status.borrow() {
             Some(before) => PodStatus {
                 phase: before.phase,
                 conditions: before.conditions.clone(),
@@ -356,62 +369,6 @@ impl Worker {
         if let Some(writer) = &self.board {
             writer.set(pod, status);
         }
-    }
-
-    fn derive(&self, pod: &Pod, observed: &ObservedPod, plan: &PodPlan) -> PodStatus {
-        let now = self.tools.clock.now();
-        let shown = to_show(observed, self.memory.starting.borrow().as_ref());
-        let observed = &*shown;
-        derive_status(&StatusInput {
-            pod,
-            qos: qos_class(pod),
-            observed,
-            waiting: &self.waiting(plan, now.monotonic),
-            probes: &self.probe_views(pod, observed),
-            previous: self.memory.status.as_ref(),
-            start_time: self.memory.start_time,
-            terminating: self.orders.borrow().wanted == Wanted::Stop,
-            finished: plan.finished || self.memory.is_over(),
-            rejected: self.memory.rejected.as_ref(),
-            failure: self.memory.failure.as_ref(),
-            // Upstream leaves the node's addresses out of the status without an API server.
-            host_ips: &[],
-            now: now.wall,
-        })
-    }
-
-    /// Publishes what is new while a step of `plan` takes its time.
-    pub(super) fn publish_meanwhile(&mut self, pod: &Arc<Pod>, plan: &PodPlan) {
-        if self.board.is_some() {
-            let observed = self.observed.borrow_and_update().clone();
-            self.publish(pod, &observed, plan);
-        }
-    }
-
-    /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
-    pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
-        self.take_shown();
-        let status = self.derive(pod, observed, plan);
-        if status.phase.is_terminal() && self.memory.phase() != Some(status.phase) {
-            tracing::info!(pod = %self.name, uid = %self.uid, phase = status.phase.as_str(), "pod has finished");
-        }
-        if let Some(writer) = &self.board {
-            writer.set(pod, status.clone());
-        }
-        self.memory.status = Some(status);
-        self.memory.store(pod, &self.tools.clock);
-    }
-
-    pub(super) fn waiting(&self, plan: &PodPlan, now: Duration) -> BTreeMap<Arc<str>, Waiting> {
-        let mut waiting = plan.waiting.clone();
-        for (name, hold) in &self.memory.holds {
-            if let (Some(name), Some(why)) = (name, &hold.waiting)
-                && hold.left(now).is_some()
-            {
-                waiting.insert(name.clone(), why.clone());
-            }
-        }
-        waiting
     }
 
     /// Waits for whatever may change the plan: the spec, an observation, what probes say, the runtime's
@@ -455,9 +412,10 @@ impl Worker {
     }
 }
 
-/// A pod that is over starts nothing; what still runs of it is stopped.
-fn end_of(pod: &Pod, observed: &ObservedPod) -> PodPlan {
+/// A pod that is over starts nothing; what still runs of it is stopped, within `limit` where there is one.
+fn end_of(pod: &Pod, observed: &ObservedPod, limit: Option<Duration>) -> PodPlan {
     let grace = Duration::from_secs(crate::pod::grace_seconds(pod).unsigned_abs());
+    let grace = limit.map_or(grace, |limit| limit.min(grace));
     let mut plan = crate::plan::plan_termination(pod, observed, grace);
     plan.steps
         .retain(|step| matches!(step, Step::Stop(_) | Step::StopSandbox(_)));

@@ -13,15 +13,17 @@ use super::hold::Hold;
 use super::start::Prepared;
 use super::told::ToldBackoffs;
 use crate::admission::Rejection;
+use crate::cgroups::resources::qos_class;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
-use crate::pod::{self, Pod, PodName, PodUid};
+use crate::pod::{self, Pod, PodName, PodUid, RestartPolicy};
 use crate::record::{
     Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Termination,
 };
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
-use crate::status::{Phase, PodFailure, PodStatus, Rejected};
+use crate::shutdown;
+use crate::status::{PodFailure, PodStatus, Rejected};
 
 /// Reason of a pod that had to make room for a critical one.
 pub(super) const PREEMPTING: &str = "Preempting";
@@ -34,6 +36,9 @@ pub(super) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// The same in a sentence.
 pub(super) const PAST_DEADLINE: &str =
     "Pod was active on the node longer than the specified deadline";
+
+/// The last status of a pod, or what the record kept of it.
+pub(super) type StatusCell = watch::Sender<Option<PodStatus>>;
 
 /// What a worker remembers. The part that must survive a restart of the agent is in the record.
 pub(super) struct Memory {
@@ -53,16 +58,14 @@ pub(super) struct Memory {
     pub(super) prepared: Option<Prepared>,
     /// What the sandbox was made from.
     pub(super) sandbox_config: Option<PodSandboxConfig>,
-    /// The last status, or what the record kept of it.
-    pub(super) status: Option<PodStatus>,
+    /// What was shown last.
+    pub(super) status: StatusCell,
     /// The pod is over and its volumes and cgroup were given back.
     pub(super) released: bool,
     /// A change was made and has not been looked at.
     pub(super) stale: bool,
     /// The back-offs that there has been an event of.
     pub(super) told_backoffs: ToldBackoffs,
-    /// The instance whose postStart hook runs: to all who look it is not there yet, as upstream has it.
-    pub(super) starting: watch::Sender<Option<ContainerId>>,
     /// The last plan, when all of it went well.
     pub(super) last_plan: Option<PodPlan>,
     /// Why the pod may not run here.
@@ -71,6 +74,8 @@ pub(super) struct Memory {
     pub(super) failure: Option<PodFailure>,
     /// It has to end to make room for another pod, and is tried again.
     pub(super) gave_way: bool,
+    /// The node is shutting down: how long it was given to end.
+    pub(super) leaving: Option<Duration>,
     /// When the pod became active.
     active_since: Exit,
 }
@@ -79,7 +84,10 @@ impl Memory {
     /// With what an earlier life of the agent left in the pod's record.
     pub(super) fn load(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
         let record = match RecordFile::load(&tools.dirs.path(uid)) {
-            Loaded::Good(record) => tried_again(*record),
+            Loaded::Good(record) => tried_again(*record, || {
+                let ran = !attempts_on_disk(tools, pod, uid).is_empty();
+                comes_back(pod, ran)
+            }),
             // What was bad about it has been said.
             Loaded::Missing | Loaded::Bad { .. } => Record::default(),
         };
@@ -103,7 +111,7 @@ impl Memory {
             start_time: record.start_time.unwrap_or(now.wall),
             backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
             attempts_on_disk: attempts_on_disk(tools, pod, uid),
-            status: record.previous_status(crate::cgroups::resources::qos_class(pod)),
+            status: watch::Sender::new(record.previous_status(qos_class(pod))),
             writer,
             record,
             exits: BTreeMap::new(),
@@ -114,11 +122,11 @@ impl Memory {
             rejected: None,
             failure: None,
             gave_way: false,
+            leaving: None,
             active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
             stale: false,
             told_backoffs: ToldBackoffs::new(),
-            starting: watch::Sender::default(),
             last_plan: None,
         }
     }
@@ -179,6 +187,20 @@ impl Memory {
             });
         }
         news
+    }
+
+    /// Has the pod end within `time` because the node is shutting down. One that has `run` may begin again, should the
+    /// node stay up.
+    pub(super) fn leave(&mut self, pod: &Pod, time: Duration, ran: bool) {
+        self.leaving = Some(time);
+        if !self.is_over() {
+            self.gave_way = comes_back(pod, ran);
+            self.failure = Some(PodFailure {
+                reason: shutdown::ENDED.into(),
+                message: shutdown::ENDED_MESSAGE.into(),
+                disruption: Some(shutdown::ENDED_MESSAGE.into()),
+            });
+        }
     }
 
     /// How much longer the pod may be active; none where nothing limits it, or it has to end anyway.
@@ -267,7 +289,8 @@ impl Memory {
         } else if self.record.active_since.is_none() {
             self.record.active_since = Some(self.active_since.to_wall(now));
         }
-        if let Some(status) = self.status.as_ref().filter(|_| self.rejected.is_none()) {
+        let shown = self.status.borrow();
+        if let Some(status) = shown.as_ref().filter(|_| self.rejected.is_none()) {
             let established = self.record.containers.clone();
             self.record.take_status(status);
             // What has started and is ready has been told: the next agent must tell the same.
@@ -275,6 +298,7 @@ impl Memory {
                 self.writer.hurry();
             }
         }
+        drop(shown);
         self.backoffs.write_records(&mut self.record.backoffs, now);
         // The deadline of a termination too is written at once: nothing else is going to write it later.
         let durable = self.record.terminal.is_some()
@@ -291,11 +315,6 @@ impl Memory {
     /// How long until the record wants to be written again.
     pub(super) fn next_flush(&self, now: Duration) -> Option<Duration> {
         self.writer.next_flush().map(|at| at.saturating_sub(now))
-    }
-
-    /// The last phase that was published.
-    pub(super) fn phase(&self) -> Option<Phase> {
-        self.status.as_ref().map(|status| status.phase)
     }
 }
 
@@ -314,14 +333,23 @@ fn follow_clock(record: &mut Record, clock: &Clock) -> Now {
     now
 }
 
-/// A pod that had to make room for another has not ended for good: with a new life of the agent it asks again, as one
-/// that was refused does, of which the record says nothing.
-fn tried_again(mut record: Record) -> Record {
+/// A pod that had to make room for another, or that a shutdown of the node has ended, has not ended for good: with a new
+/// life of the agent it asks again, as one that was refused does, of which the record says nothing.
+fn tried_again(record: Record, comes_back: impl FnOnce() -> bool) -> Record {
     let reason = record.terminal.as_ref().and_then(|t| t.reason.as_deref());
-    if reason == Some(PREEMPTING) {
-        record.terminal = None;
-    }
-    record
+    let again = match reason {
+        Some(PREEMPTING) => true,
+        Some(shutdown::ENDED) => comes_back(),
+        _ => false,
+    };
+    if again { Record::default() } else { record }
+}
+
+/// Whether a pod that a shutdown of the node has ended begins again after it: what another component has put on the
+/// node that one puts anew, and what is never restarted has had its run.
+fn comes_back(pod: &Pod, ran: bool) -> bool {
+    let once = ran && RestartPolicy::of_pod(pod) == RestartPolicy::Never;
+    pod::is_static(pod) && !once
 }
 
 /// What the runtime may have forgotten: the attempt after the highest one with a log, by container.

@@ -13,8 +13,8 @@
 //!                  ▲                                                  │
 //!                  └─────── run ordered again, once given back ───────┘
 //! ```
-//! A living pod that has ended by itself is `Over`; one that had to make room for another is `GivenWay`, and lives again
-//! when there is room.
+//! A living pod that has ended by itself is `Over`; one that had to make room for another, or that a shutdown of the node
+//! has ended, is `GivenWay`, and lives again when there is room, or the node stays up.
 //!
 //! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
 //! never asked. An order to stop pre-empts every wait of a living pod, calls to the runtime included: what such a call
@@ -25,7 +25,6 @@ mod hold;
 mod kill;
 mod kills;
 mod live;
-mod meanwhile;
 mod memory;
 mod network;
 mod permits;
@@ -41,6 +40,7 @@ mod stop;
 mod stuck;
 mod terminate;
 mod told;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,6 +136,8 @@ pub(crate) enum Place {
     Refused(Arc<admission::Rejection>),
     /// It has to make room for a critical pod. It is tried again when the node changes.
     Preempted,
+    /// The node is shutting down, and it has this long to end. It is tried again should the node stay up.
+    Leaving(Duration),
 }
 
 /// The task of one pod.
@@ -153,8 +155,6 @@ struct Worker {
     kills: kills::Kills,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
-    /// What was shown of the pod while the worker was busy.
-    shown: meanwhile::Shown,
 }
 
 impl Worker {
@@ -179,7 +179,6 @@ impl Worker {
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
             board: None,
-            shown: meanwhile::Shown::default(),
             name: PodName::of(&pod),
             tools,
             uid,

@@ -44,7 +44,7 @@ impl Seat<'_> {
             Stage::Live | Stage::Terminating => false,
             Stage::Over => true,
             // Told to come back, it is on its way.
-            Stage::GivenWay => *self.place == Place::Preempted,
+            Stage::GivenWay => matches!(self.place, Place::Preempted | Place::Leaving(_)),
             Stage::Terminated => self.wanted != Wanted::Run,
         }
     }
@@ -119,6 +119,17 @@ impl Places {
         };
         let found = self.from_before.as_ref();
         found.is_some_and(|found| found.contains(uid)) && runs()
+    }
+
+    /// Whether something of the pod may run: it has a place that it need not wait for, be it that it is about to leave it.
+    pub(super) fn may_run(&self, uid: &PodUid) -> bool {
+        self.ledger.may_begin(uid) || self.ledger.ends(uid)
+    }
+
+    /// The pod gets no place, whatever there is room for.
+    pub(super) fn refuse(&mut self, uid: &PodUid) {
+        self.dealt_with(uid);
+        self.ledger.release(uid);
     }
 
     /// Asks for a place. None for a pod that waits: until others have left, or until it has left its own place itself.

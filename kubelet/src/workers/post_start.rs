@@ -9,11 +9,10 @@ use super::Worker;
 use super::apply::{Applied, Next};
 use super::kills::Kill;
 use super::start::StartError;
-use super::stop::news;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::{Hook, HookError};
-use crate::plan::{ContainerStart, PodPlan};
+use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 
@@ -24,29 +23,29 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Runs the postStart hook of the instance `id` that has just been started, however long that takes; the container
-    /// is not shown as running before it is done. One that fails ends its container.
+    /// is not shown as running, nor probed, before it is done. One that fails ends its container, which is shown as waiting
+    /// once all steps are taken.
     ///
     /// Dropped, it gives the hook up: an order to stop comes first.
     pub(super) async fn post_start(
         &mut self,
         pod: &Arc<Pod>,
-        plan: &PodPlan,
         start: &ContainerStart,
         id: &ContainerId,
         applied: &mut Applied,
     ) -> Next {
-        self.memory.starting.send_replace(Some(id.clone()));
+        let mut shown = self.memory.status.subscribe();
         let done = {
             let mut hook = Box::pin(self.post_start_hook(pod, start, id));
             let mut lasts = std::pin::pin!(tokio::time::sleep(SAY_AFTER));
             let mut lost = std::pin::pin!(lost(self.observed.clone(), id.clone()));
             let mut said = false;
             loop {
-                // Cancel-safe: all but the news are polled on, and those stay in their channel.
+                // Cancel-safe: all but what is shown are polled on, and that stays.
                 tokio::select! {
                     done = &mut hook => break done.map_err(StartError::PostStart),
                     () = &mut lost => break Err(StartError::PostStartLost),
-                    () = news(&mut self.observed) => self.publish_meanwhile(pod, plan),
+                    Ok(()) = shown.changed() => self.keep_shown(pod),
                     () = &mut lasts, if !said => {
                         said = true;
                         tracing::warn!(pod = %self.name, uid = %self.uid, container = &*start.name, "the postStart hook still runs; the pod waits for it");
@@ -56,7 +55,7 @@ impl Worker {
         };
         let key = Some(start.name.clone());
         let Err(error) = done else {
-            self.memory.starting.send_replace(None);
+            self.probes.hook_done(id);
             self.memory.holds.remove(&key);
             self.memory.post_start_done(id);
             return Next::GoOn;
@@ -66,8 +65,7 @@ impl Worker {
         About::container(pod, &start.name).warning("FailedPostStartHook", "PostStartHook failed");
         let grace = Duration::from_secs(pod::grace_seconds(pod).unsigned_abs());
         let kill = Kill::alone(id.clone(), start.name.clone(), grace, "FailedPostStartHook");
-        let next = self.end_containers(pod, plan, vec![kill], applied).await;
-        self.memory.starting.send_replace(None);
+        let next = self.end_containers(pod, vec![kill], applied).await;
         applied.failed = true;
         let now = self.tools.clock.now().monotonic;
         self.hold_container(pod, start, &error, now);

@@ -1,13 +1,19 @@
 //! The weight of all burstable pods together: it follows what they ask for in sum (upstream's QoS cgroups).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::cgroups::{Cgroups, resources};
+use crate::cgroups::{Cgroups, CgroupsError, resources};
 use crate::errors::error_chain;
 use crate::pod::{Pod, QosClass};
 use crate::sources::Desired;
+
+/// Looked at this often whatever happens (upstream's `periodicQOSCgroupUpdateInterval`): somebody else may have written.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// And this often while it is not known where to write.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Tells the task that writes the weight. Dropped, it ends the task.
 pub(super) struct QosShares {
@@ -42,21 +48,29 @@ impl QosShares {
     }
 }
 
-/// Writes the latest sum away from the task's thread, one at a time, so that an older one never comes last.
+/// Writes the latest sum, one at a time, so that an older one never comes last.
 async fn write_latest(cgroups: Arc<Cgroups>, mut asks: watch::Receiver<Option<i64>>) {
-    while asks.changed().await.is_ok() {
+    let mut rest = LOOK_AGAIN;
+    loop {
+        // Cancel-safe: the channel keeps its news.
+        tokio::select! {
+            changed = asks.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(rest) => {}
+        }
         let Some(sum) = *asks.borrow_and_update() else {
             continue;
         };
-        let cgroups = cgroups.clone();
-        let written = tokio::task::spawn_blocking(move || cgroups.set_qos_shares(sum)).await;
-        // It panicked, or the agent ends: the next change writes again.
-        if let Ok(Err(error)) = written {
-            tracing::warn!(
-                error = error_chain(&error),
-                "cannot set the weight of burstable pods"
-            );
-        }
+        rest = match cgroups.set_qos_shares(sum).await {
+            Ok(()) => LOOK_AGAIN,
+            Err(CgroupsError::DriverUnknown) => ASK_AGAIN,
+            Err(error) => {
+                tracing::warn!(
+                    error = error_chain(&error),
+                    "cannot set the weight of burstable pods"
+                );
+                LOOK_AGAIN
+            }
+        };
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Stage {
     Live,
     /// The pod has ended by itself and nothing of it runs; it is still shown.
     Over,
-    /// The pod had to make room for another, and nothing of it runs; it is still shown.
+    /// The pod had to make room for another, or end with the node, and nothing of it runs; it is still shown.
     GivenWay,
     /// The pod is being stopped and its resources are being given back.
     Terminating,

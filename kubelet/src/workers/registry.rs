@@ -1,6 +1,7 @@
 //! UID to worker: begins workers, passes orders to them, and clears up behind them.
 
 mod giving;
+mod leaving;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +23,14 @@ use crate::pod::{Pod, PodName, PodUid};
 use crate::record;
 use crate::runtime::{ContainerState, ObservedPod};
 use crate::server::Heartbeat;
+use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
 
 /// The loop goes round at least this often: a fraction of what the `syncloop` check bears.
 const BEAT: Duration = Duration::from_secs(60);
+/// Nothing is begun for this long before it is known that the node does not shut down.
+const FIRST_STATE: Duration = Duration::from_secs(1);
 /// Before a worker that panicked is begun again.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,8 @@ pub struct Registry {
     places: Places,
     /// A place became free, and those who wait for one have not been asked again.
     freed: bool,
+    /// What becomes of the node.
+    node: NodeState,
     /// Woken by any worker that changes its stage.
     staged: Arc<tokio::sync::Notify>,
     /// Pods whose worker panicked, until they have another.
@@ -69,6 +75,7 @@ pub async fn run_registry(
     tools: Arc<Tools>,
     mut desired: watch::Receiver<Arc<Desired>>,
     heartbeat: Heartbeat,
+    mut shutdown: ShutdownLink,
 ) {
     let on_disk = traces_on_disk(&tools);
     let mut found = tools.observer.found();
@@ -81,19 +88,28 @@ pub async fn run_registry(
         handles: BTreeMap::new(),
         tasks: JoinSet::new(),
         by_task: BTreeMap::new(),
+        node: NodeState::Unknown,
         staged: Arc::default(),
         panicked: BTreeMap::new(),
         logs_collected: false,
         on_disk,
     };
+    shutdown.first_state(FIRST_STATE).await;
     loop {
         heartbeat.beat();
+        registry.follow_node(&shutdown.state.borrow_and_update());
         let wanted = desired.borrow_and_update().clone();
         let seen = *runtime.borrow_and_update() != RuntimeState::NeverSeen;
         let in_runtime = found.borrow_and_update().clone();
         registry.update_specs(&wanted);
         qos.follow(&wanted);
         registry.act(&wanted, &in_runtime, seen);
+        let remaining = registry.remaining(seen);
+        shutdown.remaining.send_if_modified(|before| {
+            let news = *before != remaining;
+            *before = remaining;
+            news
+        });
         let rest = registry.rest_left();
         let rested = async {
             match rest {
@@ -106,6 +122,7 @@ pub async fn run_registry(
             changed = desired.changed() => if changed.is_err() { return },
             _ = found.changed() => {}
             _ = runtime.changed() => {}
+            changed = shutdown.state.changed() => if changed.is_err() { return },
             () = registry.staged.notified() => {}
             Some(ended) = registry.tasks.join_next_with_id() => registry.clear_up(ended),
             () = rested => {}
@@ -171,15 +188,7 @@ impl Registry {
             .chain(panicked)
             .chain(in_runtime)
             .filter(|pod| !desired.pods.contains_key(&pod.uid))
-            .map(|pod| {
-                (
-                    pod.uid.clone(),
-                    PodName {
-                        namespace: pod.namespace.clone(),
-                        name: pod.name.clone(),
-                    },
-                )
-            })
+            .map(|pod| (pod.uid.clone(), pod.pod_name()))
             .collect();
         let views = self
             .handles
@@ -230,6 +239,7 @@ impl Registry {
             }
         }
         self.give_places(asking);
+        self.have_pods_leave();
         if desired.ready && runtime_seen && !self.logs_collected {
             self.on_disk.clear();
             self.collect_logs(in_runtime);

@@ -9,6 +9,7 @@ use cri_proto::{CriError, CriErrorKind, v1};
 use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
+use super::apply::has_post_start;
 use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
@@ -155,7 +156,7 @@ impl Worker {
             return Ok(());
         }
         let dir = self.tools.dirs.ensure(&self.uid)?;
-        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid)?;
+        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid).await?;
         let log_directory = self.tools.logs.ensure_pod(&self.name, &self.uid)?;
         let volumes = self.set_up_volumes(pod).await?;
         self.memory.prepared = Some(Prepared {
@@ -279,14 +280,14 @@ impl Worker {
                 id
             }
         };
-        self.tools
-            .runtime
-            .start_container(id.as_str())
-            .await
-            .map_err(|error| StartError::Run {
-                id: id.clone(),
-                error,
-            })?;
+        if has_post_start(&spec) {
+            self.probes.hook_began(&id);
+        }
+        let started = self.tools.runtime.start_container(id.as_str()).await;
+        if let Err(error) = started {
+            self.probes.hook_done(&id);
+            return Err(StartError::Run { id, error });
+        }
         about.normal("Started", "Container started");
         self.look_at_container(sandbox, &id).await;
         self.link_log(start, &id);
@@ -438,36 +439,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_waiting_container_says_what_upstream_says_and_says_it_once() {
-        let refused = || CriError::new("StartContainer", CriErrorKind::Other, "no such file");
-        for (error, reason) in [
-            (
-                StartError::Run {
-                    id: "c".into(),
-                    error: refused(),
-                },
-                "RunContainerError",
-            ),
-            (StartError::Create(refused()), "CreateContainerError"),
-        ] {
-            let waiting = error.waiting();
-            assert_eq!(
-                (&*waiting.reason, &*waiting.message),
-                (reason, "no such file")
-            );
-        }
-        let error = StartError::Image(ImageFailure {
-            error: ImageError::NeverPull {
-                image: "nosuch:1".to_owned(),
-                retry_after: Duration::ZERO,
-            },
-            retry_at: Duration::ZERO,
-        });
-        let text = "Container image \"nosuch:1\" is not present with pull policy of Never";
-        assert_eq!(&*error.waiting().message, text);
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ use super::queue::Wanted;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::Hook;
-use crate::plan::{ContainerStop, PodPlan, StopReason};
+use crate::plan::{ContainerStop, StopReason};
 use crate::pod::{self, Pod};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod, SandboxId};
 
@@ -33,7 +33,6 @@ impl Worker {
     pub(super) async fn stop(
         &mut self,
         pod: &Arc<Pod>,
-        plan: &PodPlan,
         stops: &[ContainerStop],
         applied: &mut Applied,
     ) -> Next {
@@ -54,14 +53,13 @@ impl Worker {
             after: predecessors(pod, stops, stop),
         });
         let kills = kills.collect();
-        self.end_containers(pod, plan, kills, applied).await
+        self.end_containers(pod, kills, applied).await
     }
 
-    /// Ends containers, and waits for all of them; the status goes on meanwhile. Dropped, it leaves them ending.
+    /// Ends containers, and waits for all of them. Dropped, it leaves them ending.
     pub(super) async fn end_containers(
         &mut self,
         pod: &Arc<Pod>,
-        plan: &PodPlan,
         kills: Vec<Kill>,
         applied: &mut Applied,
     ) -> Next {
@@ -74,6 +72,7 @@ impl Worker {
         let mut failures = Vec::new();
         let mut next = Next::GoOn;
         let mut orders = self.orders.clone();
+        let mut shown = self.memory.status.subscribe();
         while !left.is_empty() {
             let overdue = Kills::overdue(self.kills.due());
             // Cancel-safe: a kill that is done stays in its set, news in their channels.
@@ -88,7 +87,7 @@ impl Worker {
                         }
                     }
                 }
-                () = news(&mut self.observed) => self.publish_meanwhile(pod, plan),
+                Ok(()) = shown.changed() => self.keep_shown(pod),
                 Ok(()) = orders.changed() => self.shorten_kills(),
                 () = overdue => self.say_overdue(pod),
             }
@@ -277,13 +276,6 @@ impl Worker {
 /// One failure in the words of upstream's aggregated error.
 fn failure(action: &str, target: &str, error: &str) -> String {
     format!("failed to \"{action}\" for \"{target}\" with {action}Error: {error:?}")
-}
-
-/// Waits for another observation. Cancel-safe. An observer that is gone ends the process.
-pub(super) async fn news(observed: &mut watch::Receiver<Arc<ObservedPod>>) {
-    if observed.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 fn runs(seen: &ObservedPod, id: &ContainerId) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Wanted;
-use super::{Tools, Worker};
+use super::{Place, Tools, Worker};
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{PodPlan, plan_removal, plan_termination};
@@ -51,8 +51,7 @@ impl Part {
                 done.map_err(|error| error_chain(&error))
             }
             Self::Cgroup => {
-                let cgroups = tools.cgroups.clone();
-                let done = cgroups.remove_pod_in_background(uid.clone()).await;
+                let done = tools.cgroups.remove_pod(uid).await;
                 done.map_err(|error| error_chain(&error))
             }
             Self::Directory => {
@@ -91,18 +90,22 @@ impl Worker {
         }
         self.probes.pod_ends();
         self.runtime_seen().await;
-        self.memory.starting.send_replace(None);
+        self.probes.hooks_over();
         self.stop_everything(&pod).await;
         self.probes.clear();
     }
 
     /// When the termination under way has to be done, on the agent's monotonic clock; noted in the record.
     pub(super) fn termination_deadline(&mut self) -> Duration {
-        let seconds = pod::grace_seconds(&self.orders.borrow().pod);
+        let orders = self.orders.borrow().clone();
+        let seconds = pod::grace_seconds(&orders.pod);
         let grace = Duration::from_secs(seconds.unsigned_abs()).max(LEAST_GRACE);
+        let grace = match orders.place {
+            Place::Leaving(time) => grace.min(time),
+            Place::Granted | Place::Refused(_) | Place::Preempted => grace,
+        };
         let deadline = self.memory.termination_deadline(grace, &self.tools.clock);
-        let pod = self.orders.borrow().pod.clone();
-        self.memory.store(&pod, &self.tools.clock);
+        self.memory.store(&orders.pod, &self.tools.clock);
         deadline
     }
 
@@ -223,7 +226,7 @@ impl Worker {
     fn show_blocked(&mut self, part: Part, why: &str) {
         let pod = self.orders.borrow().pod.clone();
         if self.board.is_none() {
-            self.memory.status = None;
+            self.memory.status.send_replace(None);
             self.publish_first();
         }
         self.publish_unseen(&pod);

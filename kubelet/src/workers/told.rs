@@ -10,8 +10,9 @@ use super::start::StartError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::PodPlan;
-use crate::pod::{self, Pod};
+use crate::pod::{self, Pod, PodName};
 use crate::runtime::{ContainerId, ObservedPod};
+use crate::status::{ContainerStatus, PodStatus};
 use crate::volumes::VolumeError;
 
 /// The instance of each container, by name, whose back-off has been told.
@@ -89,6 +90,30 @@ impl Worker {
     }
 }
 
+/// Says in the log which containers of a pod have ended between two statuses. (Upstream says so at `--v=2`; its events tell
+/// of starts and back-offs alone.)
+pub(super) fn tell_ends(pod: &Pod, before: &PodStatus, status: &PodStatus) {
+    let (name, uid) = (PodName::of(pod), pod.metadata.uid.as_deref());
+    for (container, exit_code) in ended(before, status) {
+        tracing::info!(pod = %name, uid, container, reason = "ContainerDied", exit_code, "container has ended");
+    }
+}
+
+/// The containers that ran by one status and have ended by the next, with their exit codes.
+fn ended<'s>(before: &'s PodStatus, status: &'s PodStatus) -> impl Iterator<Item = (&'s str, i32)> {
+    let ran = |c: &&ContainerStatus| c.state.is_running();
+    before.all_containers().filter(ran).filter_map(|ran| {
+        let now = status.container(&ran.name)?;
+        let mut ends = now
+            .state
+            .terminated()
+            .into_iter()
+            .chain(now.last.as_deref());
+        let end = ends.find(|end| end.id.is_some() && end.id == ran.id)?;
+        Some((&*ran.name, end.exit_code))
+    })
+}
+
 /// The containers in a back-off that `told` does not know of their `newest` instances, which it does afterwards.
 fn untold(
     told: &mut ToldBackoffs,
@@ -112,7 +137,7 @@ fn untold(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Waiting;
+    use crate::status::{State, Terminated, Waiting};
 
     fn waiting(reason: &str) -> PodPlan {
         let waiting = Waiting {
@@ -123,6 +148,64 @@ mod tests {
             waiting: BTreeMap::from([("main".into(), waiting)]),
             ..PodPlan::default()
         }
+    }
+
+    fn status(state: State, last: Option<Terminated>, id: &str) -> PodStatus {
+        let container = ContainerStatus {
+            name: "main".into(),
+            kind: crate::pod::ContainerKind::Regular,
+            state,
+            last: last.map(Box::new),
+            started: true,
+            ready: true,
+            restart_count: 0,
+            image: "i".into(),
+            image_id: None,
+            id: Some(id.into()),
+            user: None,
+            stop_signal: None,
+        };
+        PodStatus {
+            phase: crate::status::Phase::Running,
+            reason: None,
+            message: None,
+            start_time: None,
+            conditions: Vec::new(),
+            init_containers: Vec::new(),
+            containers: vec![container],
+            ephemeral_containers: Vec::new(),
+            pod_ips: Vec::new(),
+            host_ips: Vec::new(),
+            qos: crate::pod::QosClass::BestEffort,
+        }
+    }
+
+    #[test]
+    fn an_end_is_seen_as_such_and_behind_a_successor_and_once() {
+        let end = |id: &str| Terminated {
+            exit_code: 7,
+            reason: "Error".into(),
+            message: "".into(),
+            started_at: None,
+            finished_at: None,
+            id: Some(id.into()),
+        };
+        let running = || State::Running {
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let ran = status(running(), None, "a");
+        let over = status(State::Terminated(Box::new(end("a"))), None, "a");
+        let anew = status(running(), Some(end("a")), "b");
+        let seen = |before: &PodStatus, now: &PodStatus| {
+            let ends = ended(before, now);
+            ends.map(|(name, code)| format!("{name} {code}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&ran, &ran), [""; 0]);
+        assert_eq!(seen(&ran, &over), ["main 7"]);
+        assert_eq!(seen(&ran, &anew), ["main 7"]);
+        assert_eq!(seen(&over, &anew), [""; 0]);
+        assert_eq!(seen(&anew, &anew), [""; 0]);
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
 
 /// What has happened since the last look. An empty one is a look for its own sake.
 #[derive(Debug, Default)]
@@ -31,12 +33,38 @@ const MOST_NAMES: usize = 1024;
 pub(super) struct Inbox {
     news: Mutex<News>,
     wake: tokio::sync::Notify,
+    /// Looks begun.
+    begun: AtomicU64,
+    /// The last look of which all is known.
+    finished: watch::Sender<u64>,
 }
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, News> {
         // No code panics while it holds the lock, and the names would be good if it did.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a look that begins now.
+    pub(super) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The look is over, and what it found is published.
+    pub(super) fn finish(&self, look: u64) {
+        self.finished.send_replace(look);
+    }
+
+    /// Has all files looked at, and waits until a look that began after this call is over.
+    pub(super) async fn look(&self) {
+        let next = self.begun.load(Ordering::SeqCst) + 1;
+        self.wake.notify_one();
+        // It does not end while this inbox has its sender.
+        let _ = self
+            .finished
+            .subscribe()
+            .wait_for(|look| *look >= next)
+            .await;
     }
 
     /// What has come in; the inbox is empty afterwards.

@@ -137,6 +137,20 @@ pub struct ManifestSource {
     scanner: Scanner,
     clock: Clock,
     sets: watch::Sender<Arc<ManifestSet>>,
+    inbox: Arc<Inbox>,
+}
+
+/// Has a [`ManifestSource`] look at its files without being told that anything happened to them.
+#[derive(Clone, Debug)]
+pub struct Rescan {
+    inbox: Arc<Inbox>,
+}
+
+impl Rescan {
+    /// Has all files looked at, and waits until that is done and its outcome published: for as long as reading takes.
+    pub async fn look(&self) {
+        self.inbox.look().await;
+    }
 }
 
 impl ManifestSource {
@@ -157,8 +171,16 @@ impl ManifestSource {
             scanner: Scanner::new(options.path, options.node, options.settle),
             clock: Box::new(clock),
             sets,
+            inbox: Arc::default(),
         };
         (source, receiver)
+    }
+
+    /// A handle to have the files looked at.
+    #[must_use]
+    pub fn rescan(&self) -> Rescan {
+        let inbox = Arc::clone(&self.inbox);
+        Rescan { inbox }
     }
 
     /// The same source with a memory of its own for last good manifests.
@@ -176,10 +198,11 @@ impl ManifestSource {
             mut scanner,
             clock,
             sets,
+            inbox,
         } = self;
-        let inbox = Arc::new(Inbox::default());
         let mut armed = Armed::default();
         loop {
+            let look_number = inbox.begin();
             // The watch comes before the look, so that no change falls between them.
             armed.follow(&path, &inbox);
             let news = inbox.take();
@@ -202,6 +225,7 @@ impl ManifestSource {
             if let Some(set) = outcome.set {
                 sets.send_replace(Arc::new(set));
             }
+            inbox.finish(look_number);
             if armed.follow(&path, &inbox) {
                 continue;
             }

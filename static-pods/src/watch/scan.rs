@@ -367,7 +367,7 @@ impl Scanner {
         if state.problems.as_slice() == [error.clone()] {
             return false;
         }
-        tracing::warn!(path = %path.display(), problem = %error, kept = %names(&state.pods), "manifest refused");
+        tracing::warn!(reason = "ManifestRefused", path = %path.display(), problem = %error, kept = %names(&state.pods), "manifest refused");
         state.problems = vec![error];
         true
     }
@@ -413,7 +413,7 @@ fn report(
 ) {
     let path = path.display();
     for problem in problems {
-        tracing::warn!(%path, %problem, kept = %names(before), "manifest refused");
+        tracing::warn!(reason = "ManifestRefused", %path, %problem, kept = %names(before), "manifest refused");
     }
     for warning in warnings {
         tracing::warn!(%path, %warning, "manifest odd");

@@ -20,6 +20,7 @@ struct House {
     directory: PathBuf,
     sets: Receiver<Arc<ManifestSet>>,
     task: tokio::task::JoinHandle<Infallible>,
+    rescan: Rescan,
     _room: tempfile::TempDir,
 }
 
@@ -51,11 +52,13 @@ impl House {
         let mut options = options(&directory);
         change(&mut options);
         let (source, sets) = ManifestSource::new(options, wall);
+        let rescan = source.rescan();
         let task = tokio::spawn(source.run());
         Self {
             directory,
             sets,
             task,
+            rescan,
             _room: room,
         }
     }
@@ -417,4 +420,22 @@ async fn the_last_good_version_outlives_the_source() {
             .await;
     }
     assert_eq!(kept.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_is_asked_for_finds_what_no_event_told() {
+    let mut house = House::new().await;
+    let target = house.directory.with_file_name("elsewhere.yaml");
+    fs::write(&target, pod("a")).unwrap();
+    symlink(&target, house.directory.join("a.yaml")).unwrap();
+    house.names(&["a"]).await;
+    // Not in the directory that is watched; and at rest, so that it counts at the first look.
+    fs::write(&target, pod("b")).unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(names(&house.sets.borrow().clone()), ["a"]);
+    let rescan = house.rescan.clone();
+    tokio::time::timeout(PATIENCE, rescan.look()).await.unwrap();
+    assert_eq!(names(&house.sets.borrow().clone()), ["b"]);
+    // One after the other is not waited for in vain.
+    tokio::time::timeout(PATIENCE, rescan.look()).await.unwrap();
 }

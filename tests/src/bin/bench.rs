@@ -64,7 +64,7 @@ async fn crowds(sizes: &[String]) -> Result<()> {
     };
     let mut crowds = Vec::new();
     for pods in sizes {
-        let binary = tests::target_dir()?.join("release/kubelet");
+        let binary = tests::release_binary()?;
         crowds.push(crowd::measure(&binary, pods, Duration::from_secs(75)).await?);
         println!("{}", crowd::table(&crowds));
     }
@@ -106,7 +106,7 @@ async fn measure(node: &Node, plan: &Plan) -> Result<Report> {
 
 /// Our own agent, and the one that `KUBELET` names.
 fn subjects<'n>(node: &'n Node, floor: &Floor) -> Result<Vec<Subject<'n>>> {
-    let own = Agent::own(node, tests::target_dir()?.join("release/kubelet"))?;
+    let own = Agent::own(node, tests::release_binary()?)?;
     let mut subjects = vec![Subject::new("this agent", node, own, floor.clone())];
     if let Some(other) = Agent::foreign(node) {
         let name = std::env::var("KUBELET_NAME").unwrap_or_else(|_| "the other kubelet".to_owned());

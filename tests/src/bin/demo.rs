@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
         other => bail!("unknown arguments {other:?}; there is --keep"),
     };
     let node = Node::start().await?;
-    let agent = Agent::with(&node, tests::target_dir()?.join("release/kubelet"))?;
+    let agent = Agent::with(&node, tests::release_binary()?)?;
     // So that Ctrl-C undoes things too: the node goes when this function ends.
     let result = tokio::select! {
         result = show(&node, &agent, keep) => result,

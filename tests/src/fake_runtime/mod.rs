@@ -160,6 +160,11 @@ impl FakeRuntime {
         self.service.change(|store| store.has_events = there);
     }
 
+    /// What RuntimeConfig says; without, there is none, as in containerd 1.x (so at first).
+    pub fn set_cgroup_driver(&self, driver: Option<v1::CgroupDriver>) {
+        self.service.change(|store| store.cgroup_driver = driver);
+    }
+
     /// Lets an end show in ListContainers and ContainerStatus only `lag` after its event: containerd's event outruns the
     /// state of its CRI plugin.
     pub fn show_ends_late(&self, lag: Duration) {

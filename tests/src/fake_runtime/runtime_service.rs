@@ -93,6 +93,27 @@ impl RuntimeService for Service {
         .await
     }
 
+    async fn runtime_config(
+        &self,
+        _: Request<v1::RuntimeConfigRequest>,
+    ) -> Answer<v1::RuntimeConfigResponse> {
+        self.perform(
+            "RuntimeConfig",
+            "",
+            String::new(),
+            |service, _| async move {
+                let driver = service.lock().cgroup_driver;
+                let driver =
+                    driver.ok_or_else(|| Status::unimplemented("unknown method RuntimeConfig"))?;
+                let linux = Some(v1::LinuxRuntimeConfiguration {
+                    cgroup_driver: driver.into(),
+                });
+                Ok(v1::RuntimeConfigResponse { linux })
+            },
+        )
+        .await
+    }
+
     async fn update_runtime_config(
         &self,
         _: Request<v1::UpdateRuntimeConfigRequest>,

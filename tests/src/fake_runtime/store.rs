@@ -147,6 +147,7 @@ pub(super) struct Store {
     pub(super) runtime_ready: bool,
     pub(super) network_ready: bool,
     pub(super) has_events: bool,
+    pub(super) cgroup_driver: Option<v1::CgroupDriver>,
     pub(super) end_lag: Duration,
 }
 
@@ -169,6 +170,7 @@ impl Store {
             runtime_ready: true,
             network_ready: true,
             has_events: true,
+            cgroup_driver: None,
             end_lag: Duration::ZERO,
         }
     }

@@ -241,3 +241,20 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
     );
     assert_eq!(texts.len(), 7, "{texts:?}");
 }
+
+#[test]
+fn settings_of_a_server_that_is_off_are_not_warned_of() {
+    let body = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\nauthentication: {webhook: {enabled: false}}\nnodeStatusMaxImages: 9\n";
+    let unbuilt = |body: &str| -> Vec<String> {
+        let file = with_body(body);
+        let texts = loaded(&[&file.argument]).warnings;
+        let texts = texts.iter().map(ToString::to_string);
+        texts
+            .filter(|text| text.contains("has no effect"))
+            .collect()
+    };
+    assert_eq!(unbuilt(body).len(), 3);
+    let closed = unbuilt(&format!("{body}enableServer: false\n"));
+    assert_eq!(closed.len(), 1, "{closed:?}");
+    assert!(closed[0].contains("nodeStatusMaxImages"), "{closed:?}");
+}

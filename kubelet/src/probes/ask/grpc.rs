@@ -10,8 +10,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-use super::dial::{dial, joined};
-use super::{Answer, USER_AGENT, go_seconds, quoted};
+use super::{Answer, DIALER, USER_AGENT, go_seconds, quoted};
+use crate::connections::joined;
 
 const METHOD: &str = "/grpc.health.v1.Health/Check";
 /// From a connection that failed to the next try (the first back-off of gRPC's connection back-off protocol).
@@ -74,8 +74,8 @@ async fn connected(ip: &str, port: u16) -> Channel {
         let connector = tower::service_fn(move |_| {
             let ip = ip.clone();
             async move {
-                let stream = dial(&ip, port).await;
-                let stream = stream.map_err(|error| std::io::Error::other(error.into_text()))?;
+                let stream = DIALER.dial(&ip, port).await;
+                let stream = stream.map_err(std::io::Error::other)?;
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
             }
         });

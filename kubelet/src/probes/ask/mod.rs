@@ -1,24 +1,21 @@
 //! Asks a container: runs a command in it, or connects to it. The texts are upstream's.
 
-mod dial;
 mod exec;
 mod grpc;
 mod http;
 mod leftovers;
 mod tcp;
-mod tls;
-mod url;
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use cri_proto::RuntimeClient;
 use k8s_openapi::api::core::v1::{Container, Probe};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use self::exec::Execs;
 use super::spec;
 use crate::clock::Clock;
+use crate::connections::{Dialer, PortError, host_of, port_of};
 use crate::pod::{Pod, long_name};
 use crate::runtime::ContainerId;
 
@@ -26,6 +23,12 @@ use crate::runtime::ContainerId;
 const MAX_OUTPUT: usize = 10 << 10;
 /// What probes call themselves to HTTP and gRPC servers.
 const USER_AGENT: &str = "kube-probe/1.36";
+/// How probes dial. A close waits for the peer to take note of it, as upstream has it, so that no port stays taken for a
+/// minute; a peer that is a container of this node does so at once.
+const DIALER: Dialer = Dialer {
+    linger: Some(Duration::from_secs(1)),
+    patience: None,
+};
 
 /// What a container answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,12 @@ impl Unasked {
             state: "unknown",
             text: text.into(),
         }
+    }
+}
+
+impl From<PortError> for Unasked {
+    fn from(error: PortError) -> Self {
+        Self::unknown(error.to_string())
     }
 }
 
@@ -110,8 +119,8 @@ impl Prober {
             return http::get(get, container, question.ip, timeout).await;
         }
         if let Some(socket) = &probe.tcp_socket {
-            let port = resolve_port(&socket.port, container)?;
-            let host = chosen(socket.host.as_deref(), question.ip);
+            let port = port_of(&socket.port, container)?;
+            let host = host_of(socket.host.as_deref(), question.ip);
             return Ok(tcp::connect(host, port, timeout).await);
         }
         if let Some(grpc) = &probe.grpc {
@@ -129,32 +138,6 @@ impl Prober {
 impl Ask for Prober {
     fn ask<'a>(&'a self, question: Question<'a>) -> Asking<'a> {
         Box::pin(self.answer(question))
-    }
-}
-
-/// The host of the handler, or the pod's address.
-fn chosen<'a>(host: Option<&'a str>, ip: &'a str) -> &'a str {
-    host.filter(|host| !host.is_empty()).unwrap_or(ip)
-}
-
-/// The number of a port that is given by number, by the name it has in the container, or by a number as text.
-fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, Unasked> {
-    let number = match port {
-        IntOrString::Int(number) => i64::from(*number),
-        IntOrString::String(name) => {
-            let mut ports = container.ports.iter().flatten();
-            match ports.find(|port| port.name.as_deref() == Some(name)) {
-                Some(port) => i64::from(port.container_port),
-                None => name.parse().map_err(|_| {
-                    let name = quoted(name);
-                    Unasked::unknown(format!("strconv.Atoi: parsing {name}: invalid syntax"))
-                })?,
-            }
-        }
-    };
-    match u16::try_from(number) {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(Unasked::unknown(format!("invalid port number: {number}"))),
     }
 }
 
@@ -181,41 +164,11 @@ fn bounded_text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::ContainerPort;
-
-    #[test]
-    fn ports_are_numbers_names_and_numbers_as_text() {
-        let container = Container {
-            ports: Some(vec![ContainerPort {
-                name: Some("web".into()),
-                container_port: 8080,
-                ..ContainerPort::default()
-            }]),
-            ..Container::default()
-        };
-        let resolve = |port: IntOrString| resolve_port(&port, &container).map_err(|e| e.text);
-        let text = |text: &str| IntOrString::String(text.into());
-        assert_eq!(resolve(IntOrString::Int(80)), Ok(80));
-        assert_eq!(resolve(text("web")), Ok(8080));
-        assert_eq!(resolve(text("81")), Ok(81));
-        let fails = |port, expected: &str| assert_eq!(resolve(port), Err(expected.to_owned()));
-        fails(text("db"), "strconv.Atoi: parsing \"db\": invalid syntax");
-        fails(IntOrString::Int(0), "invalid port number: 0");
-        fails(text("65536"), "invalid port number: 65536");
-        fails(IntOrString::Int(-1), "invalid port number: -1");
-    }
 
     #[test]
     fn durations_read_as_in_go() {
         for (seconds, text) in [(1, "1s"), (60, "1m0s"), (61, "1m1s"), (3600, "1h0m0s")] {
             assert_eq!(go_seconds(Duration::from_secs(seconds)), text);
         }
-    }
-
-    #[test]
-    fn a_handlers_host_comes_before_the_pods_address() {
-        assert_eq!(chosen(Some("h"), "10.0.0.1"), "h");
-        assert_eq!(chosen(Some(""), "10.0.0.1"), "10.0.0.1");
-        assert_eq!(chosen(None, ""), "");
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Answer;
-use super::dial::{dial, joined};
+use super::{Answer, DIALER};
+use crate::connections::joined;
 
 pub(super) async fn connect(host: &str, port: u16, timeout: Duration) -> Answer {
-    match tokio::time::timeout(timeout, dial(host, port)).await {
+    match tokio::time::timeout(timeout, DIALER.dial(host, port)).await {
         Ok(Ok(_)) => Answer::Success,
-        Ok(Err(error)) => Answer::Failure(error.into_text()),
+        Ok(Err(error)) => Answer::Failure(error.to_string()),
         Err(_) => Answer::Failure(format!("dial tcp {}: i/o timeout", joined(host, port))),
     }
 }

@@ -4,11 +4,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::FailedProbe;
 use super::super::ask::{Answer, Asking, Question, Unasked};
 use super::*;
+use crate::events::recorder;
 use crate::runtime::{ContainerState, ObservedContainer};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -78,6 +80,11 @@ struct Scene {
 
 impl Scene {
     fn new(container: Container, records: &BTreeMap<String, ContainerRecord>) -> Self {
+        Self::of("", container, records)
+    }
+
+    /// With a name by which its events are known.
+    fn of(name: &str, container: Container, records: &BTreeMap<String, ContainerRecord>) -> Self {
         let clock = Clock::manual("2026-01-02T03:04:05Z".parse().unwrap()).0;
         let script = Arc::new(Script {
             began: Some(Instant::now()),
@@ -85,6 +92,10 @@ impl Scene {
         });
         let (sender, observed) = watch::channel(Arc::<ObservedPod>::default());
         let pod = Arc::new(Pod {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: Some(PodSpec {
                 containers: vec![container],
                 ..PodSpec::default()
@@ -127,6 +138,7 @@ impl Scene {
             log_path: "".into(),
             grace_seconds: None,
             user: None,
+            stop_signal: None,
         };
         self.observed.send_replace(Arc::new(ObservedPod {
             containers: vec![container],
@@ -232,6 +244,48 @@ async fn who_cannot_be_asked_is_asked_three_times_and_it_counts_for_nothing() {
     assert!(scene.view().unwrap().ready);
     let times: Vec<f64> = scene.script.asked().iter().map(|(_, _, at)| *at).collect();
     assert_eq!(times, [11.0, 11.0, 11.0, 21.0, 21.0, 21.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_told_in_upstreams_words() {
+    let name = "probes-that-tell";
+    let scene = Scene::of(name, three(), &BTreeMap::new());
+    let away = |state| {
+        Err(Unasked {
+            state,
+            text: "away".into(),
+        })
+    };
+    scene.script.answer(5, failure());
+    scene.script.answer(7, away("unknown"));
+    scene.runs("one", Duration::ZERO);
+    sleep(25 * SECOND).await;
+    scene.script.answer(5, away("failure"));
+    scene
+        .script
+        .answer(7, Ok(Answer::Warning("elsewhere".into())));
+    sleep(15 * SECOND).await;
+    let events = recorder().list(|event| &*event.object.name == name);
+    let told: Vec<String> = events
+        .iter()
+        .map(|event| {
+            assert!(event.warning);
+            assert_eq!(
+                event.object.field_path.as_deref(),
+                Some("spec.containers{c}")
+            );
+            format!("{} {}", event.reason, event.message)
+        })
+        .collect();
+    for line in [
+        "Unhealthy Readiness probe failed: no",
+        "Unhealthy Liveness probe errored and resulted in unknown state: away",
+        "Unhealthy Readiness probe errored and resulted in failure state: away",
+        "ProbeWarning Liveness probe warning: elsewhere",
+    ] {
+        assert!(told.iter().any(|told| told == line), "{line}: {told:?}");
+    }
+    assert_eq!(told.len(), 4, "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

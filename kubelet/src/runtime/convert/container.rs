@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use cri_proto::v1;
 use k8s_openapi::api::core::v1::Container;
@@ -143,4 +144,12 @@ fn stop_signal(container: &Container, node: &NodeSettings) -> v1::Signal {
             v1::Signal::from_str_name(&name.replace('+', "PLUS").replace('-', "MINUS"))
         })
         .unwrap_or(v1::Signal::RuntimeDefault)
+}
+
+/// A signal as the API spells it; none for the runtime's own choice, which is what a runtime says that knows nothing of
+/// signals.
+pub(crate) fn signal_name(signal: v1::Signal) -> Option<Arc<str>> {
+    let name = signal.as_str_name().replace("PLUS", "+");
+    let named = signal != v1::Signal::RuntimeDefault;
+    named.then(|| name.replace("MINUS", "-").into())
 }

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 
+pub(crate) use container::signal_name;
 pub use container::{ContainerConfigError, ContainerInputs, container_config};
 pub use env::EnvError;
 pub(crate) use env::go_quote;

@@ -306,6 +306,27 @@ fn a_stop_signal_counts_behind_its_gate() {
 }
 
 #[test]
+fn every_signal_is_read_as_it_is_written() {
+    use cri_proto::v1::Signal;
+    assert_eq!(signal_name(Signal::RuntimeDefault), None);
+    assert_eq!(signal_name(Signal::Sigterm).as_deref(), Some("SIGTERM"));
+    let mut names = 0;
+    for number in 1..=Signal::Sigrtmax as i32 {
+        let signal = Signal::try_from(number).unwrap();
+        let name = signal_name(signal).unwrap();
+        let pod = pod_with(json!({}), json!({"lifecycle": {"stopSignal": &*name}}));
+        let node = NodeSettings {
+            stop_signals: true,
+            ..node()
+        };
+        let config = container_of(&pod, "c", &node).unwrap();
+        assert_eq!(config.stop_signal(), signal, "{name}");
+        names += usize::from(name.contains(['+', '-']));
+    }
+    assert_eq!(names, 29, "SIGRTMIN+1 to +15, SIGRTMAX-14 to -1");
+}
+
+#[test]
 fn hostnames() {
     let named = |name: &str, spec: Value| {
         let mut pod = pod_with(spec, json!({}));

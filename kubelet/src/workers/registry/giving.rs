@@ -33,12 +33,20 @@ impl Registry {
             };
             let (runs, orders) = (self.runs_already(&uid), handle.orders.borrow().clone());
             let seat = orders.seat(*handle.stage.borrow());
+            if self.node_refuses(&uid, seat, runs) {
+                self.places.refuse(&uid);
+                // One that has no place says why already.
+                if orders.wanted != Wanted::Run || orders.place == Place::Granted {
+                    self.refuse(&uid);
+                }
+                continue;
+            }
             let place = match self.places.ask(&uid, &orders.pod, seat, runs) {
                 None => continue,
                 Some(Asked::Granted) => Place::Granted,
-                Some(Asked::Leaves) => Place::Preempted,
+                Some(Asked::Leaves) => self.why_it_leaves(&orders.pod),
                 // What it had to say when it made room still holds.
-                Some(Asked::Refused(_)) if orders.place == Place::Preempted => continue,
+                Some(Asked::Refused(_)) if orders.seat_is_given_up() => continue,
                 Some(Asked::Refused(rejection)) => Place::Refused(rejection),
                 Some(Asked::Preempts(victims)) => {
                     self.preempt(&handle.name, &victims);
@@ -74,6 +82,11 @@ impl Registry {
 }
 
 impl Orders {
+    /// Whether the pod had a place and was told to leave it.
+    fn seat_is_given_up(&self) -> bool {
+        matches!(self.place, Place::Preempted | Place::Leaving(_))
+    }
+
     fn seat(&self, stage: Stage) -> Seat<'_> {
         Seat {
             wanted: self.wanted,

@@ -86,7 +86,7 @@ async fn the_status_decides() {
 async fn headers_are_as_the_manifest_wants_them() {
     let (port, requests) = serve(|_| status("200 OK", "", "")).await;
     let default = format!(
-        "GET /a?b HTTP/1.1\r\nUser-Agent: kube-probe/1.36\r\nAccept: */*\r\nConnection: close\r\nHost: 127.0.0.1:{port}\r\n\r\n"
+        "GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: kube-probe/1.36\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     asked(&action(port, "/a?b", &[])).await.unwrap();
     assert_eq!(requests.lock().await.pop().unwrap(), default);
@@ -228,6 +228,20 @@ async fn a_connection_that_fails_reads_as_in_go() {
         "Get \"http://127.0.0.1:{refused}/x\": dial tcp 127.0.0.1:{refused}: connect: connection refused"
     );
     assert_eq!(answer, Ok(Answer::Failure(text)));
+}
+
+#[tokio::test]
+async fn a_server_that_answers_before_it_reads_passes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let answer = status("200 OK", "", "ready");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let mut request = Vec::new();
+        stream.read_to_end(&mut request).await.unwrap();
+    });
+    assert_eq!(asked(&action(port, "/", &[])).await, Ok(Answer::Success));
 }
 
 #[tokio::test]
