@@ -52,6 +52,7 @@ pub mod runtime;
 pub mod server;
 pub mod service;
 pub mod shutdown;
+mod sigkill;
 pub mod sources;
 pub mod status;
 pub mod validate;

@@ -5,11 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{self, Pid, PidfdFlags, Signal};
+use rustix::process::Pid;
 
 use super::CgroupsError;
 use crate::dir::{Dir, DirError};
 use crate::pod::PodUid;
+use crate::sigkill;
 
 /// Rounds of SIGKILL, and of trying to remove a cgroup that the kernel still holds busy.
 const ROUNDS: u32 = 40;
@@ -82,29 +83,10 @@ fn collect(cgroup: &Dir, pids: &mut BTreeSet<i32>, depth: u32) -> Result<(), Dir
     Ok(())
 }
 
-/// Sends SIGKILL to `pid` if it is still in the cgroup `path`: by the time it is read, a pid may be another's.
+/// Sends SIGKILL to `pid` if it is still in the cgroup `path`.
 fn kill(pid: i32, path: &str) {
-    let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != process::getpid()) else {
-        return;
-    };
-    let handle = match process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => Some(handle),
-        Err(Errno::NOSYS) => None,
-        Err(_) => return,
-    };
-    // Read after the handle was taken: whoever is in the cgroup now is whom the handle holds, or that one is dead
-    // and the handle reaches nobody.
-    if !is_in(pid, path) {
-        return;
-    }
-    let sent = match &handle {
-        Some(handle) => process::pidfd_send_signal(handle, Signal::KILL),
-        None => process::kill_process(pid, Signal::KILL),
-    };
-    if let Err(errno) = sent
-        && errno != Errno::SRCH
-    {
-        tracing::warn!(pid = pid.as_raw_nonzero().get(), cgroup = path, %errno, "cannot kill");
+    if let Err(errno) = sigkill::kill(pid, |pid| is_in(pid, path)) {
+        tracing::warn!(pid, cgroup = path, %errno, "cannot kill");
     }
 }
 

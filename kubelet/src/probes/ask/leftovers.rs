@@ -12,10 +12,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{self, Pid, PidfdFlags, Signal};
-
 use crate::clock::Clock;
+use crate::sigkill;
 
 /// Rounds of SIGKILL, and the pause after the first, which doubles: half a second in all.
 const ROUNDS: u32 = 6;
@@ -266,25 +264,8 @@ fn kill_rounds(mut find: impl FnMut() -> Vec<Process>) -> usize {
 }
 
 fn kill(process: &Process) {
-    let Some(pid) = Pid::from_raw(process.pid).filter(|pid| *pid != process::getpid()) else {
-        return;
-    };
-    let handle = match process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => Some(handle),
-        Err(Errno::NOSYS) => None,
-        Err(_) => return,
-    };
-    // Read after the handle was taken: the handle holds this one, or a dead one.
-    if stat(process.pid).is_none_or(|now| now.start != process.start) {
-        return;
-    }
-    let sent = match &handle {
-        Some(handle) => process::pidfd_send_signal(handle, Signal::KILL),
-        None => process::kill_process(pid, Signal::KILL),
-    };
-    if let Err(errno) = sent
-        && errno != Errno::SRCH
-    {
+    let still = |_| stat(process.pid).is_some_and(|now| now.start == process.start);
+    if let Err(errno) = sigkill::kill(process.pid, still) {
         tracing::warn!(pid = process.pid, %errno, "cannot kill");
     }
 }
