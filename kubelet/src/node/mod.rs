@@ -1,7 +1,11 @@
-//! Facts of the machine that pods are shaped by. Read once at start.
+//! This node: facts of the machine that pods are shaped by, read once at start; its object at the API server.
+
+mod object;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+pub use object::NodeObject;
 
 /// A file of the kernel's that could not be read or understood.
 #[derive(Debug, thiserror::Error)]
