@@ -26,6 +26,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod api;
 pub mod cgroups;
 pub mod cli;
 pub mod clock;

@@ -399,11 +399,7 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
 
 /// The labels that a node without an API server goes by: its own, and those of `--node-labels`.
 fn node_labels(config: &Config) -> BTreeMap<String, String> {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
+    let arch = node::architecture();
     let own = [
         ("kubernetes.io/hostname", config.node.hostname.as_str()),
         ("kubernetes.io/os", "linux"),

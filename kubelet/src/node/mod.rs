@@ -135,6 +135,16 @@ pub fn file_system_bytes(path: &Path) -> Result<u64, NodeError> {
     Ok(stat.blocks().saturating_mul(stat.fragment_size()))
 }
 
+/// This machine's architecture, in Go's words.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// The kernel's release, as `uname -r` prints it.
 ///
 /// # Errors

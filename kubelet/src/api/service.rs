@@ -1,0 +1,194 @@
+//! One request to the API server: when it is made, over which connection, and how long it may take.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::Body;
+
+use super::connector::Connector;
+use super::rate::Bucket;
+use super::retry::spread;
+use super::returned::{Health, is_up};
+use super::sockets::Sockets;
+use super::token::TokenFile;
+use crate::clock::Clock;
+
+/// A server that says nothing for so long is asked whether it is there, while anybody waits for it (client-go's HTTP/2).
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long it has to say so (client-go's HTTP/2).
+const PING_PATIENCE: Duration = Duration::from_secs(15);
+/// A connection that nobody uses is closed after this time (Go's default transport).
+const IDLE: Duration = Duration::from_secs(90);
+/// A watch is not opened again sooner than this after it was last opened: a server that ends each at once is not asked in
+/// a tight loop. (client-go's reflectors begin with the same delay.)
+const WATCH_EVERY: Duration = Duration::from_millis(800);
+/// A certificate that changed closes the connections made with the one before it, at latest so long after (client-go looks
+/// at its files each minute).
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+type Http = HttpClient<Connector, Body>;
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Connections to one API server.
+pub(super) struct Pool {
+    connector: Connector,
+    http: Mutex<Http>,
+    looked: Mutex<Duration>,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self {
+            http: Mutex::new(http(&connector)),
+            looked: Mutex::default(),
+            connector,
+        }
+    }
+
+    /// Closes all connections, whatever goes over them.
+    pub(super) fn cut(&self) {
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http(&self.connector);
+        let sockets: &Sockets = &self.connector.sockets;
+        sockets.cut();
+    }
+
+    fn http(&self, now: Duration) -> Http {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if now.saturating_sub(*looked) >= LOOK_EVERY {
+                *looked = now;
+                if self.connector.tls.changed() {
+                    drop(looked);
+                    tracing::info!("the certificates for the API server have changed");
+                    self.cut();
+                }
+            }
+        }
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        http.clone()
+    }
+}
+
+fn http(connector: &Connector) -> Http {
+    HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PING_PATIENCE)
+        .build(connector.clone())
+}
+
+/// What one client's requests have in common. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ApiService(pub(super) Arc<Requests>);
+
+/// See [`ApiService`].
+pub(super) struct Requests {
+    pub(super) pool: Arc<Pool>,
+    pub(super) health: Arc<Health>,
+    pub(super) clock: Clock,
+    pub(super) bucket: Option<Mutex<Bucket>>,
+    pub(super) user_agent: HeaderValue,
+    pub(super) token: Option<TokenFile>,
+    /// How long the head of an answer may take. Watches answer at once, too.
+    pub(super) deadline: Duration,
+    /// Whether a request that took too long closes the connections: the next one is to have one of its own.
+    pub(super) cut_when_late: bool,
+    /// When which watch was last opened.
+    pub(super) watches: Mutex<HashMap<String, Duration>>,
+}
+
+/// No answer came in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer from the API server within {} s", .0.as_secs())]
+struct Late(Duration);
+
+impl tower::Service<Request<Body>> for ApiService {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let requests = self.0.clone();
+        Box::pin(async move { requests.send(request).await })
+    }
+}
+
+impl Requests {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, self.user_agent.clone());
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.header(self.clock.monotonic())?);
+        }
+        let turn = self.turn(&request);
+        if !turn.is_zero() {
+            tokio::time::sleep(turn).await;
+        }
+        let http = self.pool.http(self.clock.monotonic());
+        let answer = tokio::time::timeout(self.deadline, http.request(request)).await;
+        match answer {
+            Ok(Ok(response)) => {
+                match is_up(response.status()) {
+                    true => self.health.answered(),
+                    false => self.health.failed(),
+                }
+                Ok(response)
+            }
+            Ok(Err(error)) => {
+                self.health.failed();
+                Err(error.into())
+            }
+            Err(_) => {
+                self.health.failed();
+                if self.cut_when_late {
+                    self.pool.cut();
+                }
+                Err(Late(self.deadline).into())
+            }
+        }
+    }
+
+    /// How long this request has to wait for its turn.
+    fn turn(&self, request: &Request<Body>) -> Duration {
+        let now = self.clock.monotonic();
+        let mut turn = Duration::ZERO;
+        if let Some(bucket) = &self.bucket {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            turn = bucket.take(now);
+        }
+        let query = request.uri().query().unwrap_or_default();
+        if query.split('&').any(|part| part.starts_with("watch=")) {
+            let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only those that are worth a wait are kept.
+            watches.retain(|_, opened| now.saturating_sub(*opened) < WATCH_EVERY);
+            let key = watch_key(request.uri().path(), query);
+            if let Some(opened) = watches.get(&key) {
+                turn = turn.max(spread(WATCH_EVERY).saturating_sub(now.saturating_sub(*opened)));
+            }
+            watches.insert(key, now.saturating_add(turn));
+        }
+        turn
+    }
+}
+
+/// What a watch is of, without where it begins.
+fn watch_key(path: &str, query: &str) -> String {
+    let of = query.split('&').filter(|part| part.contains("elector="));
+    of.fold(path.to_owned(), |key, part| key + "?" + part)
+}

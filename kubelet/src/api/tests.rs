@@ -1,0 +1,425 @@
+//! Clients against a small server over TLS: who is believed, who the node is, what its requests look like.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_stream::StreamExt as _;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::Rate;
+
+/// What a request looked like to the server.
+#[derive(Clone, Debug)]
+struct Seen {
+    path: String,
+    query: String,
+    user_agent: String,
+    authorization: String,
+    /// Bytes of the client's certificate.
+    certificate: Option<Vec<u8>>,
+    http2: bool,
+    connection: usize,
+}
+
+type Answer = Arc<dyn Fn(&Seen) -> (StatusCode, String) + Send + Sync>;
+
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+impl Ca {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "a test's authority");
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate and its key, in PEM.
+    fn issue(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Server {
+    async fn start(ca: &Ca, name: &str, answer: Answer) -> Self {
+        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+        let (certificate, key) = ca.issue(name);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.0.der().clone()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .allow_unauthenticated()
+                .build()
+                .unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let record = seen.clone();
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, record, answer) = (acceptor.clone(), record.clone(), answer.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    serve(stream, connection, record, answer).await;
+                });
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    connection: usize,
+    record: Arc<Mutex<Vec<Seen>>>,
+    answer: Answer,
+) {
+    let tls = stream.get_ref().1;
+    let http2 = tls.alpn_protocol() == Some(b"h2");
+    let certificates = tls.peer_certificates();
+    let certificate = certificates.map(|chain| chain[0].to_vec());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let header = |name: &str| {
+            let value = request.headers().get(name);
+            value.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+        };
+        let seen = Seen {
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            user_agent: header("user-agent"),
+            authorization: header("authorization"),
+            certificate: certificate.clone(),
+            http2,
+            connection,
+        };
+        let (status, body) = answer(&seen);
+        record.lock().unwrap().push(seen);
+        async move {
+            let mut response = Response::new(kube::client::Body::from(body.into_bytes()));
+            *response.status_mut() = status;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let stream = TokioIo::new(stream);
+    // Ends with the client's connection.
+    let _ = match http2 {
+        true => {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, service)
+                .await
+        }
+        false => {
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(stream, service)
+                .await
+        }
+    };
+}
+
+fn a_node() -> Answer {
+    let node = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a","uid":"u"}}"#;
+    Arc::new(move |_| (StatusCode::OK, node.to_owned()))
+}
+
+/// A kubeconfig with `cluster` and `user` beneath those headings.
+async fn kubeconfig(directory: &Path, address: SocketAddr, cluster: &str, user: &str) -> Endpoint {
+    let path = directory.join("kubelet.conf");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\n\
+         clusters:\n- name: c\n  cluster:\n    server: https://{address}\n{cluster}users:\n- name: u\n  user:\n{user}"
+    );
+    std::fs::write(&path, text).unwrap();
+    Endpoint::read(&path).await.unwrap()
+}
+
+async fn open(endpoint: Endpoint) -> Result<Clients, ApiError> {
+    let rate = Rate {
+        per_second: Some(50),
+        burst: 100,
+    };
+    let options = ClientOptions {
+        rates: Rates {
+            requests: rate,
+            events: rate,
+        },
+        heartbeat_deadline: Duration::from_secs(10),
+        identity: None,
+    };
+    Clients::open(endpoint, options, Clock::system()).await
+}
+
+async fn get(client: &kube::Client) -> Result<Node, kube::Error> {
+    Api::<Node>::all(client.clone()).get("a").await
+}
+
+#[tokio::test]
+async fn requests_go_over_http2_with_the_nodes_certificate_and_its_successor() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let server = Server::start(&ca, "127.0.0.1", a_node()).await;
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("ca.crt", &ca.0.pem());
+    let (certificate, key) = ca.issue("system-node-a");
+    write("client.pem", &(certificate + &key));
+    let endpoint = kubeconfig(
+        directory.path(),
+        server.address,
+        "    certificate-authority: ca.crt\n",
+        "    client-certificate: client.pem\n    client-key: client.pem\n",
+    )
+    .await;
+    let clients = open(endpoint).await.unwrap();
+    for client in [&clients.main, &clients.events, &clients.heartbeat] {
+        assert_eq!(get(client).await.unwrap().metadata.uid.unwrap(), "u");
+    }
+    let seen = server.seen();
+    assert!(seen.iter().all(|seen| seen.http2), "{seen:?}");
+    assert_eq!(seen[0].connection, seen[1].connection, "events share it");
+    assert_ne!(seen[0].connection, seen[2].connection, "heartbeats do not");
+    let agent = &seen[0].user_agent;
+    assert!(agent.starts_with("kubelet/v1.36."), "{agent}");
+    assert!(
+        agent.contains(" (linux/") && agent.contains(") agent/"),
+        "{agent}"
+    );
+    assert!(seen[0].certificate.is_some());
+
+    // A new certificate in the same place: connections that are opened from now on have it.
+    let (certificate, key) = ca.issue("system-node-a");
+    write("client.pem", &(certificate + &key));
+    get(&clients.main).await.unwrap();
+    assert_eq!(server.seen()[3].certificate, seen[0].certificate);
+    clients.reset();
+    get(&clients.main).await.unwrap();
+    let last = server.seen()[4].clone();
+    assert!(last.certificate.is_some() && last.certificate != seen[0].certificate);
+    assert_ne!(last.connection, seen[0].connection);
+
+    // Half a file changes nothing.
+    write("client.pem", "-----BEGIN CERTIFICATE-----\n");
+    clients.reset();
+    get(&clients.main).await.unwrap();
+    assert_eq!(server.seen()[5].certificate, last.certificate);
+}
+
+#[tokio::test]
+async fn a_token_file_a_server_name_and_an_authority_in_the_kubeconfig() {
+    use base64::Engine as _;
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let server = Server::start(&ca, "kubernetes.example", a_node()).await;
+    let data = base64::engine::general_purpose::STANDARD.encode(ca.0.pem());
+    let data = format!("    certificate-authority-data: {data}\n");
+    std::fs::write(directory.path().join("token"), "first\n").unwrap();
+    let user = "    tokenFile: token\n";
+    let endpoint = kubeconfig(directory.path(), server.address, &data, user).await;
+    let clients = open(endpoint).await.unwrap();
+    let error = get(&clients.main).await.unwrap_err();
+    let text = crate::errors::error_chain(&error);
+    assert!(text.contains("certificate"), "the name is another: {text}");
+
+    let named = format!("{data}    tls-server-name: kubernetes.example\n");
+    let endpoint = kubeconfig(directory.path(), server.address, &named, user).await;
+    let clients = open(endpoint).await.unwrap();
+    get(&clients.main).await.unwrap();
+    assert_eq!(server.seen()[0].authorization, "Bearer first");
+    assert!(server.seen()[0].certificate.is_none());
+
+    let anybody = "    insecure-skip-tls-verify: true\n";
+    let endpoint = kubeconfig(directory.path(), server.address, anybody, user).await;
+    get(&open(endpoint).await.unwrap().main).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_cannot_be_used_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubelet.conf");
+    let error = Endpoint::read(&path).await.unwrap_err();
+    let text = crate::errors::error_chain(&error);
+    assert!(
+        text.starts_with("cannot use the kubeconfig ") && text.contains("No such file"),
+        "{text}"
+    );
+    let address = "127.0.0.1:1".parse().unwrap();
+    let user = "    client-certificate: none.pem\n    client-key: none.pem\n";
+    let error = open(kubeconfig(directory.path(), address, "", user).await)
+        .await
+        .unwrap_err();
+    let text = crate::errors::error_chain(&error);
+    assert!(text.contains("none.pem: No such file"), "{text}");
+    std::fs::write(directory.path().join("none.pem"), "").unwrap();
+    let error = open(kubeconfig(directory.path(), address, "", user).await)
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("the client certificate in ") && text.ends_with("there is none"),
+        "{text}"
+    );
+}
+
+/// Lists one configMap, ends each watch at once, and once says that it knows nothing of the past.
+fn short_watches() -> Answer {
+    let expired = Arc::new(Mutex::new(0));
+    Arc::new(move |seen| {
+        let object = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"5","managedFields":[{"manager":"m"}]}}"#;
+        if !seen.query.contains("watch=") {
+            let list = format!(
+                r#"{{"apiVersion":"v1","kind":"ConfigMapList","metadata":{{"resourceVersion":"7"}},"items":[{object}]}}"#
+            );
+            return (StatusCode::OK, list);
+        }
+        let mut expired = expired.lock().unwrap();
+        *expired += 1;
+        let line = match *expired {
+            1 => format!(r#"{{"type":"MODIFIED","object":{object}}}"#),
+            2 => r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#.to_owned(),
+            _ => String::new(),
+        };
+        (StatusCode::OK, line + "\n")
+    })
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_its_end_and_lists_anew_when_it_has_expired() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let server = Server::start(&ca, "127.0.0.1", short_watches()).await;
+    let anybody = "    insecure-skip-tls-verify: true\n";
+    let endpoint = kubeconfig(directory.path(), server.address, anybody, "    token: t\n").await;
+    let clients = open(endpoint).await.unwrap();
+    let api: Api<ConfigMap> = Api::namespaced(clients.main.clone(), "default");
+    let began = tokio::time::Instant::now();
+    let mut events = watch_objects(api, watcher::Config::default());
+    let mut said = Vec::new();
+    while said.len() < 7 {
+        let event = events.next().await.unwrap();
+        if let Event::Apply(object) | Event::InitApply(object) = &event {
+            assert!(object.metadata.managed_fields.is_none());
+        }
+        said.push(event.to_string());
+    }
+    let one = ["Init", "InitApply(a)", "InitDone"];
+    let expected: Vec<&str> = one
+        .iter()
+        .chain(&["Apply(a)"])
+        .chain(&one)
+        .copied()
+        .collect();
+    assert_eq!(said, expected);
+    // The second watch and the list after it each waited.
+    assert!(
+        began.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+    let seen = server.seen();
+    let list = seen
+        .iter()
+        .find(|seen| !seen.query.contains("watch="))
+        .unwrap();
+    assert!(
+        list.path.ends_with("/configmaps") && list.query.contains("limit=50"),
+        "{list:?}"
+    );
+    let watch = seen
+        .iter()
+        .find(|seen| seen.query.contains("watch="))
+        .unwrap();
+    assert!(
+        watch.query.contains("allowWatchBookmarks=true"),
+        "{watch:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_api_server_that_returns_is_noticed_within_a_second_or_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let well = Arc::new(Mutex::new(false));
+    let answer = well.clone();
+    let server = Server::start(
+        &ca,
+        "127.0.0.1",
+        Arc::new(move |_| match *answer.lock().unwrap() {
+            true => (StatusCode::OK, "ok".to_owned()),
+            false => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+        }),
+    )
+    .await;
+    let anybody = "    insecure-skip-tls-verify: true\n";
+    let endpoint = kubeconfig(directory.path(), server.address, anybody, "    token: t\n").await;
+    let clients = open(endpoint).await.unwrap();
+    let task = tokio::spawn(run_return(clients.clone()));
+    get(&clients.main).await.unwrap_err();
+    // Those of other tests may wake it too.
+    let waiting = tokio::spawn(async { pause(Duration::from_secs(600)).await });
+    while server
+        .seen()
+        .iter()
+        .filter(|seen| seen.path == "/readyz")
+        .count()
+        < 2
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    *well.lock().unwrap() = true;
+    let back = tokio::time::Instant::now();
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        back.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        back.elapsed()
+    );
+    task.abort();
+}
