@@ -54,6 +54,18 @@ fn the_package_has_what_it_should_where_upstream_has_it() -> Result<()> {
             .with_context(|| format!("no {path}: {contents:?}"))?;
         assert_eq!(found.0, mode, "{path}");
     }
+    // What README.md names in docs/, at the place that it names.
+    let readme = include_str!("../../README.md");
+    let links = readme.split("](").skip(1);
+    let pages =
+        links.filter_map(|rest| rest.split(')').next().filter(|to| to.starts_with("docs/")));
+    let pages: Vec<_> = pages
+        .map(|page| format!("/usr/share/doc/kubelet/{page}"))
+        .collect();
+    assert!(!pages.is_empty());
+    for page in pages {
+        assert!(contents.contains_key(&page), "no {page}");
+    }
     for (path, (_, owner)) in &contents {
         assert_eq!(owner, "root/root", "{path}");
         // The configuration is made for the machine; kubeadm's drop-in is in kubeadm's package.
