@@ -48,6 +48,7 @@ pub mod pod;
 pub mod poddir;
 pub mod probes;
 pub mod process;
+pub mod publisher;
 pub mod record;
 pub mod runtime;
 pub mod server;

@@ -19,8 +19,8 @@ pub struct ServerStatus {
     pub reason: Option<Box<str>>,
     /// `status.message`.
     pub message: Option<Box<str>>,
-    /// The types of the conditions that others have written, in their order.
-    pub foreign: Box<[Box<str>]>,
+    /// The types of all conditions, in their order.
+    pub conditions: Box<[Box<str>]>,
     /// [`status::fingerprint`] of all that the node writes.
     pub print: u64,
     /// The containers that have ended, by name, with their exit codes.
@@ -42,14 +42,13 @@ impl ServerStatus {
         let text = |text: &Option<String>| -> Option<Box<str>> {
             text.as_deref().filter(|t| !t.is_empty()).map(Into::into)
         };
-        let foreign = shown.conditions.iter().flatten();
-        let foreign = foreign.filter(|c| !status::is_written_by_node(&c.type_));
+        let conditions = shown.conditions.iter().flatten();
         Self {
             version,
             phase: shown.phase.as_deref().and_then(Phase::parse),
             reason: text(&shown.reason),
             message: text(&shown.message),
-            foreign: foreign.map(|c| c.type_.as_str().into()).collect(),
+            conditions: conditions.map(|c| c.type_.as_str().into()).collect(),
             print: status::fingerprint(shown),
             ended: ended(shown).collect(),
         }
