@@ -23,6 +23,7 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::api;
 use crate::clock::Clock;
 use crate::sources::ApiPods;
 use crate::status::StatusBoard;
@@ -49,6 +50,7 @@ pub async fn run_status_publisher(
         let wake = outbox.wake_in(now);
         let alarm = async {
             match wake {
+                Some(delay) if outbox.is_waiting_for_server() => api::pause(delay).await,
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => std::future::pending().await,
             }
@@ -64,7 +66,7 @@ pub async fn run_status_publisher(
                     return;
                 }
             },
-            () = alarm => {}
+            () = alarm => outbox.try_now(clock.monotonic()),
         }
     }
 }

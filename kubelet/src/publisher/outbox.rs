@@ -19,9 +19,9 @@ const WINDOW: Duration = Duration::from_millis(100);
 const MOST_CALLS: usize = 8;
 /// What somebody else changes in the node's part of a status is put right once in this time (upstream's batch period).
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
-/// The pauses while the API server is away: the first one, and the longest, so that its return is met within a second.
-const AWAY_FIRST: Duration = Duration::from_millis(100);
-const AWAY_MOST: Duration = Duration::from_secs(1);
+/// The pauses while the API server is away: the first one, and the longest. The word that it is back ends them.
+const AWAY_FIRST: Duration = Duration::from_millis(200);
+const AWAY_MOST: Duration = Duration::from_secs(10);
 /// The pauses after a conflict, and after a refusal that time may not change.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const CONFLICT_MOST: Duration = Duration::from_secs(1);
@@ -70,16 +70,25 @@ struct Sent {
 struct Pause {
     until: Duration,
     length: Duration,
+    /// Whatever else happens.
+    not_before: Duration,
 }
 
 impl Pause {
     /// After a failure at `now`; each is twice as long as the one before, and less by up to a half, by chance.
-    fn after(before: Option<Self>, now: Duration, first: Duration, most: Duration, random: u64) -> Self {
+    fn after(
+        before: Option<Self>,
+        now: Duration,
+        first: Duration,
+        most: Duration,
+        random: u64,
+    ) -> Self {
         let length = before.map_or(first, |b| (b.length * 2).min(most));
         let less = (length / 2).mul_f64((random % 1024) as f64 / 1024.0);
         Self {
             until: now + length - less,
             length,
+            not_before: now,
         }
     }
 }
@@ -169,8 +178,11 @@ impl Outbox {
                     continue;
                 }
                 Next::NotBefore(until) => {
-                    let length = Duration::ZERO;
-                    object.hold = Some(Pause { until, length });
+                    object.hold = Some(Pause {
+                        until,
+                        length: Duration::ZERO,
+                        not_before: until,
+                    });
                     continue;
                 }
                 Next::Patch(body, sent) => {
@@ -203,6 +215,18 @@ impl Outbox {
         let first = self.objects.values().filter_map(Object::due_at).min()?;
         let at = self.away.map_or(first, |away| first.max(away.until));
         Some(at.saturating_sub(now))
+    }
+
+    /// Whether the API server is away, as far as was found out here.
+    pub(super) fn is_waiting_for_server(&self) -> bool {
+        self.away.is_some()
+    }
+
+    /// The API server is said to be back: it is asked now, unless it wished for more time.
+    pub(super) fn try_now(&mut self, now: Duration) {
+        if let Some(away) = &mut self.away {
+            away.until = away.until.min(now.max(away.not_before));
+        }
     }
 
     /// A job has been done, or has failed. `random` makes pauses differ from node to node.
@@ -261,7 +285,8 @@ impl Outbox {
         // Calls that were under way together fail together, and count once.
         if before.is_none_or(|away| away.until <= now) {
             let mut pause = Pause::after(before, now, AWAY_FIRST, AWAY_MOST, random);
-            pause.until = pause.until.max(now + wished);
+            pause.not_before = now + wished;
+            pause.until = pause.until.max(pause.not_before);
             self.away = Some(pause);
         }
     }
@@ -344,10 +369,7 @@ impl Object {
         };
         let (ours_is_new, theirs_differs) = match sent {
             None => (print != self.server.print || texts, false),
-            Some(sent) => (
-                !is_sent(sent),
-                self.server.print != sent.shown || texts,
-            ),
+            Some(sent) => (!is_sent(sent), self.server.print != sent.shown || texts),
         };
         if !ours_is_new && !theirs_differs {
             return match self.is_to_go(view) {
@@ -375,8 +397,8 @@ impl Object {
     /// by the API server itself, as soon as its finalizers are gone.
     fn is_to_go(&self, view: &PodView) -> bool {
         let meta = &view.pod.metadata;
-        let waits_for_node = meta.deletion_timestamp.is_some()
-            && meta.deletion_grace_period_seconds != Some(0);
+        let waits_for_node =
+            meta.deletion_timestamp.is_some() && meta.deletion_grace_period_seconds != Some(0);
         view.word == Word::Last && waits_for_node && !self.mirror && self.server.is_terminal()
     }
 
@@ -384,7 +406,11 @@ impl Object {
         match &self.sent {
             Some(sent) => revived(&view.pod, ended(&sent.status), &view.status),
             None => {
-                let ended = self.server.ended.iter().map(|(name, code)| (&**name, *code));
+                let ended = self
+                    .server
+                    .ended
+                    .iter()
+                    .map(|(name, code)| (&**name, *code));
                 revived(&view.pod, ended, &view.status)
             }
         }

@@ -194,7 +194,10 @@ mod tests {
         assert_eq!(of(None, Some("theirs"), None, true), Text::Keep);
         assert_eq!(of(None, Some("theirs"), None, false), Text::Clear);
         assert_eq!(of(None, Some("old"), Some("old"), true), Text::Clear);
-        assert_eq!(of(Some("new"), Some("old"), Some("old"), true), Text::Set("new"));
+        assert_eq!(
+            of(Some("new"), Some("old"), Some("old"), true),
+            Text::Set("new")
+        );
         assert_eq!(of(Some("new"), Some("new"), None, true), Text::Keep);
         assert_eq!(of(None, None, Some("old"), true), Text::Keep);
     }

@@ -17,8 +17,7 @@ pub(super) fn revived<'a>(
     before.into_iter().find_map(|(name, code)| {
         let (kind, container) = pod::containers(pod).find(|(_, c)| c.name == name)?;
         // Who restarts may leave its end behind; of a sidecar that goes without saying.
-        let may = kind == ContainerKind::Sidecar
-            || pod::should_restart(pod, kind, container, code);
+        let may = kind == ContainerKind::Sidecar || pod::should_restart(pod, kind, container, code);
         let ends = after.container(name)?.state.terminated().is_some();
         (!may && !ends).then_some(name)
     })

@@ -1,17 +1,16 @@
 //! The API server's pods: a watch of what is bound to this node, and the pure store behind it.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
 use super::{ApiPods, MirrorPod, ServerStatus};
+use crate::api::watch_objects;
 use crate::clock::Clock;
 use crate::node::NodeObject;
 use crate::pod::{
@@ -42,7 +41,7 @@ pub async fn run_api_source(
     drop(node);
     tracing::info!(node = node_name, "watching the API server's pods");
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
-    let mut events = pin!(watch_pods(client, config));
+    let mut events = watch_objects(Api::<Pod>::all(client), config);
     let mut store = ApiPodStore::default();
     loop {
         // Cancel-safe: a stream keeps what it has not given out.
@@ -57,16 +56,6 @@ pub async fn run_api_source(
             pods.send_replace(store.pods());
         }
     }
-}
-
-/// The one place that says how the API server is watched.
-fn watch_pods(
-    client: Client,
-    config: watcher::Config,
-) -> impl tokio_stream::Stream<Item = Event<Pod>> {
-    watch_objects(Api::<Pod>::all(client), config.page_size(50))
-        .default_backoff()
-        .filter_map(Result::ok)
 }
 
 /// The pods of the API server, as the events of a watch have them.
@@ -232,7 +221,10 @@ fn terminal(pod: &Pod) -> Option<Phase> {
 
 /// The conditions that others have written, but for their times.
 fn foreign(pod: &Pod) -> BTreeMap<&str, (&str, Option<&str>, Option<&str>)> {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
     let foreign = conditions.filter(|c| !status::is_written_by_node(&c.type_));
     let said = foreign.map(|c| {
         let why = (&*c.status, c.reason.as_deref(), c.message.as_deref());

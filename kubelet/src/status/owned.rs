@@ -91,7 +91,10 @@ mod tests {
             ..status(others)
         };
         assert_eq!(fingerprint(&with_others), plain);
-        let flipped = vec![condition("Ready", "False"), condition("Initialized", "True")];
+        let flipped = vec![
+            condition("Ready", "False"),
+            condition("Initialized", "True"),
+        ];
         assert_ne!(fingerprint(&status(flipped)), plain);
     }
 }

@@ -362,7 +362,10 @@ fn before(record: &mut Record, shown: Option<PodStatus>, qos: QosClass) -> Optio
         });
     }
     record.start_time = record.start_time.or(shown.start_time);
-    let Some(kept) = record.previous_status(qos).filter(|r| !r.conditions.is_empty()) else {
+    let Some(kept) = record
+        .previous_status(qos)
+        .filter(|r| !r.conditions.is_empty())
+    else {
         return Some(shown);
     };
     Some(PodStatus {

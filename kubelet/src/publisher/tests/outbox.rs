@@ -144,11 +144,18 @@ fn what_somebody_else_changes_is_put_right_and_not_more_than_once_in_ten_seconds
         outbox.follow(&known, &board, at);
     };
     meddle(&mut outbox, 1, 99, ms(1000));
-    assert!(all(&mut outbox, ms(2000)).is_empty(), "older than the answer");
+    assert!(
+        all(&mut outbox, ms(2000)).is_empty(),
+        "older than the answer"
+    );
     meddle(&mut outbox, 3, 99, ms(3000));
     let job = outbox.next(ms(3100)).unwrap();
     // The API server makes something else of it, which is no reason to go on for ever.
-    outbox.done(patched(&job, |s| (s.version, s.print) = (4, 77)), ms(3100), 0);
+    outbox.done(
+        patched(&job, |s| (s.version, s.print) = (4, 77)),
+        ms(3100),
+        0,
+    );
     assert!(all(&mut outbox, ms(4000)).is_empty());
     assert_eq!(outbox.wake_in(ms(4000)), None);
     meddle(&mut outbox, 5, 99, ms(5000));
@@ -166,7 +173,10 @@ fn a_deleted_pod_is_removed_once_its_last_status_is_shown() {
     outbox.follow(&known, &[ended.clone()], ms(0));
     let job = outbox.next(ms(100)).unwrap();
     outbox.done(patched(&job, |_| {}), ms(100), 0);
-    assert!(all(&mut outbox, ms(1000)).is_empty(), "its volumes are there");
+    assert!(
+        all(&mut outbox, ms(1000)).is_empty(),
+        "its volumes are there"
+    );
     let last = PodView {
         word: Word::Last,
         ..ended
@@ -287,7 +297,11 @@ fn a_container_that_has_ended_for_good_is_not_shown_as_running_again() {
         outbox.follow(&known, &[view(&pod, with(end()), Word::Current)], ms(0));
         let job = outbox.next(ms(100)).unwrap();
         outbox.done(patched(&job, |_| {}), ms(100), 0);
-        outbox.follow(&known, &[view(&pod, revived.clone(), Word::Current)], ms(200));
+        outbox.follow(
+            &known,
+            &[view(&pod, revived.clone(), Word::Current)],
+            ms(200),
+        );
         assert_eq!(all(&mut outbox, ms(400)).len(), patches);
     }
     // The API server's word counts for an agent that has just begun.
@@ -298,7 +312,11 @@ fn a_container_that_has_ended_for_good_is_not_shown_as_running_again() {
         }]});
     });
     let mut outbox = Outbox::default();
-    outbox.follow(&api(&[&shown]), &[view(&shown, revived, Word::Current)], ms(0));
+    outbox.follow(
+        &api(&[&shown]),
+        &[view(&shown, revived, Word::Current)],
+        ms(0),
+    );
     assert!(all(&mut outbox, ms(400)).is_empty());
 }
 
@@ -343,7 +361,7 @@ fn an_outage_is_felt_out_by_one_call_at_a_time_and_its_end_lets_all_go() {
     }
     let mut now = ms(150);
     let mut waits = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         let wait = outbox.wake_in(now).unwrap();
         waits.push(wait.as_millis());
         now += wait;
@@ -352,8 +370,12 @@ fn an_outage_is_felt_out_by_one_call_at_a_time_and_its_end_lets_all_go() {
         assert!(outbox.next(now).is_none(), "one at a time");
         outbox.done(away(&job, ms(0)), now, 0);
     }
-    assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
-    now += ms(1000);
+    assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    // Somebody else has heard from it.
+    now += ms(10);
+    assert!(outbox.next(now).is_none());
+    outbox.try_now(now);
+    assert_eq!(outbox.wake_in(now), Some(ms(0)));
     let job = outbox.next(now).unwrap();
     outbox.done(patched(&job, |_| {}), now, 0);
     assert_eq!(all(&mut outbox, now + ms(100)).len(), 4);
@@ -368,6 +390,8 @@ fn the_api_servers_wish_to_be_left_alone_counts() {
     let job = outbox.next(ms(100)).unwrap();
     outbox.done(away(&job, ms(3000)), ms(100), 0);
     assert_eq!(outbox.wake_in(ms(100)), Some(ms(3000)));
+    outbox.try_now(ms(200));
+    assert_eq!(outbox.wake_in(ms(200)), Some(ms(2900)));
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn server(
         async move {
             let (head, body) = request.into_parts();
             let bytes = body.collect_bytes().await.unwrap();
-            let kind = head.headers.get("content-type").map_or("", |k| k.to_str().unwrap());
+            let kind = head
+                .headers
+                .get("content-type")
+                .map_or("", |k| k.to_str().unwrap());
             let request = Seen {
                 method: head.method.to_string(),
                 path: head.uri.path().to_owned(),
@@ -85,7 +88,12 @@ async fn a_pods_last_status_is_patched_and_then_its_object_is_removed() {
     let pod = deleted("a");
     let board = StatusBoard::new();
     let (pods, known) = watch::channel(Arc::new(api(&[&pod])));
-    let task = tokio::spawn(run_status_publisher(client, board.clone(), known, Clock::system()));
+    let task = tokio::spawn(run_status_publisher(
+        client,
+        board.clone(),
+        known,
+        Clock::system(),
+    ));
     let writer = board.writer(&uid("a")).unwrap();
     writer.set_unseen(&pod, status(Phase::Pending));
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -116,28 +124,35 @@ async fn a_pods_last_status_is_patched_and_then_its_object_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changed_during_an_outage_is_there_within_a_second_of_its_end() {
+async fn what_changed_during_an_outage_is_there_once_after_its_end() {
     let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let is_up = up.clone();
-    let (client, seen) = server(move |request| {
-        match is_up.load(std::sync::atomic::Ordering::Relaxed) {
-            true => (200, object(&request.body, 2)),
-            false => failure(503),
-        }
-    });
+    let (client, seen) =
+        server(
+            move |request| match is_up.load(std::sync::atomic::Ordering::Relaxed) {
+                true => (200, object(&request.body, 2)),
+                false => failure(503),
+            },
+        );
     let pod = pod("a", |_| {});
     let board = StatusBoard::new();
     let (_pods, known) = watch::channel(Arc::new(api(&[&pod])));
-    let task = tokio::spawn(run_status_publisher(client, board.clone(), known, Clock::system()));
+    let task = tokio::spawn(run_status_publisher(
+        client,
+        board.clone(),
+        known,
+        Clock::system(),
+    ));
     let writer = board.writer(&uid("a")).unwrap();
     writer.set(&pod, status(Phase::Pending));
     tokio::time::sleep(Duration::from_secs(45)).await;
     writer.set(&pod, status(Phase::Running));
     tokio::time::sleep(Duration::from_secs(45)).await;
     let tries = seen.lock().unwrap().len();
-    assert!((90..200).contains(&tries), "{tries} in 90 s");
+    assert!((10..40).contains(&tries), "{tries} in 90 s");
     up.store(true, std::sync::atomic::Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // The word of its return, of which there is none here, would make it a second.
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let last = seen.lock().unwrap().clone();
     assert_eq!(last.len(), tries + 1);
     assert_eq!(last[tries].body["status"]["phase"], "Running");

@@ -76,7 +76,10 @@ fn a_pod_is_taken_in_with_its_source_and_without_its_managers() {
     assert_eq!(meta.managed_fields, None);
     let annotations = meta.annotations.as_ref().unwrap();
     assert_eq!(annotations[CONFIG_SOURCE_ANNOTATION], "api");
-    assert_eq!(annotations[CONFIG_SEEN_ANNOTATION], "2026-11-21T10:00:00.5Z");
+    assert_eq!(
+        annotations[CONFIG_SEEN_ANNOTATION],
+        "2026-11-21T10:00:00.5Z"
+    );
     assert!(!crate::pod::is_static(&pods.pods[&uid("a")]));
     // Whatever somebody has written there.
     let lies = pod("b", "liar", |p| {
@@ -106,7 +109,10 @@ fn a_status_that_comes_back_wakes_no_worker() {
     assert_ne!(shown.print, before.statuses[&uid("a")].print);
     // A list anew leaves it where it is too.
     list(&mut store, [plain("a", "web")], later());
-    assert!(Arc::ptr_eq(&before.pods[&uid("a")], &store.pods().pods[&uid("a")]));
+    assert!(Arc::ptr_eq(
+        &before.pods[&uid("a")],
+        &store.pods().pods[&uid("a")]
+    ));
 }
 
 #[test]
@@ -129,7 +135,8 @@ fn what_a_worker_goes_by_makes_a_new_pod_that_was_seen_when_the_old_one_was() {
         let after = store.pods();
         let (old, new) = (&before.pods[&uid("a")], &after.pods[&uid("a")]);
         assert!(!Arc::ptr_eq(old, new));
-        let seen = |pod: &Pod| pod.metadata.annotations.as_ref().unwrap()[CONFIG_SEEN_ANNOTATION].clone();
+        let seen =
+            |pod: &Pod| pod.metadata.annotations.as_ref().unwrap()[CONFIG_SEEN_ANNOTATION].clone();
         assert_eq!(seen(old), seen(new));
     }
 }
@@ -149,7 +156,8 @@ fn a_mirror_is_kept_apart_and_never_run() {
     assert!(store.pods().statuses.contains_key(&uid("m")));
 
     let mut going = mirror("m", "h1");
-    going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    going.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
     store.apply(Event::Apply(going), now());
     assert!(store.pods().mirrors[&name].deleting);
     // Its successor is there before its end is heard of, which then takes nothing away.

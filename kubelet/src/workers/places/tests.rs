@@ -179,7 +179,10 @@ fn a_pod_of_the_api_server_is_refused_once_and_for_all() {
     }));
     let seat = seat(Wanted::Run, Stage::Live, &refused);
     let mut of_api = pod("a", 0);
-    assert!(places.waits(&uid("a"), &of_api, seat), "a static one asks again");
+    assert!(
+        places.waits(&uid("a"), &of_api, seat),
+        "a static one asks again"
+    );
     let annotations = of_api.metadata.annotations.as_mut().unwrap();
     annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
     assert!(!places.waits(&uid("a"), &of_api, seat));
@@ -190,7 +193,11 @@ fn pods_of_the_api_server_come_in_the_order_in_which_they_were_made() {
     let mut of_api = pod("a", 0);
     let made = "2025-12-31T00:00:00Z";
     of_api.metadata.creation_timestamp = serde_json::from_value(made.into()).unwrap();
-    assert_ne!(first_seen(&of_api).to_string(), made, "a static pod's file says nothing");
+    assert_ne!(
+        first_seen(&of_api).to_string(),
+        made,
+        "a static pod's file says nothing"
+    );
     let annotations = of_api.metadata.annotations.as_mut().unwrap();
     annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
     assert_eq!(first_seen(&of_api).to_string(), made);
