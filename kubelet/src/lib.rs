@@ -12,6 +12,9 @@
 //! |---|---|---|
 //! | manifest watch (`static-pods`) | inotify | `watch<Arc<ManifestSet>>` |
 //! | file source ([`sources`]) | `watch<Arc<ManifestSet>>` | `watch<Arc<Desired>>` |
+//! | API server's pods ([`sources`]) | a watch | `watch<Arc<ApiPods>>` |
+//! | merge ([`sources`]) | `watch<Arc<Desired>>`, `watch<Arc<ApiPods>>` | `watch<Arc<Desired>>` |
+//! | status publisher ([`publisher`]) | the board, `watch<Arc<ApiPods>>` | the API server |
 //! | events ([`observe`]) | the runtime's stream | one settle task an exit |
 //! | settle, look ([`observe`]) | the runtime | a pod's `watch<Arc<ObservedPod>>` |
 //! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
@@ -48,6 +51,7 @@ pub mod pod;
 pub mod poddir;
 pub mod probes;
 pub mod process;
+pub mod publisher;
 pub mod record;
 pub mod runtime;
 pub mod server;

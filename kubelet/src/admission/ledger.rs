@@ -65,6 +65,11 @@ impl Ledger {
         }
     }
 
+    /// Who asks from now on is held against `node`. Whoever has a place keeps it.
+    pub fn set_node(&mut self, node: Arc<Node>) {
+        self.node = node;
+    }
+
     /// Whether the pod has a place, be it that it still waits for others to leave.
     #[must_use]
     pub fn has(&self, uid: &PodUid) -> bool {

@@ -26,6 +26,7 @@ mod walk;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::node::NodeObject;
 use crate::pod::{self, Pod, PodUid};
 use sysctls::SysctlAllowlist;
 
@@ -69,7 +70,8 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// The node as admission sees it. It does not change while the agent runs.
+/// The node as admission sees it. While the agent runs, only its labels and taints change, with its object at the API
+/// server.
 #[derive(Clone, Debug, Default)]
 pub struct Node {
     /// What it can do, and how it is called and labelled.
@@ -79,6 +81,27 @@ pub struct Node {
     pub allocatable: Amounts,
     /// Its taints.
     pub taints: Vec<Taint>,
+}
+
+impl Node {
+    /// The same node with the labels and taints that its `object` has at the API server.
+    #[must_use]
+    pub fn with_object(&self, object: &NodeObject) -> Self {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let taints = object.taints.iter().map(|taint| Taint {
+            key: taint.key.clone(),
+            value: text(&taint.value),
+            effect: taint.effect.clone(),
+        });
+        Self {
+            features: NodeFeatures {
+                labels: object.labels.clone(),
+                ..self.features.clone()
+            },
+            allocatable: self.allocatable.clone(),
+            taints: taints.collect(),
+        }
+    }
 }
 
 /// What a pod gets that may run.

@@ -358,6 +358,10 @@ fn node_facts(
         allocatable,
         host_ips: ips.clone(),
     };
+    let status_ips = match &config.api {
+        Some(_) => ips.as_slice().into(),
+        None => Arc::default(),
+    };
     let dns = DnsSettings {
         cluster_dns: config.network.cluster_dns.clone(),
         cluster_domain,
@@ -379,6 +383,7 @@ fn node_facts(
         dns,
         resolv_conf: config.network.resolv_conf.clone(),
         admission: Arc::new(admission),
+        status_ips,
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }

@@ -227,9 +227,10 @@ pub async fn run(
         run_events(tools.observer.clone(), connection),
     );
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
+    let (_, object) = watch::channel(None);
     singletons.spawn(
         "registry of pods",
-        run_registry(tools, sources.desired, heartbeat, shutdown),
+        run_registry(tools, sources.desired, heartbeat, shutdown, object),
     );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {

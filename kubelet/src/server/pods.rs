@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::list::json_list;
 use crate::pod::PodUid;
-use crate::status::{StatusBoard, serialise};
+use crate::status::{RUNTIME, StatusBoard, serialise};
 
 /// The pods the agent knows, for whoever asks over HTTP.
 pub trait PodsView: Send + Sync + 'static {
@@ -31,9 +31,6 @@ impl PodsView for StatusBoard {
         Some(serialise(pod, &view.status, RUNTIME))
     }
 }
-
-/// How container ids are prefixed in a status.
-const RUNTIME: &str = "containerd";
 
 /// A pod with another status than its own, as an item of a list: without `apiVersion` and `kind`.
 #[derive(Serialize)]

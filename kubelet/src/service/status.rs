@@ -183,6 +183,7 @@ mod tests {
         };
         change(&mut status);
         PodView {
+            word: crate::status::Word::Current,
             pod: Arc::new(pod),
             status: Arc::new(status),
         }

@@ -1,18 +1,26 @@
 //! Where pods come from, merged into one set of desired pods.
 //!
-//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`). Outputs: a `watch<Arc<Desired>>`.
-//! Tasks: one for the file source. Does not: start, stop or judge a pod.
+//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node. Outputs: a
+//! `watch<Arc<Desired>>`, and a `watch<Arc<ApiPods>>` for those who write to the API server.
+//! Tasks: one for the file source; on a node of a cluster one for the API server's pods and one that merges both.
+//! Does not: start, stop or judge a pod; write to the API server.
 
+mod apiserver;
 mod file;
 mod last_good;
+mod merge;
+mod server_status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::pod::{Pod, PodName, PodUid};
 
+pub use apiserver::{ApiPodStore, run_api_source};
 pub use file::run_file_source;
 pub use last_good::Copies;
+pub use merge::{merge, run_merge};
+pub use server_status::ServerStatus;
 
 /// The pods that should run.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +38,8 @@ pub struct ApiPods {
     pub pods: BTreeMap<PodUid, Arc<Pod>>,
     /// What stands there for static pods, and is never run.
     pub mirrors: BTreeMap<PodName, MirrorPod>,
+    /// What the API server shows of each of them, mirrors too, by the UID that it has there.
+    pub statuses: BTreeMap<PodUid, Arc<ServerStatus>>,
     /// Whether a whole list has arrived since the agent began.
     pub synced: bool,
 }

@@ -12,9 +12,11 @@
 mod conditions;
 mod containers;
 mod derive;
+mod owned;
 mod phase;
 mod publish;
 mod resources;
+mod restore;
 mod serialise;
 mod types;
 
@@ -24,8 +26,10 @@ mod properties;
 mod tests;
 
 pub use derive::{PodFailure, Rejected, StatusInput, derive_status};
-pub use publish::{PodView, StatusBoard, StatusWriter, WriterTaken};
-pub use serialise::serialise;
+pub use owned::{fingerprint, is_written_by_node};
+pub use publish::{PodView, StatusBoard, StatusWriter, Word, WriterTaken};
+pub use restore::restore;
+pub use serialise::{RUNTIME, serialise};
 pub use types::{
     Condition, ConditionKind, ContainerStatus, Phase, PodStatus, State, Terminated, Waiting,
 };

@@ -15,6 +15,19 @@ pub struct PodView {
     pub pod: Arc<Pod>,
     /// Its latest status.
     pub status: Arc<PodStatus>,
+    /// What the status is worth.
+    pub word: Word,
+}
+
+/// What a status on the board is worth to somebody who passes it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Nobody has looked at what runs of the pod: it is what was known before, and no news.
+    Unseen,
+    /// It was derived from what the runtime shows.
+    Current,
+    /// The pod has ended, and all that it held is given back: there will be no other.
+    Last,
 }
 
 /// A second writer was asked for while the first one lives.
@@ -96,18 +109,40 @@ pub struct StatusWriter {
 impl StatusWriter {
     /// Publishes `status`; says whether anything changed. An unchanged status keeps its place in memory.
     pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) -> bool {
+        self.write(pod, status, Word::Current)
+    }
+
+    /// Shows a status of a pod that nobody has looked at yet.
+    pub fn set_unseen(&self, pod: &Arc<Pod>, status: PodStatus) -> bool {
+        self.write(pod, status, Word::Unseen)
+    }
+
+    /// Says of the status on the board that it is the last one of `pod`.
+    pub fn set_last(&self, pod: &Arc<Pod>) {
+        if let Some(status) = self.current() {
+            self.write(pod, PodStatus::clone(&status), Word::Last);
+        }
+    }
+
+    fn write(&self, pod: &Arc<Pod>, status: PodStatus, word: Word) -> bool {
         let mut entries = self.board.lock();
         let entry = entries.entry(self.uid.clone()).or_default();
         if let Some(view) = &mut entry.view
             && *view.status == status
         {
-            let same_pod = Arc::ptr_eq(&view.pod, pod);
+            let news = !Arc::ptr_eq(&view.pod, pod) || view.word != word;
             view.pod = pod.clone();
-            return !same_pod;
+            view.word = word;
+            drop(entries);
+            if news {
+                self.board.changes.send_replace(());
+            }
+            return news;
         }
         entry.view = Some(PodView {
             pod: pod.clone(),
             status: Arc::new(status),
+            word,
         });
         drop(entries);
         self.board.changes.send_replace(());

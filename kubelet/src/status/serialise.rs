@@ -6,10 +6,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::owned::is_written_by_node;
 use super::resources;
-use super::types::{Condition, ConditionKind, ContainerStatus, PodStatus, State, Terminated};
+use super::types::{Condition, ContainerStatus, PodStatus, State, Terminated};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::runtime::LinuxUser;
+
+/// What container ids are prefixed with in a status: the runtime's own name for itself.
+pub const RUNTIME: &str = "containerd";
 
 /// `status` of `pod` as the Kubernetes API has it, with times in whole seconds.
 ///
@@ -84,24 +88,13 @@ fn conditions(
         .and_then(|s| s.conditions.as_ref())
         .into_iter()
         .flatten();
-    let foreign = theirs.filter(|c| !is_ours(&c.type_)).cloned();
+    let ours = |type_: &str| {
+        let mut written = status.conditions.iter();
+        is_written_by_node(type_) || written.any(|c| c.kind.as_str() == type_)
+    };
+    let foreign = theirs.filter(|c| !ours(&c.type_)).cloned();
     let own = status.conditions.iter().map(|c| condition(c, generation));
     Some(foreign.chain(own).collect())
-}
-
-/// Whether the node writes conditions of this type, at one time or another.
-fn is_ours(type_: &str) -> bool {
-    let written = [
-        ConditionKind::DisruptionTarget,
-        ConditionKind::PodReadyToStartContainers,
-        ConditionKind::Initialized,
-        ConditionKind::Ready,
-        ConditionKind::ContainersReady,
-        ConditionKind::PodScheduled,
-        ConditionKind::AllContainersRestarting,
-    ];
-    written.iter().any(|kind| kind.as_str() == type_)
-        || matches!(type_, "PodResizePending" | "PodResizeInProgress")
 }
 
 fn condition(condition: &Condition, generation: Option<i64>) -> api::PodCondition {

@@ -32,13 +32,13 @@ impl Worker {
         self.publish_first();
         loop {
             let mut orders = self.orders.clone();
-            let has_place = !self.memory.has_no_place();
+            let stays = !self.memory.has_no_place() && !self.memory.preempted;
             let leaving = self.memory.leaving;
             // A pod that has to make room, or has less time than it had, must not go on with a pull or a start that hangs.
             let cut_short = |o: &Orders| {
                 o.wanted == Wanted::Stop
                     || match o.place {
-                        Place::Preempted => has_place,
+                        Place::Preempted => stays,
                         Place::Leaving(time) => leaving != Some(time),
                         Place::Granted | Place::Refused(_) => false,
                     }
@@ -117,6 +117,7 @@ impl Worker {
         let mut warned = false;
         loop {
             let Orders { pod, place, .. } = self.orders.borrow_and_update().clone();
+            self.memory.follow_source(&pod);
             self.take_place(&pod, &place);
             if self.memory.stale && !self.look_again().await {
                 let blind = Applied {
@@ -234,7 +235,7 @@ impl Worker {
             let pod = self.orders.borrow().pod.clone();
             let message = Some(why.into());
             let status = PodStatus::clone(&status);
-            writer.set(&pod, PodStatus { message, ..status });
+            writer.set_unseen(&pod, PodStatus { message, ..status });
         }
     }
 
@@ -307,7 +308,7 @@ impl Worker {
                 }
             }
             Place::Preempted => {
-                if self.memory.give_way() {
+                if self.memory.give_way(pod) {
                     About::pod(pod).warning(PREEMPTING, PREEMPTED);
                 }
             }
@@ -359,6 +360,7 @@ impl Worker {
         let view = self.view(pod, &PodPlan::default());
         let unseen = view.derive(&ObservedPod::default());
         let status = match &*self.memory.status.borrow() {
+            Some(before) if before.all_containers().next().is_some() => before.clone(),
             Some(before) => PodStatus {
                 phase: before.phase,
                 conditions: before.conditions.clone(),
@@ -367,7 +369,7 @@ impl Worker {
             None => unseen,
         };
         if let Some(writer) = &self.board {
-            writer.set(pod, status);
+            writer.set_unseen(pod, status);
         }
     }
 

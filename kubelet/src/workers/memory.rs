@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cri_proto::v1::PodSandboxConfig;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1 as api;
 use tokio::sync::watch;
 
 use super::Tools;
@@ -17,13 +18,14 @@ use crate::cgroups::resources::qos_class;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
 use crate::plan::PodPlan;
-use crate::pod::{self, Pod, PodName, PodUid, RestartPolicy};
+use crate::pod::{self, Pod, PodName, PodUid, QosClass, RestartPolicy};
 use crate::record::{
-    Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Termination,
+    Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Terminal,
+    Termination,
 };
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 use crate::shutdown;
-use crate::status::{PodFailure, PodStatus, Rejected};
+use crate::status::{Phase, PodFailure, PodStatus, Rejected, restore};
 
 /// Reason of a pod that had to make room for a critical one.
 pub(super) const PREEMPTING: &str = "Preempting";
@@ -72,8 +74,10 @@ pub(super) struct Memory {
     pub(super) rejected: Option<Rejected>,
     /// Why the pod has to end though it was admitted.
     pub(super) failure: Option<PodFailure>,
-    /// It has to end to make room for another pod, and is tried again.
+    /// It has to end, for another pod or with the node, and is tried again.
     pub(super) gave_way: bool,
+    /// It has been told to make room for another pod.
+    pub(super) preempted: bool,
     /// The node is shutting down: how long it was given to end.
     pub(super) leaving: Option<Duration>,
     /// When the pod became active.
@@ -84,7 +88,7 @@ impl Memory {
     /// With what an earlier life of the agent left in the pod's record.
     pub(super) fn load(tools: &Tools, pod: &Pod, uid: &PodUid) -> Self {
         let record = match RecordFile::load(&tools.dirs.path(uid)) {
-            Loaded::Good(record) => tried_again(*record, || {
+            Loaded::Good(record) => tried_again(*record, pod::is_static(pod), || {
                 let ran = !attempts_on_disk(tools, pod, uid).is_empty();
                 comes_back(pod, ran)
             }),
@@ -100,6 +104,8 @@ impl Memory {
     }
 
     fn new(tools: &Tools, pod: &Pod, uid: &PodUid, mut record: Record) -> Self {
+        let shown = restore(pod, qos_class(pod)).filter(|_| !pod::is_static(pod));
+        let status = before(&mut record, shown, qos_class(pod));
         let writer = RecordWriter::resume(tools.dirs.path(uid), &record);
         let now = follow_clock(&mut record, &tools.clock);
         let cap = tools.node.crash_loop_cap;
@@ -111,7 +117,7 @@ impl Memory {
             start_time: record.start_time.unwrap_or(now.wall),
             backoffs: Backoffs::from_records(Backoffs::INITIAL, cap, &record.backoffs, now),
             attempts_on_disk: attempts_on_disk(tools, pod, uid),
-            status: watch::Sender::new(record.previous_status(qos_class(pod))),
+            status: watch::Sender::new(status),
             writer,
             record,
             exits: BTreeMap::new(),
@@ -122,6 +128,7 @@ impl Memory {
             rejected: None,
             failure: None,
             gave_way: false,
+            preempted: false,
             leaving: None,
             active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
@@ -175,11 +182,12 @@ impl Memory {
         before.is_none_or(|before| *before.reason != *rejection.reason)
     }
 
-    /// Has the pod end to make room for another, until it is given a place again. True the first time.
-    pub(super) fn give_way(&mut self) -> bool {
-        let news = self.failure.is_none();
+    /// Has the pod end to make room for another; a static one until it is given a place again. True the first time.
+    pub(super) fn give_way(&mut self, pod: &Pod) -> bool {
+        let news = self.failure.is_none() && !self.preempted;
+        self.preempted = true;
         if news {
-            self.gave_way = true;
+            self.gave_way = pod::is_static(pod);
             self.failure = Some(PodFailure {
                 reason: PREEMPTING.into(),
                 message: PREEMPTED.into(),
@@ -200,6 +208,13 @@ impl Memory {
                 message: shutdown::ENDED_MESSAGE.into(),
                 disruption: Some(shutdown::ENDED_MESSAGE.into()),
             });
+        }
+    }
+
+    /// Takes over that the API server shows the pod as ended for good: somebody else has ended it.
+    pub(super) fn follow_source(&mut self, pod: &Pod) {
+        if self.record.terminal.is_none() && !pod::is_static(pod) {
+            self.record.terminal = pod.status.as_ref().and_then(terminal);
         }
     }
 
@@ -333,12 +348,50 @@ fn follow_clock(record: &mut Record, clock: &Clock) -> Now {
     now
 }
 
+/// What the first status of this life of the agent is derived from: the record, and what the API server has `shown`. A
+/// pod that has ended for good by either is not run again.
+fn before(record: &mut Record, shown: Option<PodStatus>, qos: QosClass) -> Option<PodStatus> {
+    let Some(shown) = shown else {
+        return record.previous_status(qos);
+    };
+    if record.terminal.is_none() && shown.phase.is_terminal() {
+        record.terminal = Some(Terminal {
+            phase: shown.phase,
+            reason: shown.reason.as_deref().map(str::to_owned),
+            message: shown.message.as_deref().map(str::to_owned),
+        });
+    }
+    record.start_time = record.start_time.or(shown.start_time);
+    let Some(kept) = record
+        .previous_status(qos)
+        .filter(|r| !r.conditions.is_empty())
+    else {
+        return Some(shown);
+    };
+    Some(PodStatus {
+        init_containers: shown.init_containers,
+        containers: shown.containers,
+        ephemeral_containers: shown.ephemeral_containers,
+        pod_ips: shown.pod_ips,
+        ..kept
+    })
+}
+
+fn terminal(shown: &api::PodStatus) -> Option<Terminal> {
+    let phase = Phase::parse(shown.phase.as_deref()?)?;
+    phase.is_terminal().then(|| Terminal {
+        phase,
+        reason: shown.reason.clone(),
+        message: shown.message.clone(),
+    })
+}
+
 /// A pod that had to make room for another, or that a shutdown of the node has ended, has not ended for good: with a new
 /// life of the agent it asks again, as one that was refused does, of which the record says nothing.
-fn tried_again(record: Record, comes_back: impl FnOnce() -> bool) -> Record {
+fn tried_again(record: Record, is_static: bool, comes_back: impl FnOnce() -> bool) -> Record {
     let reason = record.terminal.as_ref().and_then(|t| t.reason.as_deref());
     let again = match reason {
-        Some(PREEMPTING) => true,
+        Some(PREEMPTING) => is_static,
         Some(shutdown::ENDED) => comes_back(),
         _ => false,
     };

@@ -42,6 +42,7 @@ mod terminate;
 mod told;
 mod view;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +116,9 @@ pub struct NodeFacts {
     pub resolv_conf: Option<PathBuf>,
     /// What pods may ask for here.
     pub admission: Arc<admission::Node>,
+    /// The node's addresses as pods' statuses have them, primary first; none on a node without an API server, as
+    /// upstream.
+    pub status_ips: Arc<[IpAddr]>,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
 }
@@ -125,6 +129,20 @@ pub(crate) struct Orders {
     pod: Arc<Pod>,
     wanted: Wanted,
     place: Place,
+    /// A source has the pod: it is shown, and should it be deleted, until its source no longer has it.
+    shown: bool,
+}
+
+impl Orders {
+    /// Whether the pod is ending before the eyes of its source, which has it until it has ended.
+    fn ends_in_view(&self) -> bool {
+        self.shown && self.wanted == Wanted::Stop && is_deleted(&self.pod)
+    }
+}
+
+/// Whether the API server has the pod only until it has ended.
+fn is_deleted(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether a pod that is wanted has a place on the node.
@@ -197,6 +215,7 @@ impl Worker {
             // A successor of the same name has a UID, and so volumes, a cgroup and a directory, of its own.
             self.stage.send_replace(Stage::Terminated);
             self.give_back().await;
+            self.say_last();
             if !self.linger().await {
                 return;
             }

@@ -2,7 +2,7 @@
 //!
 //! The registry alone holds this, so that two pods never get one place. A pod asks when it is told to run, and again,
 //! where it was refused or had to make room, each time a place becomes free: nothing else of the node changes while the
-//! agent runs. Pods that run in the runtime already are not asked about.
+//! agent runs, but for its labels and taints. Pods that run in the runtime already are not asked about.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::Place;
 use super::queue::{Stage, Wanted};
 use crate::admission::{self, Decision, Ledger};
 use crate::observe::FoundPod;
-use crate::pod::{CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid};
+use crate::pod::{self, CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid};
 use crate::runtime::{ContainerState, ObservedPod};
 
 /// The places of the node.
@@ -23,8 +23,8 @@ pub(super) struct Places {
     from_before: Option<BTreeSet<PodUid>>,
 }
 
-/// What decides who is asked first: pods that run, then those that came first, then by name.
-pub(super) type Rank = (bool, Timestamp, PodName, PodUid);
+/// What decides who is asked first: pods that run, then static ones, then those that came first, then by name.
+pub(super) type Rank = (bool, bool, Timestamp, PodName, PodUid);
 
 /// A worker's pod, as far as its place is concerned.
 #[derive(Clone, Copy)]
@@ -68,6 +68,11 @@ impl Places {
         }
     }
 
+    /// The node is another one than before, as admission sees it.
+    pub(super) fn set_node(&mut self, node: Arc<admission::Node>) {
+        self.ledger.set_node(node);
+    }
+
     /// Notes what ran before this life of the agent, the first time the runtime has been seen.
     pub(super) fn runtime_seen(&mut self, found: &[FoundPod]) {
         self.from_before
@@ -85,9 +90,11 @@ impl Places {
         false
     }
 
-    /// Whether the pod has no place and wants one.
-    pub(super) fn waits(&self, uid: &PodUid, seat: Seat<'_>) -> bool {
-        seat.wanted == Wanted::Run && *seat.place != Place::Granted && !self.ledger.has(uid)
+    /// Whether the pod has no place and wants one. What another component has put on the node and was refused, that one
+    /// puts anew: it is never asked for again.
+    pub(super) fn waits(&self, uid: &PodUid, pod: &Pod, seat: Seat<'_>) -> bool {
+        let refused = seat.wanted == Wanted::Run && *seat.place != Place::Granted;
+        refused && pod::is_static(pod) && !self.ledger.has(uid)
     }
 
     /// The pod is being stopped.
@@ -176,12 +183,22 @@ pub(super) enum Asked {
     Preempts(Vec<PodUid>),
 }
 
-/// When the source first saw the pod; the end of time where it does not say.
+/// Since when there is the pod: when the API server made it, or else its source first saw it; the end of time where
+/// neither says.
 pub(super) fn first_seen(pod: &Pod) -> Timestamp {
+    if let Some(made) = made_at(pod) {
+        return made;
+    }
     let annotations = pod.metadata.annotations.as_ref();
     annotations
         .and_then(|a| a.get(CONFIG_SEEN_ANNOTATION)?.parse().ok())
         .unwrap_or(Timestamp::MAX)
+}
+
+/// When the API server made the pod; of a static pod nobody says.
+pub(super) fn made_at(pod: &Pod) -> Option<Timestamp> {
+    let made = pod.metadata.creation_timestamp.as_ref()?.0;
+    (!pod::is_static(pod)).then_some(made)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Pods of one namespace and name follow each other strictly: a successor is not begun before its predecessor has
 //! stopped. Nothing else makes one pod wait for another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pod::{PodName, PodUid};
 
@@ -45,6 +45,16 @@ pub struct WorkerView {
 }
 
 impl WorkerView {
+    /// The last that is to be seen of a worker that has ended its pod.
+    #[must_use]
+    pub fn ended(name: PodName) -> Self {
+        Self {
+            name,
+            wanted: Wanted::Stop,
+            stage: Stage::Terminated,
+        }
+    }
+
     /// Whether a pod of the same name would run beside this one.
     fn holds_its_name(&self) -> bool {
         match self.wanted {
@@ -60,7 +70,7 @@ impl WorkerView {
 pub enum Action {
     /// Begin a worker for a desired pod; it waits until it is told to run.
     Begin(PodUid),
-    /// Begin a worker that ends a pod nobody wants.
+    /// Begin a worker that ends a pod nobody wants, or that is being deleted.
     BeginEnding(PodUid),
     /// Tell a worker to run its pod (again).
     Run(PodUid),
@@ -71,9 +81,11 @@ pub enum Action {
 /// What the registry goes by.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueInput<'a> {
-    /// The pods that should run.
+    /// The pods that the sources have.
     pub desired: &'a BTreeMap<PodUid, PodName>,
-    /// The workers there are.
+    /// Those among them that are being deleted: they end, whether or not something of them runs.
+    pub deleted: &'a BTreeSet<PodUid>,
+    /// The workers there are; and for deleted pods, the last that was seen of workers that are done.
     pub workers: &'a BTreeMap<PodUid, WorkerView>,
     /// Pods found on the node: in the runtime, or by what they left on the disk.
     pub found: &'a BTreeMap<PodUid, PodName>,
@@ -88,6 +100,7 @@ pub struct QueueInput<'a> {
 pub fn reconcile(input: &QueueInput<'_>) -> Vec<Action> {
     let QueueInput {
         desired,
+        deleted,
         workers,
         found,
         sources_ready,
@@ -110,11 +123,20 @@ pub fn reconcile(input: &QueueInput<'_>) -> Vec<Action> {
         }
     }
     for (uid, worker) in workers {
-        if !desired.contains_key(uid) && worker.wanted != Wanted::Stop && sources_ready {
+        // Who is deleted by its source is ended whatever the other sources have to say.
+        let unwanted = deleted.contains(uid) || (!desired.contains_key(uid) && sources_ready);
+        if unwanted && worker.wanted != Wanted::Stop {
             actions.push(Action::Stop(uid.clone()));
         }
     }
-    for (uid, name) in desired {
+    for uid in deleted.iter().filter(|uid| !workers.contains_key(*uid)) {
+        let Some(name) = desired.get(uid).filter(|_| runtime_seen) else {
+            continue;
+        };
+        taken.push((name, uid));
+        actions.push(Action::BeginEnding(uid.clone()));
+    }
+    for (uid, name) in desired.iter().filter(|(uid, _)| !deleted.contains(*uid)) {
         let wanted = workers.get(uid).map(|worker| worker.wanted);
         if wanted.is_none() {
             actions.push(Action::Begin(uid.clone()));
@@ -168,6 +190,7 @@ mod tests {
     ) -> Vec<Action> {
         reconcile(&QueueInput {
             desired: &named(desired),
+            deleted: &BTreeSet::new(),
             workers: &workers.into_iter().collect(),
             found: &named(found),
             sources_ready,
@@ -188,6 +211,7 @@ mod tests {
         let desired = named(&[("a", "web")]);
         let actions = reconcile(&QueueInput {
             desired: &desired,
+            deleted: &BTreeSet::new(),
             workers: &BTreeMap::new(),
             found: &BTreeMap::new(),
             sources_ready: true,
@@ -300,5 +324,58 @@ mod tests {
             act(&[("a", "web")], both, &[], true),
             [Action::Stop(uid("b"))]
         );
+    }
+
+    fn act_deleted(
+        desired: &[(&str, &str)],
+        deleted: &[&str],
+        workers: impl IntoIterator<Item = (PodUid, WorkerView)>,
+        runtime_seen: bool,
+    ) -> Vec<Action> {
+        reconcile(&QueueInput {
+            desired: &named(desired),
+            deleted: &deleted.iter().map(|u| uid(u)).collect(),
+            workers: &workers.into_iter().collect(),
+            found: &BTreeMap::new(),
+            sources_ready: false,
+            runtime_seen,
+        })
+    }
+
+    #[test]
+    fn a_deleted_pod_is_stopped_at_once_and_its_successor_waits_for_it() {
+        let desired = [("a", "web"), ("b", "web")];
+        let old = |wanted, stage| worker("a", "web", wanted, stage);
+        let runs = [old(Wanted::Run, Stage::Live)];
+        assert_eq!(
+            act_deleted(&desired, &["a"], runs, true),
+            [Action::Stop(uid("a")), Action::Begin(uid("b"))]
+        );
+        let waiting = worker("b", "web", Wanted::Wait, Stage::Live);
+        for stage in [Stage::Live, Stage::Over, Stage::Terminating] {
+            let ends = [old(Wanted::Stop, stage), waiting.clone()];
+            assert_eq!(act_deleted(&desired, &["a"], ends, true), [], "{stage:?}");
+        }
+        let ended = [old(Wanted::Stop, Stage::Terminated), waiting];
+        assert_eq!(
+            act_deleted(&desired, &["a"], ended, true),
+            [Action::Run(uid("b"))]
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_without_a_worker_is_ended_on_sight_and_only_once() {
+        let desired = [("a", "web"), ("b", "web")];
+        assert_eq!(
+            act_deleted(&desired, &["a"], [], false),
+            [Action::Begin(uid("b"))],
+            "before the runtime has been seen nobody knows what is left of it"
+        );
+        assert_eq!(
+            act_deleted(&desired, &["a"], [], true),
+            [Action::BeginEnding(uid("a")), Action::Begin(uid("b"))]
+        );
+        let done = worker("a", "web", Wanted::Stop, Stage::Terminated);
+        assert_eq!(act_deleted(&[("a", "web")], &["a"], [done], true), []);
     }
 }

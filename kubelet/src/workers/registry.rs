@@ -3,7 +3,7 @@
 mod giving;
 mod leaving;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::places::{Places, first_seen};
+use super::places::{Places, first_seen, made_at};
 use super::qos::QosShares;
 use super::queue::{Action, QueueInput, Stage, Wanted, WorkerView, reconcile};
-use super::{Orders, Place, Tools, Worker};
+use super::{Orders, Place, Tools, Worker, is_deleted};
 use crate::errors::error_chain;
+use crate::node::NodeObject;
 use crate::observe::{FoundPod, RuntimeState};
-use crate::pod::{Pod, PodName, PodUid};
+use crate::pod::{self, Pod, PodName, PodUid};
 use crate::record;
 use crate::runtime::{ContainerState, ObservedPod};
 use crate::server::Heartbeat;
@@ -44,12 +45,16 @@ pub struct Registry {
     places: Places,
     /// A place became free, and those who wait for one have not been asked again.
     freed: bool,
+    /// The node's object at the API server, as far as it has been seen.
+    object: Option<Arc<NodeObject>>,
     /// What becomes of the node.
     node: NodeState,
     /// Woken by any worker that changes its stage.
     staged: Arc<tokio::sync::Notify>,
     /// Pods whose worker panicked, until they have another.
     panicked: BTreeMap<PodUid, Panicked>,
+    /// Deleted pods that have ended, and that their source still has.
+    ended: BTreeMap<PodUid, PodName>,
     /// Logs that no pod of this life of the agent has are gone.
     logs_collected: bool,
     /// Pods that left traces on the node's disk, from before this life of the agent.
@@ -64,18 +69,20 @@ struct Panicked {
 
 struct Handle {
     name: PodName,
-    /// When the agent took the pod on, this life or an earlier one.
+    /// When the API server made the pod, or else when the agent took it on, this life or an earlier one.
     since: Timestamp,
     orders: watch::Sender<Orders>,
     stage: watch::Receiver<Stage>,
 }
 
-/// Runs the registry for as long as the agent lives: it ends only with an error of the process.
+/// Runs the registry for as long as the agent lives: it ends only with an error of the process. `object` is the node's at
+/// the API server, none where there is none; pods are admitted by its labels and taints.
 pub async fn run_registry(
     tools: Arc<Tools>,
     mut desired: watch::Receiver<Arc<Desired>>,
     heartbeat: Heartbeat,
     mut shutdown: ShutdownLink,
+    mut object: watch::Receiver<Option<Arc<NodeObject>>>,
 ) {
     let on_disk = traces_on_disk(&tools);
     let mut found = tools.observer.found();
@@ -83,6 +90,7 @@ pub async fn run_registry(
     let mut qos = QosShares::new(tools.cgroups.clone());
     let mut registry = Registry {
         places: Places::new(tools.node.admission.clone()),
+        object: None,
         freed: false,
         tools,
         handles: BTreeMap::new(),
@@ -91,6 +99,7 @@ pub async fn run_registry(
         node: NodeState::Unknown,
         staged: Arc::default(),
         panicked: BTreeMap::new(),
+        ended: BTreeMap::new(),
         logs_collected: false,
         on_disk,
     };
@@ -98,6 +107,8 @@ pub async fn run_registry(
     loop {
         heartbeat.beat();
         registry.follow_node(&shutdown.state.borrow_and_update());
+        let known = object.borrow_and_update().clone();
+        registry.follow_object(known);
         let wanted = desired.borrow_and_update().clone();
         let seen = *runtime.borrow_and_update() != RuntimeState::NeverSeen;
         let in_runtime = found.borrow_and_update().clone();
@@ -123,6 +134,8 @@ pub async fn run_registry(
             _ = found.changed() => {}
             _ = runtime.changed() => {}
             changed = shutdown.state.changed() => if changed.is_err() { return },
+            // Of a node that runs by itself nobody sends one.
+            Ok(()) = object.changed() => {}
             () = registry.staged.notified() => {}
             Some(ended) = registry.tasks.join_next_with_id() => registry.clear_up(ended),
             () = rested => {}
@@ -155,14 +168,19 @@ impl Registry {
     }
 
     fn update_specs(&self, desired: &Desired) {
-        for (uid, pod) in &desired.pods {
-            if let Some(handle) = self.handles.get(uid) {
-                handle.orders.send_if_modified(|orders| {
-                    let news = !Arc::ptr_eq(&orders.pod, pod);
-                    orders.pod = pod.clone();
-                    news
-                });
-            }
+        for (uid, handle) in &self.handles {
+            let pod = desired.pods.get(uid);
+            handle.orders.send_if_modified(|orders| {
+                // Who lives is told to stop when its source no longer has it; who ends is only shown no longer.
+                let hidden = pod.is_none() && orders.shown && orders.wanted == Wanted::Stop;
+                orders.shown = pod.is_some();
+                let Some(pod) = pod else {
+                    return hidden;
+                };
+                let news = !Arc::ptr_eq(&orders.pod, pod);
+                orders.pod = pod.clone();
+                news
+            });
         }
     }
 
@@ -180,6 +198,13 @@ impl Registry {
             .filter(|(uid, _)| !self.rests(uid, now))
             .map(|(uid, pod)| (uid.clone(), PodName::of(pod)))
             .collect();
+        let deleted: BTreeSet<PodUid> = desired
+            .pods
+            .iter()
+            .filter(|(uid, pod)| is_deleted(pod) && !self.rests(uid, now))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        self.forget_ended(&deleted);
         // Of those found twice the later one counts: traces on the disk have no name, and a name must not be lost.
         let panicked = self.panicked.values().map(|panicked| &panicked.pod);
         let found: BTreeMap<PodUid, PodName> = self
@@ -190,13 +215,17 @@ impl Registry {
             .filter(|pod| !desired.pods.contains_key(&pod.uid))
             .map(|pod| (pod.uid.clone(), pod.pod_name()))
             .collect();
+        let ended = self.ended.iter();
+        let ended = ended.map(|(uid, name)| (uid.clone(), WorkerView::ended(name.clone())));
         let views = self
             .handles
             .iter()
             .map(|(uid, handle)| (uid.clone(), handle.view()))
+            .chain(ended)
             .collect();
         let input = QueueInput {
             desired: &names,
+            deleted: &deleted,
             workers: &views,
             found: &found,
             sources_ready: desired.ready,
@@ -218,6 +247,12 @@ impl Registry {
                 }
                 // Its name stays taken while it rests.
                 Action::BeginEnding(uid) if self.rests(&uid, now) => {}
+                Action::BeginEnding(uid) if deleted.contains(&uid) => {
+                    self.places.dealt_with(&uid);
+                    if let Some(pod) = desired.pods.get(&uid) {
+                        self.begin(uid, pod.clone(), Wanted::Stop);
+                    }
+                }
                 Action::BeginEnding(uid) => {
                     if let Some(name) = found.get(&uid) {
                         self.places.dealt_with(&uid);
@@ -246,6 +281,17 @@ impl Registry {
         }
     }
 
+    /// Forgets pods that have ended and that no source has any more, and takes them off the board.
+    fn forget_ended(&mut self, deleted: &BTreeSet<PodUid>) {
+        self.ended.retain(|uid, _| {
+            let keep = deleted.contains(uid);
+            if !keep && let Ok(writer) = self.tools.board.writer(uid) {
+                writer.remove();
+            }
+            keep
+        });
+    }
+
     /// Removes the logs of pods that were there before this life of the agent and are no more. Once: from now on each
     /// worker removes its own.
     fn collect_logs(&mut self, in_runtime: &[FoundPod]) {
@@ -272,13 +318,20 @@ impl Registry {
         let panicked = self.panicked.remove(&uid).is_some();
         let name = PodName::of(&pod);
         let place = Place::Granted;
-        let (orders, orders_seen) = watch::channel(Orders { pod, wanted, place });
+        let shown = wanted != Wanted::Stop || is_deleted(&pod);
+        let (orders, orders_seen) = watch::channel(Orders {
+            pod,
+            wanted,
+            place,
+            shown,
+        });
         let (stage_told, stage) = watch::channel(Stage::Live);
         self.forward_stage(stage.clone());
         let mut worker = Worker::new(self.tools.clone(), uid.clone(), orders_seen, stage_told);
         // What the one before it did last, nobody has looked at.
         worker.memory.stale = panicked;
-        let since = worker.memory.start_time;
+        let made = made_at(&worker.orders.borrow().pod);
+        let since = made.unwrap_or(worker.memory.start_time);
         let task = self.tasks.spawn(worker.run());
         self.by_task.insert(task.id(), uid.clone());
         self.handles.insert(
@@ -318,6 +371,12 @@ impl Registry {
             return;
         };
         let handle = self.handles.remove(&uid);
+        if let Some(handle) = &handle
+            && panic.is_none()
+            && handle.orders.borrow().ends_in_view()
+        {
+            self.ended.insert(uid.clone(), handle.name.clone());
+        }
         let Some((panic, handle)) = panic.zip(handle) else {
             self.freed |= self.places.gone(&uid);
             return;
@@ -360,8 +419,9 @@ impl Registry {
 }
 
 /// In which order pods that nobody has met before are begun.
-fn came(uid: &PodUid, pod: &Pod) -> (Timestamp, PodName, PodUid) {
-    (first_seen(pod), PodName::of(pod), uid.clone())
+fn came(uid: &PodUid, pod: &Pod) -> (bool, Timestamp, PodName, PodUid) {
+    let (later, name) = (!pod::is_static(pod), PodName::of(pod));
+    (later, first_seen(pod), name, uid.clone())
 }
 
 impl Handle {

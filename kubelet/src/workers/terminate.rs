@@ -81,12 +81,14 @@ impl Worker {
     /// same name.
     pub(super) async fn terminate(&mut self) {
         let pod = self.orders.borrow().pod.clone();
-        // As upstream: a pod that no source has is not shown, though it may still be stopping.
-        // It may be on the board without this worker having put it there: by one that panicked.
-        let own = self.board.take();
-        let other = || self.tools.board.writer(&self.uid).ok().map(Arc::new);
-        if let Some(writer) = own.or_else(other) {
-            writer.remove();
+        if !self.ends_in_view() {
+            // As upstream: a pod that no source has is not shown, though it may still be stopping.
+            // It may be on the board without this worker having put it there: by one that panicked.
+            let own = self.board.take();
+            let other = || self.tools.board.writer(&self.uid).ok().map(Arc::new);
+            if let Some(writer) = own.or_else(other) {
+                writer.remove();
+            }
         }
         self.probes.pod_ends();
         self.runtime_seen().await;
@@ -124,6 +126,10 @@ impl Worker {
             let deadline = self.termination_deadline();
             let left = deadline.saturating_sub(self.tools.clock.now().monotonic);
             let plan = plan_termination(pod, &observed, left);
+            if self.ends_in_view() {
+                self.memory.note_exits(&observed, self.tools.clock.now());
+                self.publish(pod, &observed, &plan);
+            }
             if plan.finished {
                 return;
             }
@@ -132,9 +138,26 @@ impl Worker {
             self.removals.forgive();
             // What went well and changed nothing is not to be hurried either.
             let in_vain = last.replace(observed.clone()).as_ref() == Some(&observed);
-            if self.apply(pod, &observed, &plan).await.failed || in_vain {
+            let applied = match self.ends_in_view() {
+                true => self.apply_in_view(pod, &observed, &plan).await,
+                false => self.apply(pod, &observed, &plan).await,
+            };
+            if applied.failed || in_vain {
                 pause.wait().await;
             }
+        }
+    }
+
+    fn ends_in_view(&self) -> bool {
+        self.orders.borrow().ends_in_view()
+    }
+
+    /// Says, of a pod that its source has until it has ended, that now it has: its status is the last one.
+    pub(super) fn say_last(&mut self) {
+        if self.ends_in_view()
+            && let Some(writer) = &self.board
+        {
+            writer.set_last(&self.orders.borrow().pod);
         }
     }
 
@@ -163,13 +186,16 @@ impl Worker {
             }
         }
         if self.orders.borrow().wanted != Wanted::Run {
-            self.show_no_more();
+            self.hide();
         }
         tracing::info!(pod = %self.name, uid = %self.uid, "pod has stopped");
     }
 
-    /// Takes the pod off the board.
-    fn show_no_more(&mut self) {
+    /// Takes the pod off the board, unless its source has it still.
+    fn hide(&mut self) {
+        if self.ends_in_view() {
+            return;
+        }
         if let Some(writer) = self.board.take() {
             writer.remove();
         }
@@ -202,7 +228,7 @@ impl Worker {
             let wanted = self.orders.borrow().wanted;
             match wanted {
                 Wanted::Run => self.show_blocked(part, why),
-                Wanted::Wait | Wanted::Stop => self.show_no_more(),
+                Wanted::Wait | Wanted::Stop => self.hide(),
             }
             // Cancel-safe: the order stays in its channel. Without a registry the process ends.
             tokio::select! {
@@ -239,6 +265,23 @@ impl Worker {
     /// Waits until the traces of the pod may go, and removes them. True when the pod is wanted again before that.
     pub(super) async fn linger(&mut self) -> bool {
         let mut orders = self.orders.clone();
+        let board = self.board.take();
+        let news = async {
+            let mut board = board;
+            loop {
+                let told = orders.borrow_and_update().clone();
+                if told.wanted == Wanted::Run {
+                    return;
+                }
+                if let Some(writer) = board.take_if(|_| !told.ends_in_view()) {
+                    writer.remove();
+                }
+                if orders.changed().await.is_err() {
+                    // The registry is gone, which ends the process.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         let gone = async {
             tokio::time::sleep(TRACES_STAY).await;
             let pod = self.orders.borrow().pod.clone();
@@ -248,7 +291,7 @@ impl Worker {
         // look shows: only what has ended is removed.
         tokio::select! {
             biased;
-            _ = orders.wait_for(|o| o.wanted == Wanted::Run) => return true,
+            () = news => return true,
             () = gone => {}
         }
         self.tools.observer.forget(&self.uid);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(super) struct View {
     rejected: Option<Rejected>,
     failure: Option<PodFailure>,
     stop_signals: bool,
+    host_ips: Arc<[IpAddr]>,
     clock: Clock,
     board: Option<Arc<StatusWriter>>,
     /// The last status. It is the worker's: so a condition flips once, whoever shows it.
@@ -75,6 +77,7 @@ impl Worker {
             rejected: self.memory.rejected.clone(),
             failure: self.memory.failure.clone(),
             stop_signals: self.tools.node.settings.stop_signals,
+            host_ips: self.tools.node.status_ips.clone(),
             clock: self.tools.clock.clone(),
             board: self.board.clone(),
             status: self.memory.status.clone(),
@@ -121,8 +124,7 @@ impl View {
             finished: self.finished,
             rejected: self.rejected.as_ref(),
             failure: self.failure.as_ref(),
-            // Upstream leaves the node's addresses out of the status without an API server.
-            host_ips: &[],
+            host_ips: &self.host_ips,
             stop_signals: self.stop_signals,
             now: self.clock.wall(),
         })

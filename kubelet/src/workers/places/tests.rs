@@ -151,10 +151,10 @@ fn a_preempting_pod_waits_and_its_victim_comes_back_only_when_it_has_left() {
 
     let preempted = Place::Preempted;
     let ending = seat(Wanted::Run, Stage::Live, &preempted);
-    assert!(!places.waits(&uid("low"), ending), "it has not left");
+    assert!(!places.waits(&uid("low"), &low, ending), "it has not left");
     let left = seat(Wanted::Run, Stage::GivenWay, &preempted);
     assert!(places.follow(&uid("low"), &low, left));
-    assert!(places.waits(&uid("low"), left));
+    assert!(places.waits(&uid("low"), &low, left));
     assert!(matches!(
         ask(&mut places, "high", &high, FRESH),
         Some(Asked::Granted)
@@ -168,6 +168,39 @@ fn a_preempting_pod_waits_and_its_victim_comes_back_only_when_it_has_left() {
         ask(&mut places, "low", &low, left),
         Some(Asked::Granted)
     ));
+}
+
+#[test]
+fn a_pod_of_the_api_server_is_refused_once_and_for_all() {
+    let places = places();
+    let refused = Place::Refused(Arc::new(admission::Rejection {
+        reason: "OutOfpods".into(),
+        message: String::new(),
+    }));
+    let seat = seat(Wanted::Run, Stage::Live, &refused);
+    let mut of_api = pod("a", 0);
+    assert!(
+        places.waits(&uid("a"), &of_api, seat),
+        "a static one asks again"
+    );
+    let annotations = of_api.metadata.annotations.as_mut().unwrap();
+    annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
+    assert!(!places.waits(&uid("a"), &of_api, seat));
+}
+
+#[test]
+fn pods_of_the_api_server_come_in_the_order_in_which_they_were_made() {
+    let mut of_api = pod("a", 0);
+    let made = "2025-12-31T00:00:00Z";
+    of_api.metadata.creation_timestamp = serde_json::from_value(made.into()).unwrap();
+    assert_ne!(
+        first_seen(&of_api).to_string(),
+        made,
+        "a static pod's file says nothing"
+    );
+    let annotations = of_api.metadata.annotations.as_mut().unwrap();
+    annotations.insert("kubernetes.io/config.source".to_owned(), "api".to_owned());
+    assert_eq!(first_seen(&of_api).to_string(), made);
 }
 
 #[test]

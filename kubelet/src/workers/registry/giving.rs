@@ -1,7 +1,7 @@
 //! Gives the workers' pods their places: asks for one pod after the other, and tells each worker what came of it.
 
 use super::Registry;
-use crate::pod::{PodName, PodUid};
+use crate::pod::{self, PodName, PodUid};
 use crate::workers::places::{Asked, Rank, Seat};
 use crate::workers::queue::{Stage, Wanted};
 use crate::workers::{Orders, Place};
@@ -21,8 +21,8 @@ impl Registry {
     pub(super) fn give_places(&mut self, mut asking: Vec<PodUid>) {
         if std::mem::take(&mut self.freed) {
             let waiting = self.handles.iter().filter(|(uid, handle)| {
-                let stage = *handle.stage.borrow();
-                self.places.waits(uid, handle.orders.borrow().seat(stage))
+                let (stage, orders) = (*handle.stage.borrow(), handle.orders.borrow());
+                self.places.waits(uid, &orders.pod, orders.seat(stage))
             });
             asking.extend(waiting.map(|(uid, _)| uid.clone()));
         }
@@ -77,7 +77,9 @@ impl Registry {
     fn rank(&self, uid: &PodUid) -> Option<Rank> {
         let handle = self.handles.get(uid)?;
         let runs = self.runs_already(uid);
-        Some((!runs, handle.since, handle.name.clone(), uid.clone()))
+        let later = !pod::is_static(&handle.orders.borrow().pod);
+        let name = handle.name.clone();
+        Some((!runs, later, handle.since, name, uid.clone()))
     }
 }
 

@@ -1,9 +1,10 @@
-//! Follows the node's shutdown: has pods end when it is their turn, refuses those that come, and says who is left.
+//! Follows what becomes of the node: the labels and taints of its object, and its shutdown: has pods end when it is their turn, refuses those that come, and says who is left.
 
 use std::sync::Arc;
 
 use super::Registry;
 use crate::admission::Rejection;
+use crate::node::NodeObject;
 use crate::pod::{Pod, PodUid};
 use crate::shutdown::{self, NodeState, Remaining, priority_of};
 use crate::workers::places::Seat;
@@ -16,6 +17,24 @@ impl Registry {
         let was = std::mem::replace(&mut self.node, state.clone());
         let stays = !matches!(state, NodeState::ShuttingDown(_));
         self.freed |= stays && matches!(was, NodeState::ShuttingDown(_));
+    }
+
+    /// Takes over the node's object. Pods that were refused ask again where it has other labels or taints; an object that
+    /// is gone changes nothing.
+    pub(super) fn follow_object(&mut self, object: Option<Arc<NodeObject>>) {
+        let Some(object) = object else {
+            return;
+        };
+        let same = self
+            .object
+            .as_ref()
+            .is_some_and(|before| before.labels == object.labels && before.taints == object.taints);
+        if !same {
+            let node = self.tools.node.admission.with_object(&object);
+            self.places.set_node(Arc::new(node));
+            self.freed = true;
+        }
+        self.object = Some(object);
     }
 
     /// Whether a pod gets no place because the node is shutting down. One that runs already has to be ended by its
