@@ -51,6 +51,8 @@ pub mod process;
 pub mod publisher;
 pub mod record;
 pub mod runtime;
+#[cfg(test)]
+mod scripted_api;
 pub mod server;
 pub mod service;
 pub mod shutdown;
