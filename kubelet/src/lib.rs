@@ -40,6 +40,7 @@ pub mod hooks;
 pub mod images;
 pub mod logging;
 pub mod logs;
+pub mod mirror;
 pub mod mounts;
 pub mod node;
 pub mod observe;

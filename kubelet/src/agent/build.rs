@@ -73,6 +73,7 @@ pub(super) fn tools(
         clock: surroundings.clock,
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),
+        lives: tokio::sync::watch::Sender::default(),
         stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),

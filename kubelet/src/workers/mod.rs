@@ -69,7 +69,7 @@ use crate::volumes::Volumes;
 pub use network::Network;
 pub use permits::StartPermits;
 pub use queue::{Stage, Wanted};
-pub use registry::{Registry, run_registry};
+pub use registry::{Lives, Registry, run_registry};
 pub use stuck::StuckPods;
 
 /// What every worker works with. One for the whole agent.
@@ -94,6 +94,8 @@ pub struct Tools {
     pub logs: PodLogs,
     /// The statuses, for whoever asks.
     pub board: StatusBoard,
+    /// Which pods have not ended; none before the runtime has been seen, or while nobody listens.
+    pub lives: watch::Sender<Option<Arc<Lives>>>,
     /// What containers ask for at their beginning and end.
     pub hooks: HookRunner,
     /// Which pods do not end.

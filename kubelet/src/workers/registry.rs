@@ -2,6 +2,7 @@
 
 mod giving;
 mod leaving;
+mod lives;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use crate::server::Heartbeat;
 use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
+
+pub use lives::Lives;
 
 /// The loop goes round at least this often: a fraction of what the `syncloop` check bears.
 const BEAT: Duration = Duration::from_secs(60);
@@ -115,6 +118,7 @@ pub async fn run_registry(
         registry.update_specs(&wanted);
         qos.follow(&wanted);
         registry.act(&wanted, &in_runtime, seen);
+        registry.tell_lives(seen);
         let remaining = registry.remaining(seen);
         shutdown.remaining.send_if_modified(|before| {
             let news = *before != remaining;
