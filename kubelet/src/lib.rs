@@ -52,6 +52,7 @@ pub mod process;
 pub mod publisher;
 pub mod record;
 pub mod runtime;
+pub mod runtime_class;
 #[cfg(test)]
 mod scripted_api;
 pub mod server;

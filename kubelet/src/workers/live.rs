@@ -394,6 +394,7 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let pod = self.orders.borrow().pod.clone();
         // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
             _ = self.orders.changed() => {}
@@ -408,6 +409,10 @@ impl Worker {
             done = self.removals.next() => {
                 self.removal_done(done);
                 self.memory.stale = true;
+            }
+            // What the pod needed may be there now.
+            () = self.classes.changed_for(&pod) => {
+                self.memory.holds.remove(&None);
             }
             () = alarm => {}
         }

@@ -63,6 +63,7 @@ use crate::probes::{PodProbes, Prober};
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::NodeSettings;
 use crate::runtime::convert::dns::DnsSettings;
+use crate::runtime_class::{ClassChanges, RuntimeClasses};
 use crate::status::{StatusBoard, StatusWriter};
 use crate::volumes::Volumes;
 
@@ -96,6 +97,8 @@ pub struct Tools {
     pub board: StatusBoard,
     /// Which pods have not ended; none before the runtime has been seen, or while nobody listens.
     pub lives: watch::Sender<Option<Arc<Lives>>>,
+    /// Which handler sandboxes are made with.
+    pub runtime_classes: RuntimeClasses,
     /// What containers ask for at their beginning and end.
     pub hooks: HookRunner,
     /// Which pods do not end.
@@ -173,6 +176,7 @@ struct Worker {
     probes: PodProbes,
     removals: removal::Removals,
     kills: kills::Kills,
+    classes: ClassChanges,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
 }
@@ -198,6 +202,7 @@ impl Worker {
             memory,
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
+            classes: tools.runtime_classes.changes(),
             board: None,
             name: PodName::of(&pod),
             tools,

@@ -36,7 +36,7 @@ pub use identity::{
 };
 pub use mounts::MountError;
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
-pub use security::{SecurityError, default_masked_paths};
+pub use security::{SecurityError, default_masked_paths, share_processes};
 
 /// What is the same for every pod of the node.
 #[derive(Clone, Debug, Default)]
