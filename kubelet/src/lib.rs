@@ -51,6 +51,7 @@ pub mod probes;
 pub mod process;
 pub mod publisher;
 pub mod record;
+pub mod resize;
 pub mod runtime;
 pub mod runtime_class;
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! While there is no answer everything waits, for two minutes an event; what the API server refuses is given up. How many
 //! requests a second are made is the client's to limit (`eventRecordQPS`, `eventBurst`).
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,13 @@ use serde::de::IgnoredAny;
 
 use super::event::Event;
 use super::outbox::{Outbox, Pending};
+use crate::api::{pause, random};
 use crate::errors::error_chain;
 
 /// After so many tries an event is given up (`maxTriesPerEvent`).
 const MOST_TRIES: u32 = 12;
-/// Between two tries (`defaultSleepDuration`); after the first a part of it by chance, so that not all nodes come back at
-/// once.
+/// Between two tries (`defaultSleepDuration`), or until the API server is back; after the first a part of it by chance, so
+/// that not all nodes come back at once.
 const PAUSE: Duration = Duration::from_secs(10);
 /// A request without an answer after this long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ impl Sink {
             }
             if tries < MOST_TRIES {
                 let part = if tries == 1 { random() } else { 1.0 };
-                tokio::time::sleep(PAUSE.mul_f64(part)).await;
+                pause(PAUSE.mul_f64(part)).await;
             }
         }
         tracing::error!(
@@ -173,13 +173,6 @@ impl Sink {
 
 fn collection(event: &Event) -> String {
     format!("/api/v1/namespaces/{}/events", event.namespace())
-}
-
-/// A number from 0 to 1, another one each time.
-#[expect(clippy::cast_precision_loss, reason = "any number from 0 to 1 will do")]
-fn random() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

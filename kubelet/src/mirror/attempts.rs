@@ -55,6 +55,8 @@ struct Failed {
     tried: String,
     /// Why it failed, in a word.
     why: String,
+    /// It may go well as soon as the API server has time.
+    busy: bool,
     failures: u32,
     until: Duration,
 }
@@ -100,6 +102,7 @@ impl Attempts {
         let failed = Failed {
             tried,
             why: why.to_owned(),
+            busy: rest.most == BUSY.most,
             failures,
             until: now + rest.after(failures, jitter),
         };
@@ -114,6 +117,14 @@ impl Attempts {
         let until = now + AWAY.after(failures, jitter);
         self.away = Some(Away { failures, until });
         failures == 1
+    }
+
+    /// The API server is back: no rest on its account, nor for want of its time.
+    pub(super) fn back(&mut self) {
+        self.heard();
+        for failed in self.failed.values_mut().filter(|failed| failed.busy) {
+            failed.until = Duration::ZERO;
+        }
     }
 
     /// The API server has been heard of: no rest on its account.

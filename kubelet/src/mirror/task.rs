@@ -1,6 +1,5 @@
 //! The task: does what the plan says, one request after the other.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::attempts::{Attempts, BUSY, REFUSED, Rest};
 use super::memory::Memory;
 use super::plan::{Action, Input, plan};
 use super::request::{Mirrors, Present, RequestError};
+use crate::api::{pause, random};
 use crate::clock::Clock;
 use crate::events::About;
 use crate::node::NodeObject;
@@ -67,10 +67,12 @@ pub async fn run_mirrors(client: kube::Client, inputs: MirrorInputs) {
         };
         let rested = async {
             match rest {
-                Some(rest) => tokio::time::sleep(rest).await,
+                // Or until the API server is back.
+                Some(rest) => pause(rest).await,
                 None => std::future::pending().await,
             }
         };
+        let began = task.clock.now().monotonic;
         // Cancel-safe: channels keep their news, and the timer is made anew.
         let changed = tokio::select! {
             changed = desired.changed() => changed,
@@ -83,7 +85,12 @@ pub async fn run_mirrors(client: kube::Client, inputs: MirrorInputs) {
                 task.attempts.heard();
                 changed
             }
-            () = rested => Ok(()),
+            () = rested => {
+                if rest.is_some_and(|rest| task.clock.now().monotonic < began + rest) {
+                    task.attempts.back();
+                }
+                Ok(())
+            }
         };
         if changed.is_err() {
             return;
@@ -225,11 +232,4 @@ impl Task {
         let now = self.clock.now().monotonic;
         self.attempts.failed(action, why, rest, now, random())
     }
-}
-
-/// A number from 0 to 1, another one each time.
-#[expect(clippy::cast_precision_loss, reason = "any number from 0 to 1 will do")]
-fn random() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    (random >> 11) as f64 / (1_u64 << 53) as f64
 }

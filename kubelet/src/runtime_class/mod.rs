@@ -19,6 +19,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::{Notify, watch};
 use tokio_stream::{Stream, StreamExt as _};
 
+use crate::api::watch_objects;
 use crate::pod::{self, Pod};
 use object::RuntimeClass;
 
@@ -136,10 +137,3 @@ async fn follow(
 
 #[cfg(test)]
 mod tests;
-
-fn watch_objects(
-    api: Api<RuntimeClass>,
-    config: watcher::Config,
-) -> impl Stream<Item = Event<RuntimeClass>> + Unpin {
-    Box::pin(watcher::watcher(api, config).filter_map(Result::ok))
-}

@@ -232,7 +232,10 @@ fn terminal(pod: &Pod) -> Option<Phase> {
 
 /// The conditions that others have written, but for their times.
 fn foreign(pod: &Pod) -> BTreeMap<&str, (&str, Option<&str>, Option<&str>)> {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
     let foreign = conditions.filter(|c| !status::is_written_by_node(&c.type_));
     let said = foreign.map(|c| {
         let why = (&*c.status, c.reason.as_deref(), c.message.as_deref());

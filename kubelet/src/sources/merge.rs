@@ -68,7 +68,12 @@ pub fn merge(files: &Desired, api: &ApiPods) -> Merged {
             displaced.push(pod.clone());
         }
     }
-    pods.extend(files.pods.iter().map(|(uid, pod)| (uid.clone(), pod.clone())));
+    pods.extend(
+        files
+            .pods
+            .iter()
+            .map(|(uid, pod)| (uid.clone(), pod.clone())),
+    );
     let ready = files.ready && api.synced;
     Merged {
         desired: Desired { pods, ready },
@@ -164,10 +169,9 @@ mod tests {
         let mut of_api = api(&[("p", "web")], true);
         let uid = PodUid::parse("p").unwrap();
         let mut deleted = Pod::clone(&of_api.pods[&uid]);
-        deleted.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-                jiff::Timestamp::UNIX_EPOCH,
-            ));
+        deleted.metadata.deletion_timestamp = Some(
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+        );
         of_api.pods.insert(uid, Arc::new(deleted));
         let merged = merge(&files(&[("s", "web")], true), &of_api);
         assert_eq!(uids(&merged.desired), ["p", "s"]);

@@ -9,9 +9,6 @@ use super::types::ConditionKind;
 /// others write it too, and what they wrote stays.
 #[must_use]
 pub fn is_written_by_node(type_: &str) -> bool {
-    if matches!(type_, "PodResizePending" | "PodResizeInProgress") {
-        return true;
-    }
     ConditionKind::parse(type_).is_some_and(|kind| kind != ConditionKind::DisruptionTarget)
 }
 
@@ -91,7 +88,10 @@ mod tests {
             ..status(others)
         };
         assert_eq!(fingerprint(&with_others), plain);
-        let flipped = vec![condition("Ready", "False"), condition("Initialized", "True")];
+        let flipped = vec![
+            condition("Ready", "False"),
+            condition("Initialized", "True"),
+        ];
         assert_ne!(fingerprint(&status(flipped)), plain);
     }
 }

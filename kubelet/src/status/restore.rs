@@ -21,7 +21,8 @@ pub fn restore(pod: &Pod, qos: QosClass) -> Option<PodStatus> {
     let phase = Phase::parse(shown.phase.as_deref()?)?;
     let conditions = shown.conditions.iter().flatten().filter_map(|c| {
         Some(Condition {
-            kind: ConditionKind::parse(&c.type_).filter(|k| *k != ConditionKind::DisruptionTarget)?,
+            kind: ConditionKind::parse(&c.type_)
+                .filter(|k| *k != ConditionKind::DisruptionTarget)?,
             status: c.status == "True",
             reason: None,
             message: None,

@@ -34,6 +34,7 @@ mod qos;
 pub mod queue;
 mod registry;
 mod removal;
+mod resize;
 mod restore;
 mod start;
 mod stop;
@@ -60,6 +61,7 @@ use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
 use crate::poddir::PodDirs;
 use crate::probes::{PodProbes, Prober};
+use crate::resize::Pending;
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::NodeSettings;
 use crate::runtime::convert::dns::DnsSettings;
@@ -136,6 +138,8 @@ pub(crate) struct Orders {
     place: Place,
     /// A source has the pod: it is shown, and should it be deleted, until its source no longer has it.
     shown: bool,
+    /// Why the pod has not been given the resources that it asks for; `pod` has those that it was given.
+    resize: Option<Arc<Pending>>,
 }
 
 impl Orders {

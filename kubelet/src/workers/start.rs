@@ -19,6 +19,7 @@ use crate::logs::LogsError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::{PodDir, PodDirError, etc_hosts};
+use crate::resize::Amounts;
 use crate::runtime::convert::dns::{DnsSettings, ResolvConf, ResolvConfError};
 use crate::runtime::convert::{
     self, ContainerConfigError, ContainerInputs, HostnameError, SandboxConfigError, SandboxInputs,
@@ -161,10 +162,10 @@ fn target_of<'a>(
     let Some(target) = target.filter(|target| !target.is_empty()) else {
         return Ok(None);
     };
-    let instances = observed.containers.iter().filter(|c| *c.name == *target);
-    let latest = instances.max_by_key(|c| c.attempt);
-    let latest = latest.ok_or_else(|| StartError::NoTarget(target.to_owned()))?;
-    Ok(Some(&latest.id))
+    match observed.newest(target) {
+        Some(newest) => Ok(Some(&newest.id)),
+        None => Err(StartError::NoTarget(target.to_owned())),
+    }
 }
 
 fn volume_texts(errors: &[VolumeError]) -> String {
@@ -363,6 +364,11 @@ impl Worker {
             .await;
         if let Ok(id) = &made {
             self.tools.observer.claim(&self.uid, id);
+            if pod::is_from_api(pod) {
+                let has = Amounts::of(spec.resources.as_ref());
+                let id = ContainerId::from(id.clone());
+                self.memory.note_actuated(&start.name, &id, has);
+            }
         }
         made.map(ContainerId::from).map_err(|error| {
             if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {

@@ -25,9 +25,10 @@ impl Registry {
         let Some(object) = object else {
             return;
         };
-        let same = self.object.as_ref().is_some_and(|before| {
-            before.labels == object.labels && before.taints == object.taints
-        });
+        let same = self
+            .object
+            .as_ref()
+            .is_some_and(|before| before.labels == object.labels && before.taints == object.taints);
         if !same {
             let node = self.tools.node.admission.with_object(&object);
             self.places.set_node(Arc::new(node));
