@@ -215,6 +215,15 @@ pub fn is_static(pod: &Pod) -> bool {
         .is_some_and(|source| source != "api")
 }
 
+/// Whether the pod comes from the API server.
+#[must_use]
+pub fn is_from_api(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .and_then(|a| a.get(CONFIG_SOURCE_ANNOTATION))
+        .is_some_and(|source| source == "api")
+}
+
 /// Whether the pod shares the node's network namespace.
 #[must_use]
 pub fn host_network(pod: &Pod) -> bool {

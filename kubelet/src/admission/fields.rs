@@ -76,6 +76,10 @@ fn set(value: &Value, _: &NodeFeatures) -> bool {
     is_set(value)
 }
 
+fn set_without_api(value: &Value, node: &NodeFeatures) -> bool {
+    is_set(value) && !node.api_server
+}
+
 fn disabled(value: &Value, _: &NodeFeatures) -> bool {
     value == &Value::Bool(false)
 }
@@ -98,7 +102,7 @@ pub(super) const POD_SPEC: &Table = &[
     // Only the API server's subresource sets them: a manifest that has any is not valid.
     (
         "ephemeralContainers",
-        refused(set, "come through an API server only"),
+        refused(set_without_api, "come through an API server only"),
     ),
     ("hostAliases", Built),
     ("hostIPC", Built),
@@ -145,8 +149,8 @@ pub(super) const POD_SPEC: &Table = &[
     (
         "runtimeClassName",
         refused(
-            set,
-            "needs runtime classes, which are not supported in this version",
+            set_without_api,
+            "needs runtime classes, which come from an API server",
         ),
     ),
     ("schedulerName", NoEffect), // read by the scheduler

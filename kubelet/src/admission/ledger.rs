@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::claim::Claim;
+use super::predicates::resized;
 use super::{Node, Rejection, admit};
 use crate::pod::{Pod, PodUid};
 
@@ -101,16 +102,7 @@ impl Ledger {
 
     /// Decides on a pod that asks for a place, and gives it one where it may have it.
     pub fn decide(&mut self, uid: &PodUid, pod: &Pod) -> Decision {
-        let others: Vec<Other<'_>> = self
-            .places
-            .iter()
-            .filter(|(other, _)| *other != uid)
-            .map(|(uid, place)| Other {
-                uid,
-                claim: &place.claim,
-                standing: place.standing(),
-            })
-            .collect();
+        let others: Vec<Other<'_>> = self.others(uid).collect();
         let admission = match admit(pod, &self.node, &others) {
             Ok(admission) => admission,
             Err(rejection) => return Decision::Refused(rejection),
@@ -128,6 +120,29 @@ impl Ledger {
             self.end(victim);
         }
         Decision::Preempts(admission.victims)
+    }
+
+    /// Gives a pod that has a place what it asks for now, where there is room for that; else says why not, and the pod
+    /// keeps what it has.
+    ///
+    /// # Errors
+    /// When there is no room, or a quantity cannot be read.
+    pub fn resize(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), String> {
+        let others: Vec<Other<'_>> = self.others(uid).collect();
+        let claim = resized(pod, &self.node, &others)?;
+        if let Some(place) = self.places.get_mut(uid) {
+            place.claim = claim;
+        }
+        Ok(())
+    }
+
+    fn others<'a>(&'a self, uid: &'a PodUid) -> impl Iterator<Item = Other<'a>> {
+        let others = self.places.iter().filter(move |(other, _)| *other != uid);
+        others.map(|(uid, place)| Other {
+            uid,
+            claim: &place.claim,
+            standing: place.standing(),
+        })
     }
 
     /// The pod is being stopped: nobody has to be pushed off the node for what it is about to give back.

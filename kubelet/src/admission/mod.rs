@@ -57,6 +57,8 @@ pub struct NodeFeatures {
     pub pod_level_resources: bool,
     /// `hugepages-<size>` limits reach the pod's and the containers' cgroups.
     pub hugepages: bool,
+    /// The node is one of a cluster: objects of its API server can be read.
+    pub api_server: bool,
 }
 
 /// A taint of the node.

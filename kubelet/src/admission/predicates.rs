@@ -76,6 +76,18 @@ pub(super) fn admit(pod: &Pod, node: &Node, others: &[Other<'_>]) -> Result<Admi
     })
 }
 
+/// What `pod`, which runs, would take with what it asks for now; or what there is too little of.
+pub(super) fn resized(pod: &Pod, node: &Node, others: &[Other<'_>]) -> Result<Claim, String> {
+    let mut claim = Claim::of(pod).map_err(|error| format!("{error}: {}", error.source))?;
+    claim
+        .requests
+        .retain(|name, _| !is_extended(name) || node.allocatable.contains_key(name));
+    match shortfalls(&claim, node, others).first() {
+        Some(first) => Err(first.to_string()),
+        None => Ok(claim),
+    }
+}
+
 /// Whether `resource` is one that the node would have to advertise: in a domain, and not in one of Kubernetes' own.
 pub(super) fn is_extended(resource: &str) -> bool {
     resource.contains('/')

@@ -207,7 +207,7 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
         ),
         (
             json!({"runtimeClassName": "kata"}),
-            "spec.runtimeClassName: \"kata\" needs runtime classes, which are not supported in this version",
+            "spec.runtimeClassName: \"kata\" needs runtime classes, which come from an API server",
         ),
         (
             json!({"resourceClaims": [{"name": "gpu"}]}),
@@ -313,6 +313,7 @@ fn what_the_node_can_do_is_admitted() {
         supplemental_groups_policy: true,
         pod_level_resources: true,
         hugepages: true,
+        api_server: true,
         ..node()
     };
     let asks = [
@@ -330,6 +331,11 @@ fn what_the_node_can_do_is_admitted() {
             with_container(json!({"resources": {"limits": {"hugepages-1Gi": "1Gi"}}})),
             "PodFeatureUnsupported",
             "spec.containers[0].resources.limits[hugepages-1Gi] is not supported in this version",
+        ),
+        (
+            pod(json!({"runtimeClassName": "kata"})),
+            "PodFeatureUnsupported",
+            "spec.runtimeClassName: \"kata\" needs runtime classes, which come from an API server",
         ),
     ];
     for (pod, reason, message) in asks {

@@ -24,6 +24,7 @@ use crate::poddir::PodDirs;
 use crate::probes::Prober;
 use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
+use crate::runtime_class::RuntimeClasses;
 use crate::volumes::{Volumes, VolumesConfig};
 use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 
@@ -73,6 +74,8 @@ pub(super) fn tools(
         clock: surroundings.clock,
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),
+        lives: tokio::sync::watch::Sender::default(),
+        runtime_classes: RuntimeClasses::default(),
         stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),
@@ -399,6 +402,7 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         app_armor: node::has_apparmor(),
         pod_level_resources: true,
         hugepages: true,
+        api_server: config.api.is_some(),
     })
 }
 

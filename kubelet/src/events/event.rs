@@ -10,6 +10,8 @@ use serde::Serialize;
 const COMPONENT: &str = "kubelet";
 /// Where events of objects without a namespace go.
 const DEFAULT_NAMESPACE: &str = "default";
+/// Characters of a name at the most (RFC 1123, a subdomain).
+const MOST_NAME: usize = 253;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,10 +111,14 @@ pub struct Event {
     pub count: u32,
 }
 
-/// A list's item: without `apiVersion` and `kind`, as those of the list say it for all.
+/// The whole of it. A list's item is without `apiVersion` and `kind`, as those of the list say it for all.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Item<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     metadata: Metadata<'a>,
     involved_object: Reference<'a>,
     reason: &'a str,
@@ -122,7 +128,7 @@ struct Item<'a> {
     last_timestamp: String,
     count: u32,
     #[serde(rename = "type")]
-    kind: &'static str,
+    event_type: &'static str,
     /// Null, as upstream's recorder leaves it.
     event_time: Option<()>,
     reporting_component: &'static str,
@@ -134,7 +140,18 @@ struct Item<'a> {
 struct Metadata<'a> {
     name: String,
     namespace: &'a str,
-    creation_timestamp: String,
+    /// An API server sets its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    creation_timestamp: Option<String>,
+}
+
+/// What changes when an event happens again.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Patch<'a> {
+    count: u32,
+    last_timestamp: String,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -161,7 +178,19 @@ impl Event {
     /// `metadata.name`: the object's name and the time in hexadecimal.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}.{:x}", self.object.name, self.id)
+        let time = format!(".{:x}", self.id);
+        let object = &*self.object.name;
+        // Upstream has a random name where this one would be too long.
+        let most = MOST_NAME.saturating_sub(time.len()).min(object.len());
+        let mut end = most;
+        while !object.is_char_boundary(end) {
+            end -= 1;
+        }
+        let begin = object[..end].trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        match end < object.len() {
+            true => format!("{begin}{time}"),
+            false => format!("{object}{time}"),
+        }
     }
 
     /// `metadata.namespace`: the object's, `default` for a node's.
@@ -194,17 +223,42 @@ impl Event {
     /// # Errors
     /// Those of `out`.
     pub fn write_json(&self, out: impl io::Write) -> io::Result<()> {
+        let mut item = self.item(&self.object.host);
+        item.metadata.creation_timestamp = Some(seconds(self.first));
+        Ok(serde_json::to_writer(out, &item)?)
+    }
+
+    /// What an API server is sent to create it, by the node called `host`.
+    pub(super) fn body(&self, host: &str) -> serde_json::Result<Vec<u8>> {
+        let mut item = self.item(host);
+        item.api_version = Some("v1");
+        item.kind = Some("Event");
+        serde_json::to_vec(&item)
+    }
+
+    /// What an API server is sent when it happens again: a strategic merge patch.
+    pub(super) fn patch(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Patch {
+            count: self.count,
+            last_timestamp: seconds(self.last),
+            message: &self.message,
+        })
+    }
+
+    fn item<'a>(&'a self, host: &'a str) -> Item<'a> {
         let object = &*self.object;
         // As upstream: one that stands for several was not reported by anybody.
         let (component, instance) = match self.combined {
             true => ("", ""),
-            false => (COMPONENT, &*object.host),
+            false => (COMPONENT, host),
         };
-        let item = Item {
+        Item {
+            api_version: None,
+            kind: None,
             metadata: Metadata {
                 name: self.name(),
                 namespace: self.namespace(),
-                creation_timestamp: seconds(self.first),
+                creation_timestamp: None,
             },
             involved_object: Reference {
                 kind: object.kind.as_str(),
@@ -218,20 +272,19 @@ impl Event {
             message: &self.message,
             source: Source {
                 component: COMPONENT,
-                host: &object.host,
+                host,
             },
             first_timestamp: seconds(self.first),
             last_timestamp: seconds(self.last),
             count: self.count,
-            kind: match self.warning {
+            event_type: match self.warning {
                 true => "Warning",
                 false => "Normal",
             },
             event_time: None,
             reporting_component: component,
             reporting_instance: instance,
-        };
-        Ok(serde_json::to_writer(out, &item)?)
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What happens to pods and to the node, said once each, in upstream's words.
 //!
 //! Owns: the form of an event, how repeated and similar ones are put together, the events kept in memory. Inputs: the
-//! rooms that act, through [`About`]. Outputs: a log line for what is new, and the list behind `GET /events`; the sink of
-//! a joined node will stand behind the same call. Tasks: none: an event is noted where it happens, which takes no I/O.
+//! rooms that act, through [`About`]. Outputs: a log line for what is new, the list behind `GET /events`, and on a joined
+//! node events at the API server. Tasks: none on a node of its own: an event is noted where it happens, which takes no
+//! I/O. On a joined node one ([`run_sink`]) tells the API server what an [`Outbox`] has.
 //!
 //! As its log, the events are the process's: one process is one agent, and whatever task something happens in can say so
 //! without having been handed a recorder ([`recorder`]).
@@ -13,7 +14,9 @@
 mod correlate;
 mod event;
 mod lru;
+mod outbox;
 mod recorder;
+mod sink;
 mod store;
 
 use std::borrow::Cow;
@@ -23,7 +26,9 @@ use crate::clock::Clock;
 use crate::pod::{self, Pod, PodName};
 
 pub use event::{Event, Kind, Object};
+pub use outbox::Outbox;
 pub use recorder::{Noted, Recorder};
+pub use sink::run_sink;
 pub use store::{MOST_BYTES, MOST_EVENTS};
 
 use event::Draft;

@@ -1,9 +1,10 @@
 //! Takes events, from whatever task they happen in, and keeps what becomes of them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::correlate::{COMBINED, Correlator};
 use super::event::{Draft, Event, Object};
+use super::outbox::Outbox;
 use super::store::Store;
 use crate::clock::Clock;
 
@@ -31,6 +32,8 @@ struct State {
     correlator: Correlator,
     store: Store,
     last_id: i64,
+    /// One for each API server that is told.
+    outboxes: Vec<Weak<Outbox>>,
 }
 
 impl Recorder {
@@ -43,6 +46,7 @@ impl Recorder {
                 correlator: Correlator::new(),
                 store: Store::default(),
                 last_id: 0,
+                outboxes: Vec::new(),
             }),
         }
     }
@@ -52,6 +56,19 @@ impl Recorder {
     pub fn list(&self, wanted: impl Fn(&Event) -> bool) -> Vec<Arc<Event>> {
         let state = self.state();
         state.store.iter().filter(|e| wanted(e)).cloned().collect()
+    }
+
+    /// The events of the node called `host`, those kept so far and those to come, for its API server. They are queued until
+    /// the outbox is dropped.
+    #[must_use]
+    pub fn outbox(&self, host: &str) -> Arc<Outbox> {
+        let outbox = Arc::new(Outbox::new(host));
+        let mut state = self.state();
+        for event in state.store.iter() {
+            outbox.offer(event);
+        }
+        state.outboxes.push(Arc::downgrade(&outbox));
+        outbox
     }
 
     pub(super) fn note(&self, draft: &Draft<'_>) -> Noted {
@@ -79,7 +96,7 @@ impl Recorder {
             true => format!("{COMBINED}{}", draft.message).into(),
             false => draft.message.into(),
         };
-        state.store.keep(Event {
+        let event = Arc::new(Event {
             id: found.id,
             object,
             warning: draft.warning,
@@ -89,6 +106,14 @@ impl Recorder {
             first: found.first,
             last: now.wall,
             count: found.count,
+        });
+        state.store.keep(&event);
+        state.outboxes.retain(|outbox| match outbox.upgrade() {
+            Some(outbox) => {
+                outbox.offer(&event);
+                true
+            }
+            None => false,
         });
         noted
     }

@@ -19,7 +19,7 @@ pub(super) struct Store {
 
 impl Store {
     /// Keeps `event`, in place of the one with its id where there is one.
-    pub(super) fn keep(&mut self, event: Event) {
+    pub(super) fn keep(&mut self, event: &Arc<Event>) {
         // Events repeat soon, if at all.
         if let Some(at) = self.events.iter().rposition(|kept| kept.id == event.id)
             && let Some(before) = self.events.remove(at)
@@ -27,7 +27,7 @@ impl Store {
             self.bytes -= before.bytes();
         }
         self.bytes += event.bytes();
-        self.events.push_back(Arc::new(event));
+        self.events.push_back(event.clone());
         while self.events.len() > MOST_EVENTS || self.bytes > MOST_BYTES {
             let Some(oldest) = self.events.pop_front() else {
                 return;

@@ -174,6 +174,8 @@ fn plan_running(
     } else if let Some(probe) = input.probe_of(&container.name).failed {
         let restarts = pod::restarts_after_probe(input.pod, kind, container);
         (StopReason::FailedProbe { probe, restarts }, restarts)
+    } else if input.resized.contains(&running.name) {
+        (StopReason::Resized, true)
     } else {
         return true;
     };

@@ -3,7 +3,7 @@
 //! `observed.json` is what is known beside the spec; `plan.txt` is the plan as it is displayed. A case with `terminate`
 //! is planned as a pod that nobody wants any more. `UPDATE_GOLDEN=1` writes the goldens anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +171,7 @@ impl Known {
             exits: &exits,
             attempts_on_disk: &self.attempts_on_disk.iter().map(names).collect(),
             probes: &probes.collect(),
+            resized: &BTreeSet::new(),
             now,
         })
     }

@@ -111,6 +111,7 @@ fn plan_sidecar(
                     let restarts = true;
                     Some(StopReason::FailedProbe { probe, restarts })
                 }
+                _ if input.resized.contains(&c.name) => Some(StopReason::Resized),
                 _ => None,
             };
             if let Some(reason) = reason {

@@ -19,7 +19,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct PlanInput<'a> {
     pub attempts_on_disk: &'a BTreeMap<Arc<str>, u32>,
     /// By container: what its probes and hooks say. One without an entry has started and is to be left alone.
     pub probes: &'a BTreeMap<Arc<str>, ProbeView>,
+    /// Running containers that have to be made anew for the resources they were given.
+    pub resized: &'a BTreeSet<Arc<str>>,
     /// The agent's monotonic clock.
     pub now: Duration,
 }

@@ -201,6 +201,7 @@ fn plan_probed(
             .collect(),
         attempts_on_disk: &BTreeMap::new(),
         probes,
+        resized: &BTreeSet::new(),
         now: HOUR,
     })
 }

@@ -47,6 +47,8 @@ pub enum StopReason {
     },
     /// By a rule of one container all of them start anew.
     AllRestart,
+    /// It was given other resources, and its policy is to be made anew for them.
+    Resized,
 }
 
 impl ContainerStop {
@@ -80,6 +82,7 @@ impl ContainerStop {
                 format!("{what} {name} failed {probe} probe{}", outlook(restarts))
             }
             StopReason::AllRestart => "killing".to_owned(),
+            StopReason::Resized => format!("Container {name} resize requires restart"),
         }
     }
 }

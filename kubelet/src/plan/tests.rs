@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +109,7 @@ pub(super) fn plan_with(pod: &Pod, observed: &ObservedPod, backoff: &Backoffs) -
         exits: &BTreeMap::new(),
         attempts_on_disk: &BTreeMap::new(),
         probes: &BTreeMap::new(),
+        resized: &BTreeSet::new(),
         now: HOUR,
     })
 }
@@ -232,6 +233,7 @@ fn the_first_restart_is_immediate_and_the_second_waits() {
         exits: &exits,
         attempts_on_disk: &BTreeMap::new(),
         probes: &BTreeMap::new(),
+        resized: &BTreeSet::new(),
         now: HOUR,
     });
     assert_eq!(later.to_string(), "start a attempt 2\n");
@@ -366,6 +368,7 @@ fn restart_counts_survive_a_runtime_that_forgot() {
         exits: &BTreeMap::new(),
         attempts_on_disk: &attempts,
         probes: &BTreeMap::new(),
+        resized: &BTreeSet::new(),
         now: HOUR,
     });
     assert_eq!(

@@ -73,6 +73,8 @@ fn full() -> Record {
         }),
         post_start_done: BTreeSet::from(["c1".to_owned()]),
         pre_stop_begun: BTreeSet::new(),
+        allocated: None,
+        actuated: BTreeMap::new(),
     }
 }
 

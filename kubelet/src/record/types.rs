@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::stamp::Stamp;
 use crate::pod::QosClass;
+use crate::resize::{Actuated, Allocation};
 use crate::status::{Condition, ConditionKind, Phase, PodStatus};
 
 /// Bytes of a phase's reason and message that a record keeps.
@@ -50,6 +51,12 @@ pub struct Record {
     /// Ids of the running containers whose preStop hook has begun: it is not run a second time.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub pre_stop_begun: BTreeSet<String>,
+    /// What the containers of a pod of the API server were given; the spec may ask for something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<Allocation>,
+    /// By container name: what the running instance was made with, or changed to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub actuated: BTreeMap<String, Actuated>,
     /// The clocks that the times of waits go by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock: Option<Stamp>,

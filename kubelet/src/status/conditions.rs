@@ -8,6 +8,7 @@ use super::containers;
 use super::derive::StatusInput;
 use super::types::{Condition, ConditionKind, ContainerStatus, Phase};
 use crate::pod::{self, ContainerKind};
+use crate::resize::Progress;
 
 /// What the conditions are drawn from.
 pub(super) struct Facts<'a> {
@@ -86,10 +87,33 @@ pub(super) fn derive(facts: &Facts<'_>) -> Vec<Condition> {
         reason: verdict.reason,
         message: verdict.message,
     });
-    disruption.into_iter().chain(own).collect()
+    let resize = facts.resize().into_iter();
+    disruption.into_iter().chain(own).chain(resize).collect()
 }
 
 impl Facts<'_> {
+    /// A resize that is not done, or not to be had.
+    fn resize(&self) -> Vec<Condition> {
+        let condition = |kind, reason, message| Condition {
+            kind,
+            status: true,
+            reason,
+            message,
+            last_transition: self.last_transition(kind, true),
+        };
+        let Progress { pending, actuating } = self.input.resize;
+        let pending = pending.as_ref().map(|pending| {
+            let message = Some(pending.message.clone());
+            let reason = Some(pending.reason.as_str());
+            condition(ConditionKind::PodResizePending, reason, message)
+        });
+        let actuating = actuating.as_ref().map(|error| {
+            let reason = error.as_ref().map(|_| "Error");
+            condition(ConditionKind::PodResizeInProgress, reason, error.clone())
+        });
+        pending.into_iter().chain(actuating).collect()
+    }
+
     /// Noted with the phase it explains: once nothing of the pod runs any more.
     fn disruption(&self) -> Option<Condition> {
         let message = self.input.failure?.disruption.as_ref()?;

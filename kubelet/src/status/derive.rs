@@ -13,6 +13,7 @@ use super::phase;
 use super::types::{Phase, PodStatus, Waiting};
 use crate::pod::{self, Pod, QosClass};
 use crate::probes::ProbeView;
+use crate::resize::Progress;
 use crate::runtime::{ContainerState, ObservedPod};
 
 /// Why a pod was not admitted.
@@ -62,6 +63,8 @@ pub struct StatusInput<'a> {
     pub rejected: Option<&'a Rejected>,
     /// The pod was admitted and has to fail.
     pub failure: Option<&'a PodFailure>,
+    /// How far the pod has come with the resources that it asks for.
+    pub resize: &'a Progress,
     /// The node's addresses, primary first, at most one a family; empty when unknown.
     pub host_ips: &'a [IpAddr],
     /// Signals that ask containers to stop are shown (feature gate `ContainerStopSignals`).

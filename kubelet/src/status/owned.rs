@@ -9,9 +9,6 @@ use super::types::ConditionKind;
 /// others write it too, and what they wrote stays.
 #[must_use]
 pub fn is_written_by_node(type_: &str) -> bool {
-    if matches!(type_, "PodResizePending" | "PodResizeInProgress") {
-        return true;
-    }
     ConditionKind::parse(type_).is_some_and(|kind| kind != ConditionKind::DisruptionTarget)
 }
 

@@ -157,6 +157,7 @@ fn derive(pod: &Pod, moment: &Moment, previous: Option<&PodStatus>, second: i64)
         failure: moment.failure.then_some(&failure),
         host_ips: &[],
         stop_signals: false,
+        resize: &crate::resize::Progress::default(),
         now: Timestamp::from_second(second).unwrap(),
     })
 }

@@ -209,6 +209,7 @@ impl Step {
             failure: failure.as_ref(),
             host_ips: &self.host_ips,
             stop_signals: self.stop_signals,
+            resize: &crate::resize::Progress::default(),
             now: self.now,
         };
         let status = derive_status(&input);
@@ -311,6 +312,7 @@ fn a_restart_of_the_agent_changes_nothing_of_what_runs() {
             failure: None,
             host_ips: &[],
             stop_signals: false,
+            resize: &crate::resize::Progress::default(),
             now,
         });
         assert_eq!(after, before, "{hours} h");

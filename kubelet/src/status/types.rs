@@ -67,11 +67,15 @@ pub enum ConditionKind {
     PodScheduled,
     /// A container has ended for which every container of the pod starts anew; they are being stopped and forgotten.
     AllContainersRestarting,
+    /// The pod asks for resources that it was not given.
+    PodResizePending,
+    /// The pod was given resources that its containers do not have yet.
+    PodResizeInProgress,
 }
 
 impl ConditionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::DisruptionTarget,
         Self::PodReadyToStartContainers,
         Self::Initialized,
@@ -79,6 +83,8 @@ impl ConditionKind {
         Self::ContainersReady,
         Self::PodScheduled,
         Self::AllContainersRestarting,
+        Self::PodResizePending,
+        Self::PodResizeInProgress,
     ];
 
     /// The one that `status.conditions[].type` spells so.
@@ -98,6 +104,8 @@ impl ConditionKind {
             Self::ContainersReady => "ContainersReady",
             Self::PodScheduled => "PodScheduled",
             Self::AllContainersRestarting => "AllContainersRestarting",
+            Self::PodResizePending => "PodResizePending",
+            Self::PodResizeInProgress => "PodResizeInProgress",
         }
     }
 }

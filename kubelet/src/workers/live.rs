@@ -1,5 +1,6 @@
 //! The life of a pod that is wanted: plan, apply, publish, wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,7 +146,8 @@ impl Worker {
             let plan = if self.memory.is_over() {
                 end_of(&pod, &observed, self.memory.leaving)
             } else {
-                self.plan(&pod, &observed)
+                let resized = self.resize(&pod, &observed).await;
+                self.plan(&pod, &observed, &resized)
             };
             let resets = plan.resets();
             if resets {
@@ -245,7 +247,7 @@ impl Worker {
         self.memory.holds.insert(None, hold);
     }
 
-    fn plan(&self, pod: &Pod, observed: &ObservedPod) -> PodPlan {
+    fn plan(&self, pod: &Pod, observed: &ObservedPod, resized: &BTreeSet<Arc<str>>) -> PodPlan {
         plan_pod(&PlanInput {
             pod,
             observed,
@@ -253,6 +255,7 @@ impl Worker {
             exits: &self.memory.exits,
             attempts_on_disk: &self.memory.attempts_on_disk,
             probes: &self.probes.views(pod, observed),
+            resized,
             now: self.tools.clock.now().monotonic,
         })
     }
@@ -383,8 +386,11 @@ impl Worker {
         let said = self.memory.holds.values().filter(|h| h.waiting.is_some());
         let said = said.filter_map(|h| h.left(now)).min();
         let removal = self.removals.next_try(now);
+        let resize = self.memory.resize_hold.as_ref();
+        let resize = resize.and_then(|hold| hold.left(now));
         let again = [hold, removal].into_iter().flatten().min();
-        let delay = [plan.wake_in, again.filter(|_| applied.failed), said, flush]
+        let again = again.filter(|_| applied.failed);
+        let delay = [plan.wake_in, again, said, flush, resize]
             .into_iter()
             .flatten()
             .min();
@@ -394,6 +400,7 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let pod = self.orders.borrow().pod.clone();
         // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
             _ = self.orders.changed() => {}
@@ -408,6 +415,10 @@ impl Worker {
             done = self.removals.next() => {
                 self.removal_done(done);
                 self.memory.stale = true;
+            }
+            // What the pod needed may be there now.
+            () = self.classes.changed_for(&pod) => {
+                self.memory.holds.remove(&None);
             }
             () = alarm => {}
         }

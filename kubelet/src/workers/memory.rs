@@ -23,6 +23,7 @@ use crate::record::{
     Backoffs, ContainerRecord, Exit, Loaded, Record, RecordFile, RecordWriter, Terminal,
     Termination,
 };
+use crate::resize::{Actuated, Allocation, Amounts};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 use crate::shutdown;
 use crate::status::{Phase, PodFailure, PodStatus, Rejected, restore};
@@ -80,6 +81,10 @@ pub(super) struct Memory {
     pub(super) preempted: bool,
     /// The node is shutting down: how long it was given to end.
     pub(super) leaving: Option<Duration>,
+    /// The pod was given resources that its containers do not have yet; with what went wrong.
+    pub(super) resizing: Option<Option<Arc<str>>>,
+    /// That went wrong, and is not tried again before.
+    pub(super) resize_hold: Option<Hold>,
     /// When the pod became active.
     active_since: Exit,
 }
@@ -135,7 +140,23 @@ impl Memory {
             stale: false,
             told_backoffs: ToldBackoffs::new(),
             last_plan: None,
+            resizing: None,
+            resize_hold: None,
         }
+    }
+
+    /// What the running containers have, by name.
+    pub(super) fn actuated(&self) -> &BTreeMap<String, Actuated> {
+        &self.record.actuated
+    }
+
+    /// Notes that the container called `name` has what `amounts` say in its instance `id`.
+    pub(super) fn note_actuated(&mut self, name: &str, id: &ContainerId, amounts: Amounts) {
+        let has = Actuated {
+            id: id.to_string(),
+            has: amounts,
+        };
+        self.record.actuated.insert(name.to_owned(), has);
     }
 
     /// What an earlier life of the agent has established of containers, by name; later, what this one has.
@@ -299,6 +320,9 @@ impl Memory {
     /// A record that cannot be written costs what it would have held after a restart of the agent, and nothing now.
     pub(super) fn store(&mut self, pod: &Pod, clock: &Clock) {
         let now = follow_clock(&mut self.record, clock);
+        if pod::is_from_api(pod) {
+            self.record.allocated = Some(Allocation::of(pod));
+        }
         if pod::spec(pod).active_deadline_seconds.is_none() {
             self.record.active_since = None;
         } else if self.record.active_since.is_none() {

@@ -34,6 +34,7 @@ mod qos;
 pub mod queue;
 mod registry;
 mod removal;
+mod resize;
 mod restore;
 mod start;
 mod stop;
@@ -60,16 +61,18 @@ use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
 use crate::poddir::PodDirs;
 use crate::probes::{PodProbes, Prober};
+use crate::resize::Pending;
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::NodeSettings;
 use crate::runtime::convert::dns::DnsSettings;
+use crate::runtime_class::{ClassChanges, RuntimeClasses};
 use crate::status::{StatusBoard, StatusWriter};
 use crate::volumes::Volumes;
 
 pub use network::Network;
 pub use permits::StartPermits;
 pub use queue::{Stage, Wanted};
-pub use registry::{Registry, run_registry};
+pub use registry::{Lives, Registry, run_registry};
 pub use stuck::StuckPods;
 
 /// What every worker works with. One for the whole agent.
@@ -94,6 +97,10 @@ pub struct Tools {
     pub logs: PodLogs,
     /// The statuses, for whoever asks.
     pub board: StatusBoard,
+    /// Which pods have not ended; none before the runtime has been seen, or while nobody listens.
+    pub lives: watch::Sender<Option<Arc<Lives>>>,
+    /// Which handler sandboxes are made with.
+    pub runtime_classes: RuntimeClasses,
     /// What containers ask for at their beginning and end.
     pub hooks: HookRunner,
     /// Which pods do not end.
@@ -131,6 +138,8 @@ pub(crate) struct Orders {
     place: Place,
     /// A source has the pod: it is shown, and should it be deleted, until its source no longer has it.
     shown: bool,
+    /// Why the pod has not been given the resources that it asks for; `pod` has those that it was given.
+    resize: Option<Arc<Pending>>,
 }
 
 impl Orders {
@@ -171,6 +180,7 @@ struct Worker {
     probes: PodProbes,
     removals: removal::Removals,
     kills: kills::Kills,
+    classes: ClassChanges,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
 }
@@ -196,6 +206,7 @@ impl Worker {
             memory,
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
+            classes: tools.runtime_classes.changes(),
             board: None,
             name: PodName::of(&pod),
             tools,

@@ -97,6 +97,11 @@ impl Places {
         refused && pod::is_static(pod) && !self.ledger.has(uid)
     }
 
+    /// Gives a running pod what it asks for now, or says why not.
+    pub(super) fn resize(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), String> {
+        self.ledger.resize(uid, pod)
+    }
+
     /// The pod is being stopped.
     pub(super) fn ends(&mut self, uid: &PodUid) {
         self.ledger.end(uid);

@@ -56,7 +56,7 @@ impl WorkerView {
     }
 
     /// Whether a pod of the same name would run beside this one.
-    fn holds_its_name(&self) -> bool {
+    pub(super) fn holds_its_name(&self) -> bool {
         match self.wanted {
             Wanted::Wait => false,
             Wanted::Run => true,

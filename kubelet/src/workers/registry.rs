@@ -2,6 +2,8 @@
 
 mod giving;
 mod leaving;
+mod lives;
+mod resizing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +29,9 @@ use crate::server::Heartbeat;
 use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
+
+pub use lives::Lives;
+use resizing::Asked;
 
 /// The loop goes round at least this often: a fraction of what the `syncloop` check bears.
 const BEAT: Duration = Duration::from_secs(60);
@@ -73,6 +78,8 @@ struct Handle {
     since: Timestamp,
     orders: watch::Sender<Orders>,
     stage: watch::Receiver<Stage>,
+    /// What a pod of the API server asks for, and what it was given.
+    asked: Option<Asked>,
 }
 
 /// Runs the registry for as long as the agent lives: it ends only with an error of the process. `object` is the node's at
@@ -115,6 +122,8 @@ pub async fn run_registry(
         registry.update_specs(&wanted);
         qos.follow(&wanted);
         registry.act(&wanted, &in_runtime, seen);
+        registry.resize_pods();
+        registry.tell_lives(seen);
         let remaining = registry.remaining(seen);
         shutdown.remaining.send_if_modified(|before| {
             let news = *before != remaining;
@@ -167,9 +176,14 @@ impl Registry {
         }
     }
 
-    fn update_specs(&self, desired: &Desired) {
-        for (uid, handle) in &self.handles {
+    fn update_specs(&mut self, desired: &Desired) {
+        for (uid, handle) in &mut self.handles {
             let pod = desired.pods.get(uid);
+            let asked = handle.asked.as_mut();
+            let (pod, resize) = match (pod, asked) {
+                (Some(pod), Some(asked)) => asked.follow(pod, &handle.orders.borrow()),
+                (pod, _) => (pod.cloned(), None),
+            };
             handle.orders.send_if_modified(|orders| {
                 // Who lives is told to stop when its source no longer has it; who ends is only shown no longer.
                 let hidden = pod.is_none() && orders.shown && orders.wanted == Wanted::Stop;
@@ -177,8 +191,9 @@ impl Registry {
                 let Some(pod) = pod else {
                     return hidden;
                 };
-                let news = !Arc::ptr_eq(&orders.pod, pod);
-                orders.pod = pod.clone();
+                let news = !Arc::ptr_eq(&orders.pod, &pod) || orders.resize != resize;
+                orders.pod = pod;
+                orders.resize = resize;
                 news
             });
         }
@@ -319,11 +334,14 @@ impl Registry {
         let name = PodName::of(&pod);
         let place = Place::Granted;
         let shown = wanted != Wanted::Stop || is_deleted(&pod);
+        let asked = self.asked_at_start(&uid, &pod);
+        let pod = asked.as_ref().map_or(pod, Asked::given);
         let (orders, orders_seen) = watch::channel(Orders {
             pod,
             wanted,
             place,
             shown,
+            resize: None,
         });
         let (stage_told, stage) = watch::channel(Stage::Live);
         self.forward_stage(stage.clone());
@@ -341,6 +359,7 @@ impl Registry {
                 since,
                 orders,
                 stage,
+                asked,
             },
         );
     }

@@ -19,11 +19,13 @@ use crate::logs::LogsError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::{PodDir, PodDirError, etc_hosts};
+use crate::resize::Amounts;
 use crate::runtime::convert::dns::{DnsSettings, ResolvConf, ResolvConfError};
 use crate::runtime::convert::{
     self, ContainerConfigError, ContainerInputs, HostnameError, SandboxConfigError, SandboxInputs,
 };
-use crate::runtime::{ContainerId, SandboxId};
+use crate::runtime::{ContainerId, ObservedPod, SandboxId};
+use crate::runtime_class::NoRuntimeClass;
 use crate::status::Waiting;
 use crate::volumes::{MountedVolumes, VolumeError};
 
@@ -50,6 +52,8 @@ pub(super) enum StartError {
     SandboxConfig(#[from] SandboxConfigError),
     #[error("Failed to create pod sandbox")]
     Sandbox(#[source] CriError),
+    #[error("Failed to create pod sandbox")]
+    RuntimeClass(#[from] NoRuntimeClass),
     #[error(transparent)]
     Image(ImageFailure),
     #[error(transparent)]
@@ -69,6 +73,8 @@ pub(super) enum StartError {
     Hosts(#[source] std::io::Error),
     #[error("the spec has no container of this name")]
     NoSuchContainer,
+    #[error("unable to find target container {0}")]
+    NoTarget(String),
     // As upstream has it in status and event: what the runtime says, without the call's name.
     #[error("{}", .0.message())]
     Create(CriError),
@@ -96,12 +102,14 @@ impl StartError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Volumes(_) => VolumeError::REASON,
-            Self::Sandbox(_) | Self::SandboxConfig(_) => "FailedCreatePodSandBox",
+            Self::Sandbox(_) | Self::SandboxConfig(_) | Self::RuntimeClass(_) => {
+                "FailedCreatePodSandBox"
+            }
             Self::Cgroup(_) => "FailedCreatePodContainer",
             Self::Directory(_) | Self::Logs(_) | Self::NotPrepared => "FailedSync",
             Self::Hostname(_) | Self::ResolvConf { .. } | Self::Dns(_) => "FailedCreatePodSandBox",
             Self::Image(failure) => failure.error.reason(),
-            Self::Config(_) | Self::Hosts(_) | Self::NoSuchContainer => {
+            Self::Config(_) | Self::Hosts(_) | Self::NoSuchContainer | Self::NoTarget(_) => {
                 "CreateContainerConfigError"
             }
             Self::Create(_) => "CreateContainerError",
@@ -138,6 +146,25 @@ impl StartError {
             Self::Image(failure) => Some(failure.retry_at),
             _ => None,
         }
+    }
+}
+
+/// The container whose processes the ephemeral container called `name` wants to see: its latest instance.
+fn target_of<'a>(
+    pod: &Pod,
+    name: &str,
+    observed: &'a ObservedPod,
+) -> Result<Option<&'a ContainerId>, StartError> {
+    let late = pod::spec(pod).ephemeral_containers.iter().flatten();
+    let target = late
+        .filter(|late| late.name == name)
+        .find_map(|late| late.target_container_name.as_deref());
+    let Some(target) = target.filter(|target| !target.is_empty()) else {
+        return Ok(None);
+    };
+    match observed.newest(target) {
+        Some(newest) => Ok(Some(&newest.id)),
+        None => Err(StartError::NoTarget(target.to_owned())),
     }
 }
 
@@ -240,15 +267,12 @@ impl Worker {
                 return Err(StartError::Network(why));
             }
         }
+        self.classes.mark_seen();
+        let handler = self.tools.runtime_classes.handler(pod).await?;
         self.prepare(pod).await?;
         let config = self.sandbox_config(pod, attempt)?;
         self.memory.sandbox_config = Some(config.clone());
-        match self
-            .tools
-            .runtime
-            .run_pod_sandbox(config, String::new())
-            .await
-        {
+        match self.tools.runtime.run_pod_sandbox(config, handler).await {
             Ok(id) => {
                 self.tools.observer.claim(&self.uid, &id);
                 Ok(SandboxId::from(id))
@@ -328,7 +352,11 @@ impl Worker {
         self.memory.sandbox_config = Some(sandbox_config.clone());
         let image = self.ensure_image(pod, spec, &sandbox_config).await?;
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
-        let config = self.container_config(pod, spec, start, &image, &pod_ips)?;
+        let target = target_of(pod, &start.name, &observed)?;
+        let mut config = self.container_config(pod, spec, start, &image, &pod_ips)?;
+        if let Some(target) = target {
+            convert::share_processes(&mut config, target);
+        }
         let made = self
             .tools
             .runtime
@@ -336,6 +364,11 @@ impl Worker {
             .await;
         if let Ok(id) = &made {
             self.tools.observer.claim(&self.uid, id);
+            if pod::is_from_api(pod) {
+                let has = Amounts::of(spec.resources.as_ref());
+                let id = ContainerId::from(id.clone());
+                self.memory.note_actuated(&start.name, &id, has);
+            }
         }
         made.map(ContainerId::from).map_err(|error| {
             if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {

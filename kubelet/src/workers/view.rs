@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::plan::PodPlan;
 use crate::pod::{Pod, PodName};
 use crate::probes::ProbeNews;
+use crate::resize::Progress;
 use crate::runtime::ObservedPod;
 use crate::status::{
     PodFailure, PodStatus, Rejected, StatusInput, StatusWriter, Waiting, derive_status,
@@ -37,6 +38,7 @@ pub(super) struct View {
     rejected: Option<Rejected>,
     failure: Option<PodFailure>,
     stop_signals: bool,
+    resize: Progress,
     host_ips: Arc<[IpAddr]>,
     clock: Clock,
     board: Option<Arc<StatusWriter>>,
@@ -77,6 +79,10 @@ impl Worker {
             rejected: self.memory.rejected.clone(),
             failure: self.memory.failure.clone(),
             stop_signals: self.tools.node.settings.stop_signals,
+            resize: Progress {
+                pending: self.orders.borrow().resize.clone(),
+                actuating: self.memory.resizing.clone(),
+            },
             host_ips: self.tools.node.status_ips.clone(),
             clock: self.tools.clock.clone(),
             board: self.board.clone(),
@@ -126,6 +132,7 @@ impl View {
             failure: self.failure.as_ref(),
             host_ips: &self.host_ips,
             stop_signals: self.stop_signals,
+            resize: &self.resize,
             now: self.clock.wall(),
         })
     }

@@ -35,8 +35,9 @@ pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
 pub use mounts::MountError;
+pub use resources::resized_container;
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
-pub use security::{SecurityError, default_masked_paths};
+pub use security::{SecurityError, default_masked_paths, share_processes};
 
 /// What is the same for every pod of the node.
 #[derive(Clone, Debug, Default)]

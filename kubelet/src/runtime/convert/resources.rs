@@ -51,6 +51,26 @@ pub(super) fn of_container(
     Ok(resources)
 }
 
+/// The resources of a container that changes them while it runs: cpu and memory. What is zero stays as it is.
+///
+/// # Errors
+/// When a quantity cannot be read.
+pub fn resized_container(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeSettings,
+) -> Result<v1::LinuxContainerResources, ResourceError> {
+    let all = of_container(pod, container, node)?;
+    Ok(v1::LinuxContainerResources {
+        cpu_period: all.cpu_period,
+        cpu_quota: all.cpu_quota,
+        cpu_shares: all.cpu_shares,
+        memory_limit_in_bytes: all.memory_limit_in_bytes,
+        memory_swap_limit_in_bytes: all.memory_swap_limit_in_bytes,
+        ..v1::LinuxContainerResources::default()
+    })
+}
+
 /// What the whole sandbox gets, its overhead aside: runtimes that put a machine around a pod size it by this.
 pub(super) fn of_sandbox(
     pod: &Pod,

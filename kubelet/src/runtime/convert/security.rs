@@ -13,6 +13,7 @@ use super::mounts::MountError;
 use crate::admission::apparmor;
 use crate::images::ImageUser;
 use crate::pod::{self, Pod};
+use crate::runtime::ContainerId;
 
 /// Hidden from containers: the kernel's own files that tell of the host or act on it. Source: the runtime's own
 /// defaults, which the API calls `procMount: Default`.
@@ -145,6 +146,22 @@ pub(super) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
         pid: pid.into(),
         ipc: node_or_pod(spec.host_ipc).into(),
         ..v1::NamespaceOption::default()
+    }
+}
+
+/// Has the container that `config` makes share the processes of the one with the id `target`, unless it shares them with the
+/// whole pod, or with the node.
+pub fn share_processes(config: &mut v1::ContainerConfig, target: &ContainerId) {
+    let security = config
+        .linux
+        .as_mut()
+        .and_then(|l| l.security_context.as_mut());
+    let Some(namespaces) = security.and_then(|s| s.namespace_options.as_mut()) else {
+        return;
+    };
+    if namespaces.pid == i32::from(v1::NamespaceMode::Container) {
+        namespaces.pid = v1::NamespaceMode::Target.into();
+        namespaces.target_id = target.as_str().to_owned();
     }
 }
 
