@@ -65,9 +65,8 @@ impl Refusal {
     }
 
     pub(super) fn wrong_uid(resource: &Resource, name: &str, asked: &str, is: &str) -> Self {
-        let why = format!(
-            "Precondition failed: UID in precondition: {asked}, UID in object meta: {is}"
-        );
+        let why =
+            format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {is}");
         Self::conflict(resource, name, &why)
     }
 

@@ -176,9 +176,9 @@ pub(super) fn check_created(
     let name = text(object, "metadata.name");
     let refuse = |why: String| Err(Refusal::forbidden(resource, name, &why));
     match resource.plural {
-        "nodes" | "leases" | "csinodes" if name != node => {
-            refuse(format!("node {node:?} is not allowed to modify node {name:?}"))
-        }
+        "nodes" | "leases" | "csinodes" if name != node => refuse(format!(
+            "node {node:?} is not allowed to modify node {name:?}"
+        )),
         "pods" => {
             if !is_mirror(object) {
                 return refuse(format!(

@@ -135,9 +135,9 @@ pub(super) fn qos_class(pod: &Value) -> &'static str {
         .flat_map(|list| spec[*list].as_array().into_iter().flatten())
         .collect();
     let any = containers.iter().any(|c| {
-        ["limits", "requests"]
-            .iter()
-            .any(|r| !c["resources"][*r]["cpu"].is_null() || !c["resources"][*r]["memory"].is_null())
+        ["limits", "requests"].iter().any(|r| {
+            !c["resources"][*r]["cpu"].is_null() || !c["resources"][*r]["memory"].is_null()
+        })
     });
     let full = containers.iter().all(|c| {
         let resources = &c["resources"];
@@ -228,11 +228,7 @@ pub(super) fn secret(secret: &mut Value) {
     let strings = secret
         .as_object_mut()
         .and_then(|fields| fields.remove("stringData"));
-    for (key, value) in strings
-        .iter()
-        .filter_map(Value::as_object)
-        .flatten()
-    {
+    for (key, value) in strings.iter().filter_map(Value::as_object).flatten() {
         let encoded = STANDARD.encode(value.as_str().unwrap_or_default());
         secret["data"][key] = json!(encoded);
     }

@@ -35,14 +35,20 @@ fn renamed(event: Value, name: impl Fn(&str) -> Option<&'static str>) -> Value {
 /// As it is stored.
 pub(super) fn to_core(event: Value) -> Value {
     renamed(event, |key| {
-        NAMES.iter().find(|(_, new)| *new == key).map(|(old, _)| *old)
+        NAMES
+            .iter()
+            .find(|(_, new)| *new == key)
+            .map(|(old, _)| *old)
     })
 }
 
 /// As `events.k8s.io` shows it.
 pub(super) fn to_new(event: Value) -> Value {
     let mut event = renamed(event, |key| {
-        NAMES.iter().find(|(old, _)| *old == key).map(|(_, new)| *new)
+        NAMES
+            .iter()
+            .find(|(old, _)| *old == key)
+            .map(|(_, new)| *new)
     });
     event["apiVersion"] = "events.k8s.io/v1".into();
     event
@@ -79,7 +85,10 @@ mod tests {
             "reportingComponent": "kubelet", "reason": "R",
         });
         let new = to_new(core.clone());
-        assert_eq!((&new["note"], &new["deprecatedCount"]), (&json!("m"), &json!(2)));
+        assert_eq!(
+            (&new["note"], &new["deprecatedCount"]),
+            (&json!("m"), &json!(2))
+        );
         let mut back = to_core(new);
         back["apiVersion"] = "v1".into();
         assert_eq!(back, core);

@@ -65,7 +65,8 @@ impl Fault {
     /// 429 with `Retry-After`, as the server answers that has too much to do.
     #[must_use]
     pub fn too_many(self, retry_after_seconds: u64) -> Self {
-        let message = "the server has received too many requests and has asked us to try again later";
+        let message =
+            "the server has received too many requests and has asked us to try again later";
         let mut refusal = Refusal::new(429, "TooManyRequests", message);
         refusal.retry_after = Some(retry_after_seconds);
         self.does(Effect::Refuses(refusal))

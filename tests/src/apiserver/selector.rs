@@ -208,7 +208,10 @@ mod tests {
             let selector = Selector::new(&RESOURCES[0], "", fields, labels).unwrap();
             selector.matches(&pod)
         };
-        assert!(yes("spec.nodeName=n,status.phase!=Failed", "app in (db, web),!old"));
+        assert!(yes(
+            "spec.nodeName=n,status.phase!=Failed",
+            "app in (db, web),!old"
+        ));
         assert!(yes("metadata.namespace==x", "app"));
         assert!(!yes("spec.nodeName=m", ""));
         assert!(!yes("", "app notin (web)"));

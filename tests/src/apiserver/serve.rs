@@ -196,9 +196,7 @@ impl Asked<'_> {
             ("get", _) => verbs::get(&inside, &target)?,
             ("create", (_, "")) => verbs::create(&mut inside, user, &target, body)?,
             ("update", _) => verbs::update(&mut inside, user, &target, body)?,
-            ("patch", _) => {
-                verbs::patch(&mut inside, user, &target, self.content_type, &body)?
-            }
+            ("patch", _) => verbs::patch(&mut inside, user, &target, self.content_type, &body)?,
             ("delete", (_, "")) => verbs::delete(&mut inside, user, &target, &body)?,
             _ => return Err(Refusal::method_not_allowed()),
         };

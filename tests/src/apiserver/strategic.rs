@@ -32,8 +32,13 @@ fn lists(parent: &str, name: &str) -> Lists {
         ("status", "resourceClaimStatuses")
         | (
             "spec",
-            "containers" | "initContainers" | "ephemeralContainers" | "volumes"
-            | "imagePullSecrets" | "resourceClaims" | "schedulingGates",
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "volumes"
+            | "imagePullSecrets"
+            | "resourceClaims"
+            | "schedulingGates",
         )
         | ("containers" | "initContainers" | "ephemeralContainers", "env")
         | ("", "secrets" | "imagePullSecrets") => Lists::ByKey("name"),
@@ -222,8 +227,7 @@ fn merge_lists(
     for change in changes {
         let own = identity(how, change);
         if own.is_null() {
-            let why =
-                format!("map: {change} does not contain declared merge key: {key} of {name}");
+            let why = format!("map: {change} does not contain declared merge key: {key} of {name}");
             return Err(Refusal::bad_request(why));
         }
         let there = original.iter().position(|i| identity(how, i) == own);
@@ -260,12 +264,10 @@ fn arrange(how: Lists, merged: Vec<Value>, order: &[Value], original: &[Value]) 
             (None, None) => return arranged,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(other), Some(named)) => {
-                match (index(original, other), index(original, named)) {
-                    (Some(other), Some(named)) => other < named,
-                    _ => false,
-                }
-            }
+            (Some(other), Some(named)) => match (index(original, other), index(original, named)) {
+                (Some(other), Some(named)) => other < named,
+                _ => false,
+            },
         };
         let next = if other_first {
             others.next()

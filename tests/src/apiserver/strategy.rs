@@ -247,6 +247,8 @@ pub(super) enum Deletion {
     Pending,
     /// It stays, changed like this.
     Marked(Value),
+    /// It is changed like this, and goes.
+    MarkedAndGone(Value),
 }
 
 /// Deletion in two steps of what is bound to a node, and of what finalizers hold.
@@ -264,11 +266,11 @@ pub(super) fn delete(resource: &Resource, old: &Value, asked: Option<i64>) -> De
     match graceful {
         Grace::Pending => return Deletion::Pending,
         Grace::Marks(until, period) => {
-            if period == 0 && !held {
-                return Deletion::Now;
-            }
             marked["metadata"]["deletionTimestamp"] = json!(until);
             marked["metadata"]["deletionGracePeriodSeconds"] = json!(period);
+            if period == 0 && !held {
+                return Deletion::MarkedAndGone(marked);
+            }
         }
         Grace::None if held => {
             if at(old, "metadata.deletionTimestamp").is_null() {
@@ -362,6 +364,10 @@ mod tests {
         }
     }
 
+    fn gone(deletion: Deletion) -> bool {
+        matches!(deletion, Deletion::MarkedAndGone(_))
+    }
+
     #[test]
     fn a_bound_pod_goes_in_two_steps() {
         let pods = &RESOURCES[0];
@@ -372,19 +378,22 @@ mod tests {
         assert_eq!(delete(pods, &first, Some(60)), Deletion::Pending);
         let sooner = marked(delete(pods, &first, Some(5)));
         assert_eq!(sooner["metadata"]["deletionGracePeriodSeconds"], 5);
-        assert!(text(&sooner, "metadata.deletionTimestamp") < text(&first, "metadata.deletionTimestamp"));
+        assert!(
+            text(&sooner, "metadata.deletionTimestamp")
+                < text(&first, "metadata.deletionTimestamp")
+        );
         assert_eq!(sooner["metadata"]["generation"], 2);
-        assert_eq!(delete(pods, &sooner, Some(0)), Deletion::Now);
+        assert!(gone(delete(pods, &sooner, Some(0))));
     }
 
     #[test]
     fn an_unbound_or_ended_pod_goes_at_once() {
         let mut unbound = pod();
         unbound["spec"]["nodeName"] = Value::Null;
-        assert_eq!(delete(&RESOURCES[0], &unbound, None), Deletion::Now);
+        assert!(gone(delete(&RESOURCES[0], &unbound, None)));
         let mut ended = pod();
         ended["status"]["phase"] = json!("Failed");
-        assert_eq!(delete(&RESOURCES[0], &ended, Some(30)), Deletion::Now);
+        assert!(gone(delete(&RESOURCES[0], &ended, Some(30))));
     }
 
     #[test]

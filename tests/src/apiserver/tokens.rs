@@ -50,10 +50,7 @@ pub(super) fn request(inside: &mut Inside, user: &User, target: &Target, body: &
     let life = Duration::from_secs(lasts).min(inside.longest_token);
     let now = Timestamp::now();
     let expires = now + life;
-    let name = format!(
-        "system:serviceaccount:{}:{}",
-        target.namespace, target.name
-    );
+    let name = format!("system:serviceaccount:{}:{}", target.namespace, target.name);
     let namespaces = format!("system:serviceaccounts:{}", target.namespace);
     let id = inside.store.next_id();
     let claims = json!({
@@ -138,7 +135,8 @@ fn bound_pod(
     if let Some(node) = user.node()
         && text(pod, "spec.nodeName") != node
     {
-        let why = format!("node requested token bound to a pod scheduled on a different node: {node:?}");
+        let why =
+            format!("node requested token bound to a pod scheduled on a different node: {node:?}");
         return Err(Refusal::new(403, "Forbidden", why));
     }
     Ok(Some((

@@ -172,6 +172,10 @@ pub(super) fn update(inside: &mut Inside, user: &User, target: &Target, body: Va
         let why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
         return Err(Refusal::invalid(resource, &key.2, why));
     }
+    let (asked, is) = (text(&new, "metadata.uid"), text(&old, "metadata.uid"));
+    if !asked.is_empty() && asked != is {
+        return Err(Refusal::wrong_uid(resource, &key.2, asked, is));
+    }
     change(inside, user, target, &old, new)
 }
 
@@ -197,17 +201,13 @@ pub(super) fn patch(
 }
 
 /// Stores `new` in the place of `old`, as far as the subresource reaches and nobody was quicker.
-fn change(
-    inside: &mut Inside,
-    user: &User,
-    target: &Target,
-    old: &Arc<Value>,
-    new: Value,
-) -> Done {
+fn change(inside: &mut Inside, user: &User, target: &Target, old: &Arc<Value>, new: Value) -> Done {
     let (key, resource) = key(target)?;
     let (asked, is) = (text(&new, "metadata.uid"), text(old, "metadata.uid"));
     if !asked.is_empty() && asked != is {
-        return Err(Refusal::wrong_uid(resource, &key.2, asked, is));
+        // A patch has no precondition: it fails when the result is validated.
+        let why = format!("metadata.uid: Invalid value: {asked:?}: field is immutable");
+        return Err(Refusal::invalid(resource, &key.2, &why));
     }
     let version = text(&new, "metadata.resourceVersion");
     if !version.is_empty() && version != text(old, "metadata.resourceVersion") {
@@ -265,17 +265,17 @@ pub(super) fn delete(inside: &mut Inside, user: &User, target: &Target, options:
     let query = target.param("gracePeriodSeconds").parse().ok();
     let grace = options["gracePeriodSeconds"].as_i64().or(query);
     match strategy::delete(resource, &old, grace) {
-        Deletion::Pending => Ok((200, old)),
-        Deletion::Marked(new) => Ok((200, inside.store.put(key, new))),
-        Deletion::Now => {
-            let last = inside.store.remove(&key);
-            let last = last.ok_or_else(|| Refusal::not_found(resource, &key.2))?;
-            // A pod is answered with itself, most others with a Status.
-            if resource.is("pods") {
-                return Ok((200, last));
-            }
-            let uid = text(&last, "metadata.uid");
-            Ok((200, Arc::new(answer::deleted(resource, &key.2, uid))))
-        }
+        Deletion::Pending => return Ok((200, old)),
+        Deletion::Marked(new) => return Ok((200, inside.store.put(key, new))),
+        Deletion::MarkedAndGone(new) => drop(inside.store.put(key.clone(), new)),
+        Deletion::Now => {}
     }
+    let last = inside.store.remove(&key);
+    let last = last.ok_or_else(|| Refusal::not_found(resource, &key.2))?;
+    // A pod is answered with itself, most others with a Status.
+    if resource.is("pods") {
+        return Ok((200, last));
+    }
+    let uid = text(&last, "metadata.uid");
+    Ok((200, Arc::new(answer::deleted(resource, &key.2, uid))))
 }

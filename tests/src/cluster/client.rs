@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axum::body::{Body, to_bytes};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -105,7 +105,9 @@ impl Client {
     /// As [`Client::request`].
     pub async fn watch(&self, path: &str, query: &str, seconds: u64) -> Result<Vec<Value>> {
         let path = format!("{path}?watch=true&timeoutSeconds={seconds}&{query}");
-        let (code, text) = self.exchange("GET", &path, "application/json", None).await?;
+        let (code, text) = self
+            .exchange("GET", &path, "application/json", None)
+            .await?;
         let lines: Result<Vec<Value>, _> = serde_json::Deserializer::from_slice(&text)
             .into_iter()
             .collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::authority::{Authority, Pair};
 use super::client::Client;
@@ -48,13 +48,22 @@ impl ControlPlane {
         let ca = file("ca.crt", &authority.certificate())?;
         let certificate = file("apiserver.crt", &pair.certificate())?;
         let key = file("apiserver.key", &pair.key())?;
-        let accounts = file("sa.key", &authority.server(&["sa"])?.key())?;
-        let policy = file(
-            "audit-policy.yaml",
-            "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [\
-             {level: Metadata, resources: [{group: '', resources: [secrets, serviceaccounts/token]}, \
-             {group: authentication.k8s.io}]}, {level: Request}]}",
-        )?;
+        let accounts = authority.server(&["sa"])?;
+        let signing = file("sa.key", &accounts.key())?;
+        let verifying = file("sa.crt", &accounts.certificate())?;
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [
+                { "level": "Metadata", "resources": [
+                    { "group": "", "resources": ["secrets", "serviceaccounts/token"] },
+                    { "group": "authentication.k8s.io" },
+                ] },
+                { "level": "Request" },
+            ],
+        });
+        let policy = file("audit-policy.json", &policy.to_string())?;
         let audit = directory.join("audit.log");
         let (store, secure) = (free_port()?, free_port()?);
         let etcd = Process::start(
@@ -83,8 +92,8 @@ impl ControlPlane {
                 format!("--client-ca-file={ca}"),
                 "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-                format!("--service-account-key-file={accounts}"),
-                format!("--service-account-signing-key-file={accounts}"),
+                format!("--service-account-key-file={verifying}"),
+                format!("--service-account-signing-key-file={signing}"),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
                 "--enable-bootstrap-token-auth=true".to_owned(),
@@ -139,7 +148,9 @@ impl ControlPlane {
             }
             let uri = text("/requestURI");
             let (path, query) = uri.split_once('?').unwrap_or((&uri, ""));
-            let code = event.pointer("/responseStatus/code").and_then(Value::as_u64);
+            let code = event
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_u64);
             let request = Request {
                 verb: text("/verb"),
                 path: path.to_owned(),

@@ -125,7 +125,9 @@ async fn accept(listener: TcpListener, address: SocketAddr, mut way: watch::Rece
         if now.mode == Mode::Refused {
             listener = None;
         } else if listener.is_none() {
-            listener = bound(address).ok().and_then(|socket| socket.listen(64).ok());
+            listener = bound(address)
+                .ok()
+                .and_then(|socket| socket.listen(64).ok());
         }
         let accepted = async {
             match &listener {

@@ -68,7 +68,10 @@ pub struct Cluster {
 
 enum Server {
     Double(ApiServer),
-    Real(ControlPlane, #[expect(dead_code, reason = "held until the processes are gone")] MutexGuard<'static, ()>),
+    Real(
+        ControlPlane,
+        #[expect(dead_code, reason = "held until the processes are gone")] MutexGuard<'static, ()>,
+    ),
 }
 
 /// Runs `test` on a node that is joined to a cluster of its own and has no agent yet.

@@ -95,7 +95,8 @@ impl Cluster {
     /// # Errors
     /// When it is not within [`LIMIT`].
     pub async fn ready(&self, name: &str) -> Result<Pod> {
-        self.pod_shows("ready", name, LIMIT, |pod| is_ready(pod)).await
+        self.pod_shows("ready", name, LIMIT, |pod| is_ready(pod))
+            .await
     }
 
     /// Waits until a container of a pod waits for `reason`.
@@ -118,16 +119,18 @@ impl Cluster {
     /// When something is left after [`LIMIT`].
     pub async fn gone(&self, node: &FakeNode, pod: &Pod) -> Result<()> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        eventually(&format!("no {name} in the API"), LIMIT, async || {
-            match self.pod(name).await {
+        eventually(
+            &format!("no {name} in the API"),
+            LIMIT,
+            async || match self.pod(name).await {
                 Ok(other) => {
                     ensure!(other.uid() != pod.uid(), "{}", other.describe());
                     Ok(())
                 }
                 Err(error) if refusal(&error) == Some(404) => Ok(()),
                 Err(error) => Err(error),
-            }
-        })
+            },
+        )
         .await?;
         node.gone(pod).await
     }
@@ -145,17 +148,21 @@ impl Cluster {
     /// # Errors
     /// When it is not so within [`LIMIT`].
     pub async fn node_condition(&self, kind: &str, status: &str) -> Result<Node> {
-        eventually(&format!("the node's {kind} is {status}"), LIMIT, async || {
-            let node = self.node().await?;
-            let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-            let own = conditions
-                .into_iter()
-                .flatten()
-                .find(|c| c.type_ == kind)
-                .with_context(|| format!("no condition {kind}"))?;
-            ensure!(own.status == status, "{} {:?}", own.status, own.message);
-            Ok(node)
-        })
+        eventually(
+            &format!("the node's {kind} is {status}"),
+            LIMIT,
+            async || {
+                let node = self.node().await?;
+                let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+                let own = conditions
+                    .into_iter()
+                    .flatten()
+                    .find(|c| c.type_ == kind)
+                    .with_context(|| format!("no condition {kind}"))?;
+                ensure!(own.status == status, "{} {:?}", own.status, own.message);
+                Ok(node)
+            },
+        )
         .await
     }
 
