@@ -6,6 +6,7 @@
 
 mod log;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -42,6 +43,7 @@ pub struct FakeNode {
     pub runtime: FakeRuntime,
     directory: tempfile::TempDir,
     settings: Mutex<Value>,
+    flags: Mutex<BTreeMap<String, String>>,
     agent: Mutex<Option<RunningAgent>>,
     board: Mutex<StatusBoard>,
     log: Log,
@@ -130,6 +132,7 @@ impl FakeNode {
             runtime,
             directory,
             settings: Mutex::new(settings),
+            flags: Mutex::default(),
             agent: Mutex::default(),
             board: Mutex::default(),
             log: Log::default(),
@@ -154,6 +157,12 @@ impl FakeNode {
     pub fn configure(&self, field: &str, value: Value) {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         settings[field] = value;
+    }
+
+    /// Sets a flag (`--kubeconfig`), for agents started from now on.
+    pub fn set_flag(&self, flag: &str, value: &str) {
+        let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+        flags.insert(flag.to_owned(), value.to_owned());
     }
 
     /// What a service manager gives to agents started from now on.
@@ -189,12 +198,15 @@ impl FakeNode {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.path("kubelet.yaml");
         fs::write(&file, serde_json::to_vec_pretty(&*settings)?)?;
-        Ok(vec![
+        let mut arguments = vec![
             format!("--config={}", file.display()),
             format!("--root-dir={}", self.path("kubelet").display()),
             format!("--cert-dir={}", self.path("pki").display()),
             format!("--hostname-override={NODE_NAME}"),
-        ])
+        ];
+        let flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+        arguments.extend(flags.iter().map(|(flag, value)| format!("{flag}={value}")));
+        Ok(arguments)
     }
 
     fn config(&self) -> Result<Config> {

@@ -2,8 +2,10 @@
 //! fake logind, waits.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bench;
 pub mod cis;
+pub mod cluster;
 pub mod containerd;
 pub mod differential;
 pub mod fake_runtime;

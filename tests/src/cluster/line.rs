@@ -1,0 +1,252 @@
+//! The way between an agent and its API server: a TCP proxy that refuses, cuts, or goes silent on order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What new connections meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Refused,
+    /// Accepted by the kernel, and never answered.
+    Silent,
+}
+
+/// The state of the way. A connection lives under the numbers that it began with.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    mode: Mode,
+    backend: SocketAddr,
+    /// How often everything was cut.
+    cuts: u64,
+    /// How often everything that was there went silent.
+    silences: u64,
+}
+
+/// A way; it ends with the runtime it was made on, or when dropped.
+#[derive(Debug)]
+pub struct Line {
+    way: Arc<watch::Sender<Way>>,
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    // Bound and never listening: nobody else gets the port while nobody listens.
+    _port: TcpSocket,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Line {
+    /// An open way to `backend` from a port of 127.0.0.1, within a tokio runtime.
+    ///
+    /// # Errors
+    /// When no port can be bound.
+    pub fn new(backend: SocketAddr) -> Result<Self> {
+        let port = bound(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let address = port.local_addr().context("the way's port")?;
+        let way = Way {
+            mode: Mode::Open,
+            backend,
+            cuts: 0,
+            silences: 0,
+        };
+        let way = Arc::new(watch::Sender::new(way));
+        let listener = bound(address)?.listen(64).context("listen")?;
+        let accepting = tokio::spawn(accept(listener, address, way.subscribe()));
+        Ok(Self {
+            way,
+            address,
+            accepting,
+            _port: port,
+        })
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it leads to from now on.
+    pub fn lead_to(&self, backend: SocketAddr) {
+        self.way.send_modify(|way| way.backend = backend);
+    }
+
+    /// Every connection breaks, and new ones are refused.
+    pub fn refuse(&self) {
+        self.way.send_modify(|way| {
+            way.mode = Mode::Refused;
+            way.cuts += 1;
+        });
+    }
+
+    /// Every connection breaks; new ones work.
+    pub fn cut(&self) {
+        self.way.send_modify(|way| way.cuts += 1);
+    }
+
+    /// Nothing comes through any more, neither way, and no connection breaks: as after a router has forgotten them. New
+    /// ones are accepted and get no further.
+    pub fn silence(&self) {
+        self.way.send_modify(|way| {
+            way.mode = Mode::Silent;
+            way.silences += 1;
+        });
+    }
+
+    /// New connections work again. Those that went silent stay so.
+    pub fn open(&self) {
+        self.way.send_modify(|way| way.mode = Mode::Open);
+    }
+}
+
+fn bound(address: SocketAddr) -> Result<TcpSocket> {
+    let socket = TcpSocket::new_v4().context("a socket")?;
+    socket.set_reuseaddr(true).context("a socket's option")?;
+    socket
+        .bind(address)
+        .with_context(|| format!("bind {address}"))?;
+    Ok(socket)
+}
+
+async fn accept(listener: TcpListener, address: SocketAddr, mut way: watch::Receiver<Way>) {
+    let mut listener = Some(listener);
+    loop {
+        let now = *way.borrow_and_update();
+        if now.mode == Mode::Refused {
+            listener = None;
+        } else if listener.is_none() {
+            listener = bound(address)
+                .ok()
+                .and_then(|socket| socket.listen(64).ok());
+        }
+        let accepted = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Cancel-safe: a connection that was not taken stays in the queue.
+            Ok((stream, _)) = accepted => {
+                tokio::spawn(carry(stream, way.clone()));
+            }
+            changed = way.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>) {
+    let born = *way.borrow_and_update();
+    let cut = {
+        let mut way = way.clone();
+        async move {
+            // A line that is gone cuts too.
+            let _ = way.wait_for(|way| way.cuts != born.cuts).await;
+        }
+    };
+    tokio::pin!(cut);
+    let mut server = None;
+    if born.mode == Mode::Open {
+        let silent = way.wait_for(|way| way.silences != born.silences);
+        tokio::select! {
+            // What is in the buffers is lost when the way goes silent, as it should.
+            () = through(&mut client, born.backend, &mut server) => return,
+            silent = silent => if silent.is_err() {
+                return;
+            },
+            () = &mut cut => return,
+        }
+    }
+    // Both ends stay open until somebody gives up.
+    cut.await;
+    drop(server);
+}
+
+async fn through(client: &mut TcpStream, backend: SocketAddr, server: &mut Option<TcpStream>) {
+    let Ok(stream) = TcpStream::connect(backend).await else {
+        return;
+    };
+    for stream in [&*client, &stream] {
+        // Only a matter of speed.
+        let _ = stream.set_nodelay(true);
+    }
+    // How it ends is the two ends' affair.
+    let _ = copy_bidirectional(client, server.insert(stream)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn says(stream: &mut TcpStream) -> bool {
+        let mut byte = [0];
+        stream.write_all(b"x").await.is_ok()
+            && timeout(Duration::from_millis(300), stream.read_exact(&mut byte))
+                .await
+                .is_ok_and(|read| read.is_ok())
+    }
+
+    #[tokio::test]
+    async fn it_refuses_cuts_and_goes_silent() {
+        let line = Line::new(echo().await).unwrap();
+        let mut first = TcpStream::connect(line.address()).await.unwrap();
+        assert!(says(&mut first).await);
+        line.refuse();
+        let mut byte = [0];
+        assert!(matches!(first.read(&mut byte).await, Ok(0) | Err(_)));
+        let refused = async || {
+            let connected = TcpStream::connect(line.address()).await;
+            connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        };
+        // The listener closes a moment later.
+        while !refused().await {
+            tokio::task::yield_now().await;
+        }
+        line.open();
+        let mut second = loop {
+            if let Ok(stream) = TcpStream::connect(line.address()).await {
+                break stream;
+            }
+        };
+        assert!(says(&mut second).await);
+        line.silence();
+        let mut third = TcpStream::connect(line.address()).await.unwrap();
+        assert!(!says(&mut second).await && !says(&mut third).await);
+        line.open();
+        assert!(!says(&mut second).await);
+        let mut fourth = TcpStream::connect(line.address()).await.unwrap();
+        assert!(says(&mut fourth).await);
+    }
+}
