@@ -23,6 +23,7 @@
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
+//! | cluster: own node, status, lease, client certificate ([`node`], [`join`]) | the API server, the machine, the runtime | `watch<Option<Arc<NodeObject>>>`, the API server |
 //! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
 //! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.
@@ -41,6 +42,7 @@ pub mod errors;
 pub mod events;
 pub mod hooks;
 pub mod images;
+pub mod join;
 pub mod logging;
 pub mod logs;
 pub mod mirror;

@@ -177,12 +177,28 @@ fn node_limits(
     })
 }
 
+/// What the machine has, and what of it is for pods.
+pub(super) struct NodeResources {
+    pub(super) capacity: admission::Capacity,
+    pub(super) allocatable: admission::Amounts,
+}
+
+/// Reads what the machine has.
+pub(super) fn node_resources(config: &Config) -> Result<NodeResources, AgentError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let capacity = NodeCapacity {
+        memory_bytes: node::memory_bytes()?,
+        huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
+    };
+    resources(config, &capacity, cores)
+}
+
 /// What pods may ask for in sum: less than what the agent enforces for all of them, by the eviction thresholds.
-fn for_pods(
+fn resources(
     config: &Config,
     capacity: &NodeCapacity,
     cores: usize,
-) -> Result<admission::Amounts, AgentError> {
+) -> Result<NodeResources, AgentError> {
     let ephemeral_bytes = match config.node.local_storage_isolation {
         true => Some(node::file_system_bytes(&config.paths.root)?),
         false => None,
@@ -205,7 +221,10 @@ fn for_pods(
         max_pods: config.node.max_pods,
         pods_per_core: config.node.pods_per_core,
     };
-    Ok(admission::allocatable(&has, &reserved))
+    Ok(NodeResources {
+        allocatable: admission::allocatable(&has, &reserved),
+        capacity: has,
+    })
 }
 
 /// Thousandths, by resource.
@@ -330,7 +349,7 @@ fn node_facts(
     version: Version,
     cores: usize,
 ) -> Result<NodeFacts, AgentError> {
-    let for_pods = for_pods(config, &capacity, cores)?;
+    let for_pods = resources(config, &capacity, cores)?.allocatable;
     let v2 = version == Version::V2;
     let ips = match config
         .node
@@ -410,7 +429,7 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
 fn node_labels(config: &Config) -> BTreeMap<String, String> {
     let arch = node::architecture();
     let own = [
-        ("kubernetes.io/hostname", config.node.hostname.as_str()),
+        ("kubernetes.io/hostname", config.node.name.as_str()),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", arch),
         ("beta.kubernetes.io/os", "linux"),

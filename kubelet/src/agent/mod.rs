@@ -4,6 +4,7 @@
 //! long as the agent. Does not: touch a running pod when it ends.
 
 mod build;
+mod cluster;
 mod driver;
 mod levels;
 
@@ -18,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::admission::sysctls::SysctlPatternError;
+use crate::api::{ApiError, Endpoint};
 use crate::cgroups::CgroupsError;
 use crate::clock::Clock;
 use crate::config::{Config, SOCKET_NAME, SocketSetting};
@@ -30,10 +32,11 @@ use crate::poddir::PodDirError;
 use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
-use crate::sources::{Copies, Desired, run_file_source};
+use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
 use crate::status::StatusBoard;
 use crate::workers::{Tools, run_registry};
 pub(crate) use build::node_features;
+use cluster::Cluster;
 pub use driver::DriverError;
 
 /// Why the agent cannot start, or cannot go on.
@@ -93,6 +96,9 @@ pub enum AgentError {
         /// `--bootstrap-kubeconfig`.
         bootstrap: Option<PathBuf>,
     },
+    /// A kubeconfig that cannot be understood.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// A port that cannot be served.
     #[error(transparent)]
     Listen(#[from] BindError),
@@ -177,9 +183,12 @@ pub async fn run(
     mut surroundings: Surroundings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    check_kubeconfig(&config)?;
+    check_kubeconfig(&config).await?;
     let clock = surroundings.clock.clone();
     let (service, reloads) = (surroundings.service.clone(), surroundings.reloads.take());
+    // Before the first event: the API server is told of it when there is a connection.
+    let joins = config.api.is_some();
+    let outbox = joins.then(|| events::recorder().outbox(&config.node.name));
     About::node(&config.node.name).normal("Starting", "Starting kubelet.");
     let options = ConnectOptions {
         request_timeout: config.runtime.request_timeout,
@@ -227,10 +236,26 @@ pub async fn run(
         run_events(tools.observer.clone(), connection),
     );
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
-    let (_, object) = watch::channel(None);
+    let (feeds, heard) = cluster::channels();
+    let mut desired = sources.desired;
+    if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
+        desired = with_api_pods(desired, heard.pods, &mut singletons);
+        let cluster = Cluster {
+            resources: build::node_resources(&config)?,
+            config: config.clone(),
+            api,
+            tools: tools.clone(),
+            images: images.images(),
+            shutdown: shutdown.state.clone(),
+            desired: desired.clone(),
+            feeds,
+            outbox,
+        };
+        singletons.spawn("cluster", Box::pin(cluster.run()));
+    }
     singletons.spawn(
         "registry of pods",
-        run_registry(tools, sources.desired, heartbeat, shutdown, object),
+        run_registry(tools, desired, heartbeat, shutdown, heard.node),
     );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
@@ -241,6 +266,17 @@ pub async fn run(
         Ok(error) = refused => Err(error),
         error = singletons.ended() => Err(error),
     }
+}
+
+/// The pods of the manifests and those of the API server as one set.
+fn with_api_pods(
+    files: watch::Receiver<Arc<Desired>>,
+    pods: watch::Receiver<Arc<ApiPods>>,
+    singletons: &mut Singletons,
+) -> watch::Receiver<Arc<Desired>> {
+    let (sender, desired) = watch::channel(Arc::default());
+    singletons.spawn("merge of sources", run_merge(files, pods, sender));
+    desired
 }
 
 /// How a shutdown of the node goes; none where none is configured, and pods end as the machine does.
@@ -268,13 +304,17 @@ fn watch_shutdown(
     link
 }
 
-/// A node of a cluster has a kubeconfig, or one to get it with. (Upstream ends with the same.)
-fn check_kubeconfig(config: &Config) -> Result<(), AgentError> {
+/// A node of a cluster has a kubeconfig that can be understood, or one to get it with. (Upstream ends with the same.)
+async fn check_kubeconfig(config: &Config) -> Result<(), AgentError> {
     let Some(api) = &config.api else {
         return Ok(());
     };
     let bootstrap = api.bootstrap_kubeconfig.as_ref();
-    if api.kubeconfig.exists() || bootstrap.is_some_and(|path| path.exists()) {
+    if bootstrap.is_some_and(|path| path.exists()) {
+        return Ok(());
+    }
+    if api.kubeconfig.exists() {
+        Endpoint::read(&api.kubeconfig).await?;
         return Ok(());
     }
     Err(AgentError::Kubeconfig {

@@ -24,6 +24,7 @@ pub(crate) use self::dial::{Dialer, joined};
 pub(crate) use self::http::{HttpError, get};
 pub(crate) use self::port::{PortError, port_of};
 pub(crate) use self::request::{HttpRequest, host_of};
+pub(crate) use self::resolve::resolve;
 pub(crate) use self::tls::believe_anybody;
 
 /// How somebody asks over HTTP, beside what the manifest says.

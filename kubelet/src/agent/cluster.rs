@@ -1,0 +1,152 @@
+//! What a node of a cluster has besides: its connection to the API server, and the tasks that talk over it.
+//!
+//! Nothing here is waited for by what runs pods: the channels are made before there is a connection, and static pods begin
+//! while the API server is away, or the node has no certificate yet.
+
+use std::sync::Arc;
+
+use cri_proto::ImageClient;
+use tokio::sync::watch;
+
+use super::{Singletons, build};
+use crate::api::{self, Clients};
+use crate::config::{ApiConfig, Config};
+use crate::errors::error_chain;
+use crate::events::{self, Outbox};
+use crate::join::{self, Joined};
+use crate::mirror::{MirrorInputs, run_mirrors};
+use crate::node::pressure::Thresholds;
+use crate::node::{
+    Gatherer, LeaseSettings, NodeObject, NodeSettings, OwnNode, Reporter, run_lease, run_own_node,
+    run_status,
+};
+use crate::publisher::run_status_publisher;
+use crate::runtime_class::run_runtime_classes;
+use crate::shutdown::NodeState;
+use crate::sources::{ApiPods, Desired, run_api_source};
+use crate::workers::Tools;
+
+/// What the rest of the agent hears of the cluster; nothing, on a node that runs by itself.
+pub(super) struct Heard {
+    /// The node's own object; none while nobody has said, or where there is none.
+    pub(super) node: watch::Receiver<Option<Arc<NodeObject>>>,
+    /// What the API server has bound to this node.
+    pub(super) pods: watch::Receiver<Arc<ApiPods>>,
+}
+
+/// Who tells it.
+pub(super) struct Feeds {
+    node: watch::Sender<Option<Arc<NodeObject>>>,
+    pods: watch::Sender<Arc<ApiPods>>,
+}
+
+/// The channels, before there is anything to say.
+pub(super) fn channels() -> (Feeds, Heard) {
+    let (node, heard_node) = watch::channel(None);
+    let (pods, heard_pods) = watch::channel(Arc::default());
+    let heard = Heard {
+        node: heard_node,
+        pods: heard_pods,
+    };
+    (Feeds { node, pods }, heard)
+}
+
+/// What the tasks of a joined node are made of.
+pub(super) struct Cluster {
+    pub(super) config: Config,
+    pub(super) api: ApiConfig,
+    pub(super) tools: Arc<Tools>,
+    pub(super) images: ImageClient,
+    pub(super) shutdown: watch::Receiver<NodeState>,
+    /// The pods of all sources.
+    pub(super) desired: watch::Receiver<Arc<Desired>>,
+    /// What the machine has, and what of it is for pods.
+    pub(super) resources: build::NodeResources,
+    pub(super) feeds: Feeds,
+    /// What happened before there was a connection, too.
+    pub(super) outbox: Arc<Outbox>,
+}
+
+impl Cluster {
+    /// Joins, then runs all that a joined node has besides. Ends only when one of its tasks does, which ends the process.
+    pub(super) async fn run(self) {
+        let mut tasks = Singletons::default();
+        let Joined {
+            clients,
+            certificate,
+        } = join::join(&self.config, &self.api, &self.tools.clock).await;
+        if let Some(certificate) = certificate {
+            tasks.spawn("client certificate", certificate.run(clients.clone()));
+        }
+        self.spawn(&clients, &mut tasks);
+        let error = tasks.ended().await;
+        tracing::error!("{}", error_chain(&error));
+    }
+
+    /// Every task that talks to the API server is begun here.
+    fn spawn(self, clients: &Clients, tasks: &mut Singletons) {
+        let name = self.config.node.name.clone();
+        let clock = self.tools.clock.clone();
+        let (node, pods) = (self.feeds.node.subscribe(), self.feeds.pods.subscribe());
+        tasks.spawn("API server's return", api::run_return(clients.clone()));
+        let own = watch::Sender::new(OwnNode::Unknown);
+        let lease = LeaseSettings {
+            node: name.clone(),
+            duration: self.config.node.lease,
+        };
+        let task = run_lease(
+            clients.heartbeat.clone(),
+            lease,
+            own.subscribe(),
+            clock.clone(),
+        );
+        tasks.spawn("lease of the node", task);
+        let resources = self.resources;
+        let (capacity, allocatable) = (resources.capacity, resources.allocatable);
+        let settings = Arc::new(NodeSettings::of(&self.config, capacity, allocatable));
+        let gatherer = Gatherer::new(
+            settings.clone(),
+            (self.tools.runtime.clone(), self.images),
+            clock.clone(),
+            Thresholds::new(&self.config.eviction),
+            self.shutdown,
+        );
+        let reporter = Reporter {
+            client: clients.heartbeat.clone(),
+            settings,
+            gatherer,
+            own: own.subscribe(),
+            clock: clock.clone(),
+        };
+        tasks.spawn("status of the node", Box::pin(run_status(reporter)));
+        let task = run_own_node(clients.main.clone(), name.clone(), own, self.feeds.node);
+        tasks.spawn("own node", task);
+        let task = run_api_source(
+            clients.main.clone(),
+            name.clone(),
+            node.clone(),
+            clock.clone(),
+            self.feeds.pods,
+        );
+        tasks.spawn("API server's pods", task);
+        let board = self.tools.board.clone();
+        let task = run_status_publisher(clients.main.clone(), board, pods.clone(), clock.clone());
+        tasks.spawn("publisher of statuses", task);
+        let inputs = MirrorInputs {
+            node_name: name,
+            desired: self.desired,
+            lives: self.tools.lives.subscribe(),
+            api: pods,
+            node,
+            clock,
+        };
+        tasks.spawn("mirrors", run_mirrors(clients.main.clone(), inputs));
+        let task = events::run_sink(clients.events.clone(), self.outbox);
+        tasks.spawn("events' sink", task);
+        let classes = self.tools.runtime_classes.clone();
+        tasks.spawn(
+            "RuntimeClasses",
+            run_runtime_classes(clients.main.clone(), classes),
+        );
+    }
+}
