@@ -149,7 +149,9 @@ pub(super) fn reconciled(
             }
         }
         // Devices are nobody's until a plugin of this node has them (upstream, without a checkpoint of devices).
-        let devices = known.iter().filter(|(name, amount)| is_extended(name) && *amount != "0");
+        let devices = known
+            .iter()
+            .filter(|(name, amount)| is_extended(name) && *amount != "0");
         changes.extend(devices.map(|(name, _)| (name.clone(), json!("0"))));
         for resource in known.keys() {
             if resource.starts_with("hugepages-") && !own.contains_key(resource) {

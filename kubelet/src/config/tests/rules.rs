@@ -200,7 +200,7 @@ fn rules() {
 #[test]
 fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
     let file = with_body(
-        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\nnodeStatusMaxImages: 9\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
+        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\nimageMinimumGCAge: 9m\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
     );
     let warnings = loaded(&[
         &file.argument,
@@ -218,7 +218,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
         "{texts:?}"
     );
     assert_eq!(
-        has("nodeStatusMaxImages (--node-status-max-images) has no effect"),
+        has("imageMinimumGCAge (--minimum-image-ttl-duration) has no effect"),
         1,
         "{texts:?}"
     );
@@ -244,7 +244,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
 
 #[test]
 fn settings_of_a_server_that_is_off_are_not_warned_of() {
-    let body = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\nauthentication: {webhook: {enabled: false}}\nnodeStatusMaxImages: 9\n";
+    let body = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\nauthentication: {webhook: {enabled: false}}\nimageMinimumGCAge: 9m\n";
     let unbuilt = |body: &str| -> Vec<String> {
         let file = with_body(body);
         let texts = loaded(&[&file.argument]).warnings;
@@ -256,5 +256,5 @@ fn settings_of_a_server_that_is_off_are_not_warned_of() {
     assert_eq!(unbuilt(body).len(), 3);
     let closed = unbuilt(&format!("{body}enableServer: false\n"));
     assert_eq!(closed.len(), 1, "{closed:?}");
-    assert!(closed[0].contains("nodeStatusMaxImages"), "{closed:?}");
+    assert!(closed[0].contains("imageMinimumGCAge"), "{closed:?}");
 }
