@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
 use tests::cluster::{Cluster, LIMIT, path, refusal, with_cluster};
@@ -187,7 +188,7 @@ fn the_lease_is_renewed_and_an_unchanged_status_is_not_sent() {
             Ok(())
         })
         .await?;
-        let from = cluster.requests()?.len();
+        let from = Timestamp::now();
         let span = Duration::from_secs(10);
         throughout("the node is Ready", span, async || {
             cluster.node().await.map(drop)

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::agent::PodView as _;
 use tests::cluster::{LIMIT, bound_pod, path, with_cluster, with_double};
@@ -262,7 +263,7 @@ fn a_token_is_renewed_before_it_ends() {
             Ok(())
         })
         .await?;
-        let asked = cluster.asked(0, "create", path)?.len();
+        let asked = cluster.asked(Timestamp::UNIX_EPOCH, "create", path)?.len();
         ensure!((2..=6).contains(&asked), "{asked} requests");
         Ok(())
     });
@@ -287,7 +288,11 @@ fn one_object_is_watched_once_and_only_while_it_is_needed() {
         for name in ["a", "b", "d"] {
             cluster.ready(name).await?;
         }
-        let watches = cluster.asked(0, "watch", "/api/v1/namespaces/default/configmaps")?;
+        let watches = cluster.asked(
+            Timestamp::UNIX_EPOCH,
+            "watch",
+            "/api/v1/namespaces/default/configmaps",
+        )?;
         let of = |name: &str| {
             let text = format!("metadata.name%3D{name}");
             let own = watches.iter().filter(|w| w.query.contains(&text));

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use tests::agent::{NODE_NAME, PodView as _};
 use tests::apiserver::Fault;
@@ -57,7 +58,6 @@ async fn converges(cluster: &Cluster, name: &str) -> Result<()> {
 fn a_server_that_is_away_disturbs_nothing() {
     with_cluster(async |cluster, node| {
         settled(cluster, node).await?;
-        let from = cluster.requests()?.len();
         cluster.line.refuse();
         undisturbed(node, Duration::from_secs(6)).await?;
         // Crashes are seen to, and static pods come and go.
@@ -77,7 +77,7 @@ fn a_server_that_is_away_disturbs_nothing() {
         }
         node.put("t.yaml", &MANIFEST.replace("name: s", "name: t"))?;
         node.ready("t").await?;
-        let during = cluster.requests()?.len();
+        let during = Timestamp::now();
         cluster.line.open();
         for name in ["a".to_owned(), format!("s-{NODE_NAME}")] {
             cluster
@@ -90,7 +90,6 @@ fn a_server_that_is_away_disturbs_nothing() {
             .pod_shows("a mirror", &format!("t-{NODE_NAME}"), CAUGHT_UP, is_ready)
             .await?;
         converges(cluster, "b").await?;
-        ensure!(during >= from);
         let after = cluster.asked(during, "*", "*")?;
         ensure!(after.len() <= 100, "{} requests on return", after.len());
         let events = cluster.asked(during, "*", "*/events*")?;
@@ -175,7 +174,7 @@ fn a_line_that_goes_silent_is_found_out() {
 fn under(fault: impl Fn(Fault) -> Fault) {
     with_double(async |cluster, double, node| {
         settled(cluster, node).await?;
-        let from = cluster.requests()?.len();
+        let from = Timestamp::now();
         double.fault(fault(
             Fault::on("*", "*").by(&format!("system:node:{NODE_NAME}")),
         ));
@@ -244,7 +243,7 @@ fn versions_that_expire_are_asked_for_anew() {
             .map(|c| c.id)
             .collect();
         ensure!(own.len() == 1 && before.contains(&own[0]), "{own:?}");
-        let lists = cluster.asked(0, "list", "/api/v1/pods")?;
+        let lists = cluster.asked(Timestamp::UNIX_EPOCH, "list", "/api/v1/pods")?;
         ensure!(lists.len() <= 8, "{} lists", lists.len());
         Ok(())
     });
@@ -283,7 +282,7 @@ fn a_quiet_node_asks_little() {
         cluster.ready(&format!("s-{NODE_NAME}")).await?;
         // What follows a start: the rest of the events, a last look at the statuses.
         tokio::time::sleep(Duration::from_secs(12)).await;
-        let from = cluster.requests()?.len();
+        let from = Timestamp::now();
         tokio::time::sleep(Duration::from_secs(30)).await;
         let asked = cluster.asked(from, "*", "*")?;
         let leases = asked.iter().filter(|r| r.path.contains("/leases"));
