@@ -10,7 +10,7 @@ fn with_server(test: impl AsyncFnOnce(&Cluster, &Client) -> Result<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .unwrap();
+        .unwrap_or_else(|error| panic!("no tokio runtime: {error}"));
     let done = runtime.block_on(async {
         let cluster = Cluster::start().await?;
         test(&cluster, cluster.client()).await

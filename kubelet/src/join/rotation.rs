@@ -51,6 +51,8 @@ impl ClientCertificate {
                     tracing::info!("the node has a new client certificate");
                     clients.reset();
                     retry.reset();
+                    // One that is short-lived, or dated back, may be due at once.
+                    tokio::time::sleep(MOST).await;
                 }
                 Err(error) => {
                     tracing::error!(

@@ -33,6 +33,8 @@ mod state;
 mod store;
 mod strategic;
 mod strategy;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod verbs;
 mod watch;

@@ -21,7 +21,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Once;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use self::control_plane::ControlPlane;
 use crate::apiserver::{ApiServer, Request, bootstrap_secret};
@@ -50,7 +50,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const FOUNDED: Duration = Duration::from_secs(30);
 
 /// Two real control planes at a time are too many for a small machine.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 static SAID: Once = Once::new();
 
 /// A cluster; see the module. Dropping it ends everything of it.
@@ -155,7 +155,7 @@ impl Cluster {
     /// # Errors
     /// When they do not start.
     pub async fn with_real(assets: &Path) -> Result<Self> {
-        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = ONE_AT_A_TIME.lock().await;
         let authority = Authority::new()?;
         let directory = directory()?;
         let pair = authority.server(&SERVER_NAMES)?;

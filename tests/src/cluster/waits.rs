@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Cluster;
@@ -95,8 +96,7 @@ impl Cluster {
     /// # Errors
     /// When it is not within [`LIMIT`].
     pub async fn ready(&self, name: &str) -> Result<Pod> {
-        self.pod_shows("ready", name, LIMIT, |pod| is_ready(pod))
-            .await
+        self.pod_shows("ready", name, LIMIT, is_ready).await
     }
 
     /// Waits until a container of a pod waits for `reason`.
@@ -189,15 +189,15 @@ impl Cluster {
         .await
     }
 
-    /// The requests of the node from the `from`th on: those of this verb with a path like this one (`*` for any).
+    /// The requests of the node since then: those of this verb with a path like this one (`*` for any).
     ///
     /// # Errors
     /// As [`Cluster::requests`].
-    pub fn asked(&self, from: usize, verb: &str, path: &str) -> Result<Vec<Request>> {
+    pub fn asked(&self, from: Timestamp, verb: &str, path: &str) -> Result<Vec<Request>> {
         let user = format!("system:node:{NODE_NAME}");
-        let requests = self.requests()?.into_iter().skip(from);
+        let requests = self.requests()?.into_iter();
         Ok(requests
-            .filter(|r| r.user == user && r.is(verb, path))
+            .filter(|r| r.at >= from && r.user == user && r.is(verb, path))
             .collect())
     }
 }
