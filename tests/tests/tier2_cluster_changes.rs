@@ -144,7 +144,10 @@ fn a_container_whose_policy_says_so_is_made_anew() {
         ensure!(memory == 96 << 20, "{memory}");
         let killed = cluster.event("a", "Killing").await?;
         let message = killed.message.unwrap_or_default();
-        ensure!(message == "Container main resize requires restart", "{message}");
+        ensure!(
+            message == "Container main resize requires restart",
+            "{message}"
+        );
         cluster.event("a", "ResizeCompleted").await?;
         ensure!(condition(&shown, "PodResizePending").is_none());
         Ok(())
@@ -167,7 +170,10 @@ fn what_there_is_no_room_for_is_deferred_and_changes_nothing() {
         let pending = condition(&shown, "PodResizePending").context("no condition")?;
         ensure!(pending.reason.as_deref() == Some("Deferred"), "{pending:?}");
         let message = pending.message.unwrap_or_default();
-        ensure!(message.starts_with("Node didn't have enough resource: cpu"), "{message}");
+        ensure!(
+            message.starts_with("Node didn't have enough resource: cpu"),
+            "{message}"
+        );
         let given = shown.container("main")?.allocated_resources.clone();
         ensure!(given.unwrap_or_default()["cpu"].0 == "200m");
         cluster.event("a", "ResizeDeferred").await?;
@@ -212,7 +218,8 @@ fn a_pod_begins_with_the_handler_of_its_class() {
         cluster.ready("b").await?;
         let handlers = |name: &str| -> Vec<String> {
             let sandboxes = node.runtime.sandboxes().into_iter();
-            let own = sandboxes.filter(|s| s.config.metadata.as_ref().is_some_and(|m| m.name == name));
+            let own =
+                sandboxes.filter(|s| s.config.metadata.as_ref().is_some_and(|m| m.name == name));
             own.map(|s| s.runtime_handler).collect()
         };
         ensure!(handlers("a") == ["runc-boxed"], "{:?}", handlers("a"));
