@@ -140,9 +140,7 @@ impl Sink {
         body: Result<Vec<u8>, serde_json::Error>,
     ) -> Told {
         let unusable = |error: &dyn std::error::Error| {
-            let reason = "BadRequest".to_owned();
-            let message = error_chain(error);
-            Told::Refused(Status::failure(&message, &reason))
+            Told::Refused(Status::failure(&error_chain(error), "BadRequest"))
         };
         let body = match body {
             Ok(body) => body,

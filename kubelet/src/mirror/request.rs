@@ -126,9 +126,19 @@ impl Mirrors {
     }
 }
 
-fn refused(reason: &str, message: String) -> RequestError {
-    let reason = reason.to_owned();
-    RequestError::Refused { reason, message }
+pub(super) fn refused(word: &str, message: String) -> RequestError {
+    RequestError::Refused {
+        reason: word.to_owned(),
+        message,
+    }
+}
+
+/// As [`refused`], for what another try may do.
+pub(super) fn busy(word: &str, message: String) -> RequestError {
+    RequestError::Busy {
+        reason: word.to_owned(),
+        message,
+    }
 }
 
 fn of_status(status: Status) -> RequestError {

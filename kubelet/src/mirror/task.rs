@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::attempts::{Attempts, BUSY, REFUSED, Rest};
 use super::memory::Memory;
 use super::plan::{Action, Input, plan};
-use super::request::{Mirrors, Present, RequestError};
+use super::request::{Mirrors, Present, RequestError, busy, refused};
 use crate::api::{pause, random};
 use crate::clock::Clock;
 use crate::events::About;
@@ -179,13 +179,9 @@ impl Task {
                 Ok(Present::Mirror(mirror)) => mirror,
                 // The pod's name is taken by another pod of this node, or by one that this node may not see.
                 Ok(Present::Other) | Err(RequestError::Refused { .. }) => {
-                    let reason = "AlreadyExists".to_owned();
-                    return Err(RequestError::Refused { reason, message });
+                    return Err(refused("AlreadyExists", message));
                 }
-                Err(RequestError::Gone(message)) => {
-                    let reason = "Gone".to_owned();
-                    return Err(RequestError::Busy { reason, message });
-                }
+                Err(RequestError::Gone(message)) => return Err(busy("Gone", message)),
                 Err(error) => return Err(error),
             },
             created => created?,
@@ -194,10 +190,8 @@ impl Task {
         if self.memory.found(name.clone(), created, now) {
             return Ok(());
         }
-        Err(RequestError::Busy {
-            reason: "Finalizers".to_owned(),
-            message: "the one before it is deleted, and not gone yet".to_owned(),
-        })
+        let message = "the one before it is deleted, and not gone yet";
+        Err(busy("Finalizers", message.to_owned()))
     }
 
     fn failed(&mut self, action: &Action, name: &PodName, error: &RequestError) {

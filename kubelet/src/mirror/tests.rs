@@ -463,8 +463,10 @@ async fn a_mirror_that_is_another_by_now_is_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_mirror_is_one_event_and_is_tried_again_with_rests() {
-    let mut store = Store::default();
-    store.fault = Some(|| Answer::failure(403, "Forbidden", "exceeded quota: pods"));
+    let store = Store {
+        fault: Some(|| Answer::failure(403, "Forbidden", "exceeded quota: pods")),
+        ..Store::default()
+    };
     let bed = Bed::new(&[("refused-n1", "h-refused")], store);
     let asked = bed.after(Duration::from_secs(600)).await;
     assert!((8..=20).contains(&asked.len()), "{}", asked.len());
@@ -515,8 +517,10 @@ async fn one_refusal_holds_up_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_is_away_is_tried_by_one_request_at_a_time() {
-    let mut store = Store::default();
-    store.fault = Some(|| Answer::Broken);
+    let store = Store {
+        fault: Some(|| Answer::Broken),
+        ..Store::default()
+    };
     let pods = [("a-n1", "h1"), ("b-n1", "h2"), ("c-n1", "h3")];
     let bed = Bed::new(&pods, store);
     let asked = bed.after(Duration::from_secs(90)).await.len();
@@ -530,8 +534,10 @@ async fn an_api_server_that_is_away_is_tried_by_one_request_at_a_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_without_an_answer_is_given_up() {
-    let mut store = Store::default();
-    store.fault = Some(|| Answer::Never);
+    let store = Store {
+        fault: Some(|| Answer::Never),
+        ..Store::default()
+    };
     let bed = Bed::new(&[("a-n1", "h1")], store);
     bed.at_once().await;
     bed.fault(None);

@@ -440,3 +440,24 @@ fn a_container_is_not_adopted_from_a_sandbox_that_has_stopped() {
         assert!(!text.contains(" as "), "{text}");
     }
 }
+
+#[test]
+fn a_container_whose_policy_says_so_is_made_anew_for_its_resources() {
+    let pod = pod("Never", &[], &[], &["a", "b"]);
+    let running = |name| container("s", name, 0, ContainerState::Running);
+    let observed = seen(&[sandbox("s", 0, true)], &[running("a"), running("b")]);
+    let plan = plan_pod(&PlanInput {
+        pod: &pod,
+        observed: &observed,
+        backoff: &Backoffs::new(Backoffs::INITIAL, HOUR),
+        exits: &BTreeMap::new(),
+        attempts_on_disk: &BTreeMap::new(),
+        probes: &BTreeMap::new(),
+        resized: &BTreeSet::from(["b".into()]),
+        now: HOUR,
+    });
+    assert_eq!(
+        plan.to_string(),
+        "stop b=b-0 within 30s (Container b resize requires restart)\nstart b attempt 1\n"
+    );
+}

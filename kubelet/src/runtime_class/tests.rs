@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::PodSpec;
 use kube::Resource as _;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -6,12 +7,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::*;
 
 fn pod(class: Option<&str>) -> Pod {
-    let mut pod = Pod::default();
-    pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
-        runtime_class_name: class.map(str::to_owned),
-        ..k8s_openapi::api::core::v1::PodSpec::default()
-    });
-    pod
+    Pod {
+        spec: Some(PodSpec {
+            runtime_class_name: class.map(str::to_owned),
+            ..PodSpec::default()
+        }),
+        ..Pod::default()
+    }
 }
 
 fn class(name: &str, handler: &str) -> RuntimeClass {

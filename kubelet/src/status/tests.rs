@@ -17,6 +17,7 @@ use crate::pod::{Pod, QosClass};
 use crate::probes::ProbeView;
 use crate::probes::facts::Facts;
 use crate::record::{Loaded, Record, RecordFile, RecordWriter};
+use crate::resize::{Pending, PendingReason, Progress};
 use crate::runtime::{ContainerState, LinuxUser, ObservedContainer, ObservedPod, ObservedSandbox};
 
 #[derive(Deserialize)]
@@ -47,6 +48,12 @@ struct Step {
     /// The gate `ContainerStopSignals`.
     #[serde(default)]
     stop_signals: bool,
+    /// Why the resources that the pod asks for were not given: `Deferred` or `Infeasible`, and a sentence.
+    #[serde(default)]
+    resize_pending: Option<(String, String)>,
+    /// Some that were given are not in effect; with what went wrong, which may be nothing.
+    #[serde(default)]
+    resize_in_progress: Option<String>,
     /// The agent was restarted before this step and kept no record.
     #[serde(default)]
     forget: bool,
@@ -194,6 +201,20 @@ impl Step {
             message: message.as_str().into(),
             disruption: self.disruption.as_deref().map(Into::into),
         });
+        let pending = self.resize_pending.as_ref().map(|(reason, message)| {
+            let reason = match reason.as_str() {
+                "Deferred" => PendingReason::Deferred,
+                "Infeasible" => PendingReason::Infeasible,
+                other => panic!("no resize is {other}"),
+            };
+            let message = message.as_str().into();
+            Arc::new(Pending { reason, message })
+        });
+        let actuating = self.resize_in_progress.as_deref();
+        let resize = Progress {
+            pending,
+            actuating: actuating.map(|error| Some(error).filter(|e| !e.is_empty()).map(Into::into)),
+        };
         let observed = self.observed();
         let mut input = StatusInput {
             pod,
@@ -209,7 +230,7 @@ impl Step {
             failure: failure.as_ref(),
             host_ips: &self.host_ips,
             stop_signals: self.stop_signals,
-            resize: &crate::resize::Progress::default(),
+            resize: &resize,
             now: self.now,
         };
         let status = derive_status(&input);
@@ -312,7 +333,7 @@ fn a_restart_of_the_agent_changes_nothing_of_what_runs() {
             failure: None,
             host_ips: &[],
             stop_signals: false,
-            resize: &crate::resize::Progress::default(),
+            resize: &Progress::default(),
             now,
         });
         assert_eq!(after, before, "{hours} h");

@@ -81,6 +81,8 @@ pub(super) struct Memory {
     pub(super) preempted: bool,
     /// The node is shutting down: how long it was given to end.
     pub(super) leaving: Option<Duration>,
+    /// What the pod was given when that was last acted upon.
+    given: Option<Allocation>,
     /// The pod was given resources that its containers do not have yet; with what went wrong.
     pub(super) resizing: Option<Option<Arc<str>>>,
     /// That went wrong, and is not tried again before.
@@ -113,6 +115,7 @@ impl Memory {
         let status = before(&mut record, shown, qos_class(pod));
         let writer = RecordWriter::resume(tools.dirs.path(uid), &record);
         let now = follow_clock(&mut record, &tools.clock);
+        let given = record.allocated.clone();
         let cap = tools.node.crash_loop_cap;
         let active_since = record
             .active_since
@@ -140,9 +143,17 @@ impl Memory {
             stale: false,
             told_backoffs: ToldBackoffs::new(),
             last_plan: None,
+            given,
             resizing: None,
             resize_hold: None,
         }
+    }
+
+    /// Notes what `pod` was given; says whether that is another amount than before.
+    pub(super) fn note_given(&mut self, pod: &Pod) -> bool {
+        let given = Allocation::of(pod);
+        let before = self.given.replace(given);
+        before.is_some() && before != self.given
     }
 
     /// What the running containers have, by name.

@@ -50,6 +50,10 @@ impl Worker {
             return none;
         }
         self.take_over(pod, observed);
+        if self.memory.note_given(pod) {
+            self.memory.resize_hold = None;
+            self.memory.resizing = Some(None);
+        }
         let changes = resize::changes(pod, observed, self.memory.actuated());
         if changes.is_empty() && self.memory.resizing.is_none() {
             return none;

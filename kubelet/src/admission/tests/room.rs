@@ -442,3 +442,26 @@ fn allocatable_is_capacity_less_what_is_kept() {
         assert_eq!(left.get(resource), Some(&amount), "{resource}");
     }
 }
+
+#[test]
+fn a_resize_is_given_where_there_is_room_and_changes_nothing_else() {
+    let mut ledger = Ledger::new(Arc::new(room()));
+    let of = |name: &str, cpu: &str| from_api(name, requests(json!({"cpu": cpu})));
+    for name in ["a", "b"] {
+        assert_eq!(
+            ledger.decide(&uid(name), &of(name, "900m")),
+            Decision::Admitted
+        );
+    }
+    assert_eq!(
+        ledger.resize(&uid("a"), &of("a", "1500m")).unwrap_err(),
+        "Node didn't have enough resource: cpu, requested: 1500, used: 900, capacity: 2000"
+    );
+    // What was refused takes nothing.
+    ledger.resize(&uid("b"), &of("b", "1100m")).unwrap();
+    ledger.resize(&uid("b"), &of("b", "400m")).unwrap();
+    ledger.resize(&uid("a"), &of("a", "1500m")).unwrap();
+    let third = ledger.decide(&uid("c"), &of("c", "200m"));
+    assert!(matches!(third, Decision::Refused(_)), "{third:?}");
+    assert!(ledger.resize(&uid("a"), &of("a", "lots")).is_err());
+}
