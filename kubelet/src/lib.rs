@@ -48,6 +48,7 @@ pub mod logs;
 pub mod mirror;
 pub mod mounts;
 pub mod node;
+pub mod objects;
 pub mod observe;
 pub mod plan;
 pub mod pod;

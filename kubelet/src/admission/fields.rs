@@ -98,7 +98,7 @@ pub(super) const POD_SPEC: &Table = &[
     ("containers", List(CONTAINER)),
     ("dnsConfig", Built),
     ("dnsPolicy", Built),
-    ("enableServiceLinks", NoEffect), // there are no services without an API server
+    ("enableServiceLinks", Built),
     // Only the API server's subresource sets them: a manifest that has any is not valid.
     (
         "ephemeralContainers",
@@ -117,10 +117,7 @@ pub(super) const POD_SPEC: &Table = &[
     ),
     ("hostname", Built),
     ("hostnameOverride", Built),
-    (
-        "imagePullSecrets",
-        refused(set, "are not supported in this version"),
-    ),
+    ("imagePullSecrets", Built),
     ("initContainers", List(CONTAINER)),
     ("nodeName", Built),
     ("nodeSelector", Built),
@@ -163,8 +160,8 @@ pub(super) const POD_SPEC: &Table = &[
     ),
     ("schedulingGroup", NoEffect), // read by the scheduler
     ("securityContext", Object(POD_SECURITY_CONTEXT)),
-    ("serviceAccount", NoEffect), // tokens come through volumes, which are refused
-    ("serviceAccountName", NoEffect), // tokens come through volumes, which are refused
+    ("serviceAccount", NoEffect), // the older name of the next
+    ("serviceAccountName", Built),
     ("setHostnameAsFQDN", Built),
     ("shareProcessNamespace", Built),
     ("subdomain", Built),
@@ -191,7 +188,6 @@ pub(super) const NODE_AFFINITY: &Table = &[
 pub(super) const CONTAINER: &Table = &[
     ("args", Built),
     ("command", Built),
-    // Sources that are not there (configMaps, secrets, files) fail the container by name when it is made.
     ("env", Built),
     ("envFrom", Built),
     ("image", Built),
@@ -325,9 +321,9 @@ pub(super) const VOLUME: &Table = &[
     ("azureFile", refused(always, VOLUME_KIND)),
     ("cephfs", refused(always, VOLUME_KIND)),
     ("cinder", refused(always, VOLUME_KIND)),
-    ("configMap", refused(always, VOLUME_KIND)),
+    ("configMap", Built),
     ("csi", refused(always, VOLUME_KIND)),
-    ("downwardAPI", refused(always, VOLUME_KIND)),
+    ("downwardAPI", Built),
     ("emptyDir", Object(EMPTY_DIR)),
     ("ephemeral", refused(always, VOLUME_KIND)),
     ("fc", refused(always, VOLUME_KIND)),
@@ -344,11 +340,11 @@ pub(super) const VOLUME: &Table = &[
     ("persistentVolumeClaim", refused(always, VOLUME_KIND)),
     ("photonPersistentDisk", refused(always, VOLUME_KIND)),
     ("portworxVolume", refused(always, VOLUME_KIND)),
-    ("projected", refused(always, VOLUME_KIND)),
+    ("projected", Object(PROJECTED)),
     ("quobyte", refused(always, VOLUME_KIND)),
     ("rbd", refused(always, VOLUME_KIND)),
     ("scaleIO", refused(always, VOLUME_KIND)),
-    ("secret", refused(always, VOLUME_KIND)),
+    ("secret", Built),
     ("storageos", refused(always, VOLUME_KIND)),
     ("vsphereVolume", refused(always, VOLUME_KIND)),
 ];
@@ -368,4 +364,20 @@ pub(super) const EMPTY_DIR: &Table = &[
         ),
     ),
     ("sizeLimit", Built),
+];
+
+/// `ProjectedVolumeSource`.
+pub(super) const PROJECTED: &Table = &[("defaultMode", Built), ("sources", List(PROJECTION))];
+
+const PROJECTION_KIND: &str =
+    "is a source of projected volumes that is not supported in this version";
+
+/// `VolumeProjection`.
+pub(super) const PROJECTION: &Table = &[
+    ("clusterTrustBundle", refused(always, PROJECTION_KIND)),
+    ("configMap", Built),
+    ("downwardAPI", Built),
+    ("podCertificate", refused(always, PROJECTION_KIND)),
+    ("secret", Built),
+    ("serviceAccountToken", Built),
 ];

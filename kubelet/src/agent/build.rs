@@ -19,6 +19,7 @@ use crate::hooks::HookRunner;
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
+use crate::objects::Objects;
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
 use crate::probes::Prober;
@@ -79,6 +80,7 @@ pub(super) fn tools(
         stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),
+        objects: Objects::standalone(),
         volumes: Arc::new(volumes),
         node: node_facts(config, capacity, allocatable, cgroups.version(), cores)?,
         cgroups: Arc::new(cgroups),
@@ -374,6 +376,7 @@ fn node_facts(
         cgroup_v2: v2,
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
         stop_signals: config.gates.enabled("ContainerStopSignals"),
+        env_files: config.gates.enabled("EnvFiles"),
         swap_controller: v2 && Path::new("/proc/swaps").exists(),
         capacity,
         cpu_quota: cpu_quota(config),

@@ -122,6 +122,13 @@ impl Keyring {
         Self::from_entries(entries)
     }
 
+    /// Takes over the entries of `other`, behind those of the same place that are here already.
+    pub(super) fn extend(&mut self, other: Self) {
+        for (key, credentials) in other.entries {
+            self.entries.entry(key).or_default().extend(credentials);
+        }
+    }
+
     fn from_entries(entries: BTreeMap<String, Entry>) -> Result<Self, CredentialFileError> {
         let mut keyring = Self::default();
         for (location, entry) in entries {

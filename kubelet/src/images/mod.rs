@@ -2,12 +2,11 @@
 //!
 //! Owns: the queue of pulls, their rate limit and their back-off (all in memory); what an image name may look like;
 //! the node's registry credentials while a pull uses them.
-//! Inputs: a container's image and policy; the runtime's image service behind [`ImageRuntime`]; docker configuration
+//! Inputs: a container's image and policy, the secrets that its pod brings along; the runtime's image service behind [`ImageRuntime`]; docker configuration
 //! files. Outputs: [`ImageReady`] or [`ImageError`]; events through the caller's closure.
 //! Spawns no task: a look-up and a pull are part of the future of whoever asked (see [`ImagePuller::ensure`] for what
 //! dropping it does).
-//! Does not: remove images, read pull secrets of pods, run credential-provider plugins, or keep records of who pulled
-//! what.
+//! Does not: remove images, run credential-provider plugins, or keep records of who pulled what.
 
 mod backoff;
 mod credentials;
@@ -16,12 +15,14 @@ mod limit;
 mod name;
 mod policy;
 mod presence;
+mod pull_secrets;
 mod puller;
 
 pub use credentials::{Credential, CredentialFileError, Keyring, NodeCredentials};
 pub use error::ImageError;
 pub use name::{ImageName, InvalidImageName};
 pub use policy::{Decision, PullPolicy, decide};
+pub use pull_secrets::credentials_in_secrets;
 pub use puller::{ImageEvent, ImagePuller, ImageRequest, ImageRuntime, PullConfig};
 
 use crate::runtime::ImageRef;

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::backoff::PullBackoff;
+use super::credentials::Keyring;
 use super::limit::PullLimit;
 use super::presence::{Found, Presence};
 use super::{
@@ -95,6 +96,8 @@ pub struct ImageRequest<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     /// The pod's sandbox, whose settings some runtimes pull by.
     pub sandbox: Option<&'a v1::PodSandboxConfig>,
+    /// The credentials that the pod brings along; they are tried before the node's.
+    pub pull_secrets: &'a Keyring,
 }
 
 impl ImageRequest<'_> {
@@ -364,9 +367,11 @@ impl<R: ImageRuntime> ImagePuller<R> {
         if !self.state().limit.try_take(now) {
             return Err("pull QPS exceeded".to_owned());
         }
-        let credentials = self.credentials.keyring().await.lookup(name.repository());
-        let mut auths: Vec<_> = credentials
+        let of_pod = request.pull_secrets.lookup(name.repository());
+        let of_node = self.credentials.keyring().await.lookup(name.repository());
+        let mut auths: Vec<_> = of_pod
             .into_iter()
+            .chain(of_node)
             .map(|credential| {
                 Some(v1::AuthConfig {
                     username: credential.username,

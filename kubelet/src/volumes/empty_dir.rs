@@ -41,41 +41,95 @@ pub(super) fn set_up(
         }
         other => return Err(SetUpError::Medium(other.to_owned())),
     };
-    let name = volume.name.as_str();
-    let volumes = dir.dir().ensure_child(VOLUMES, PRIVATE)?;
-    let parent = volumes.ensure_child(PLUGIN, PRIVATE)?;
-    let plugins = dir.dir().ensure_child(PLUGINS, PRIVATE)?;
-    let notes = plugins.ensure_child(PLUGIN, PRIVATE)?;
-    let notes = notes.ensure_child(name, PRIVATE)?;
-
-    let present = present(&parent, name)?;
-    let is_ready = notes.file_size(READY)?.is_some();
-    let volume_dir = match (present, in_memory) {
-        // What the pod did with it since, its modes above all, is the pod's.
-        (Present::Plain, false) | (Present::Tmpfs(_), true) if is_ready => {
-            return Ok(parent.path_of(name));
+    let place = Place::of(dir, PLUGIN, &volume.name, &volume.name)?;
+    if place.is_ready()? {
+        match (place.present()?, in_memory) {
+            // What the pod did with it since, its modes above all, is the pod's.
+            (Present::Plain, false) | (Present::Tmpfs(_), true) => return Ok(place.path()),
+            _ => {}
         }
-        (Present::Tmpfs(mounted), true) => mounted,
-        (Present::Tmpfs(_), false) => return Err(SetUpError::Foreign(parent.path_of(name))),
-        (Present::Plain | Present::Nothing, false) => parent.ensure_child(name, MODE)?,
-        (Present::Plain | Present::Nothing, true) => {
-            let below = parent.ensure_child(name, MODE)?;
-            let source = source.and_then(|source| source.size_limit.as_ref());
-            let size = size(pod, source.map(|quantity| quantity.0.as_str()), config)?;
-            mount_tmpfs(&below, size).map_err(|source| SetUpError::Mount {
-                path: parent.path_of(name),
-                source,
-            })?;
-            let mounted = parent.child_or_mount(name)?;
-            mounted.ok_or_else(|| SetUpError::Foreign(parent.path_of(name)))?
-        }
-    };
+    }
+    let volume_dir = place.ensure(in_memory, || {
+        let limit = source.and_then(|source| source.size_limit.as_ref());
+        size(pod, limit.map(|quantity| quantity.0.as_str()), config)
+    })?;
     let context = pod::spec(pod).security_context.as_ref();
     if let Some(fs_group) = context.and_then(|context| context.fs_group) {
         ownership::apply(&volume_dir, fs_group, false)?;
     }
-    notes.ensure_file(READY, 0o640)?;
-    Ok(parent.path_of(name))
+    place.note_ready()?;
+    Ok(place.path())
+}
+
+/// Where a volume of the pod's own lies, and the note that it is set up whole.
+pub(super) struct Place {
+    parent: Dir,
+    name: String,
+    notes: Dir,
+}
+
+impl Place {
+    /// The place of the volume `name` of the kind whose directory is `plugin`.
+    pub(super) fn of(
+        dir: &PodDir,
+        plugin: &str,
+        name: &str,
+        note: &str,
+    ) -> Result<Self, SetUpError> {
+        let volumes = dir.dir().ensure_child(VOLUMES, PRIVATE)?;
+        let plugins = dir.dir().ensure_child(PLUGINS, PRIVATE)?;
+        let notes = plugins.ensure_child(PLUGIN, PRIVATE)?;
+        Ok(Self {
+            parent: volumes.ensure_child(plugin, PRIVATE)?,
+            name: name.to_owned(),
+            notes: notes.ensure_child(note, PRIVATE)?,
+        })
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.parent.path_of(&self.name)
+    }
+
+    fn is_ready(&self) -> Result<bool, SetUpError> {
+        Ok(self.notes.file_size(READY)?.is_some())
+    }
+
+    pub(super) fn note_ready(&self) -> Result<(), SetUpError> {
+        self.notes.ensure_file(READY, 0o640)?;
+        Ok(())
+    }
+
+    /// The directory, made where it is missing: on disk, or in memory of at most `size` bytes. One that was set up whole
+    /// keeps its modes.
+    pub(super) fn ensure(
+        &self,
+        in_memory: bool,
+        size: impl FnOnce() -> Result<Option<u64>, SetUpError>,
+    ) -> Result<Dir, SetUpError> {
+        let foreign = || SetUpError::Foreign(self.path());
+        match (self.present()?, in_memory) {
+            (Present::Tmpfs(mounted), true) => Ok(mounted),
+            (Present::Tmpfs(_), false) => Err(foreign()),
+            (Present::Plain, false) if self.is_ready()? => {
+                self.parent.child(&self.name)?.ok_or_else(foreign)
+            }
+            (Present::Plain | Present::Nothing, false) => {
+                Ok(self.parent.ensure_child(&self.name, MODE)?)
+            }
+            (Present::Plain | Present::Nothing, true) => {
+                let below = self.parent.ensure_child(&self.name, MODE)?;
+                mount_tmpfs(&below, size()?).map_err(|source| SetUpError::Mount {
+                    path: self.path(),
+                    source,
+                })?;
+                self.parent.child_or_mount(&self.name)?.ok_or_else(foreign)
+            }
+        }
+    }
+
+    fn present(&self) -> Result<Present, SetUpError> {
+        present(&self.parent, &self.name)
+    }
 }
 
 /// What is at the volume's place.

@@ -1,16 +1,27 @@
 //! The volumes of pods: one file for each kind.
 //!
 //! Owns: `pods/<uid>/volumes` and `pods/<uid>/plugins`, and the mounts below the former.
-//! Inputs: the pod's spec. Outputs: where on the node each volume lies, for the containers' mounts.
+//! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]. Outputs: where on the node each
+//! volume lies, for the containers' mounts.
 //! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown
 //! on a thread of its own.
-//! Deliberately not here: mounting into containers (the runtime does), subPath, enforcing an emptyDir's size on disk
+//! `keyed`, `downward_api` and `projected` say (purely) which files a volume has; `written` makes the volume, and
+//! `atomic_writer` the files, all at once.
+//! Deliberately not here: getting objects of the API server (`objects` does), mounting into containers (the runtime does), subPath, enforcing an emptyDir's size on disk
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
+mod atomic_writer;
+mod contents;
+mod downward_api;
 mod empty_dir;
+mod env_files;
 mod host_path;
+mod keyed;
 mod ownership;
+mod payload;
+mod projected;
 mod teardown;
+mod written;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,8 +34,14 @@ use static_pods::quantity::InvalidAmount;
 use crate::cgroups::resources::ResourceError;
 use crate::dir::DirError;
 use crate::errors::error_chain;
+use crate::objects::{Kind as ObjectKind, ObjectError};
 use crate::pod::{self, Pod, PodUid};
-use crate::poddir::{PodDirError, PodDirs};
+use crate::poddir::{PodDir, PodDirError, PodDirs};
+use crate::runtime::convert::DownwardError;
+
+use contents::Written;
+pub use contents::{Contents, Inputs};
+pub use env_files::env_files;
 
 /// Where a volume lies on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +118,25 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    fn set_up(volume: &Volume, cause: SetUpError) -> Self {
+        Self::SetUp {
+            volume: volume.name.clone(),
+            cause: Box::new(cause),
+        }
+    }
+
+    /// Whether a change of an object that the pod refers to may let it succeed.
+    #[must_use]
+    pub fn waits_for_objects(&self) -> bool {
+        matches!(self, Self::SetUp { cause, .. } if cause.waits_for_objects())
+    }
+
+    /// Whether it is only that the API server has not answered.
+    #[must_use]
+    pub fn waits_for_answer(&self) -> bool {
+        matches!(self, Self::SetUp { cause, .. } if cause.waits_for_answer())
+    }
+
     /// The reason of the event that tells of it.
     pub const REASON: &str = "FailedMount";
 
@@ -179,16 +215,106 @@ pub enum SetUpError {
     /// A directory or file of the volume.
     #[error(transparent)]
     Dir(#[from] DirError),
+    /// An object or token that cannot be had.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A key that the object does not have.
+    #[error("{}references non-existent {} key: {key}", key_words(*kind).0, key_words(*kind).1)]
+    NoKey {
+        /// What the object is.
+        kind: ObjectKind,
+        /// The key.
+        key: String,
+    },
+    /// A field or resource of the pod without a value.
+    #[error(transparent)]
+    Downward(#[from] DownwardError),
+    /// A path of a file that does not stay in the volume.
+    #[error("invalid path: {0}")]
+    Path(String),
+    /// More than one volume may hold, bytes.
+    #[error("the files of the volume have {0} bytes, more than are written")]
+    TooLarge(usize),
+    /// A source of a projected volume that is not built.
+    #[error("projected source {0} is not supported by this kubelet")]
+    SourceNotBuilt(&'static str),
+    /// Nobody has said what is to be written.
+    #[error("the content of the volume is not known")]
+    NoContent,
+    /// Several sources of one volume.
+    #[error("[{}]", several(.0))]
+    Several(Vec<SetUpError>),
+}
+
+/// How upstream words the lack of a key.
+fn key_words(kind: ObjectKind) -> (&'static str, &'static str) {
+    match kind {
+        ObjectKind::ConfigMap => ("configmap ", "config"),
+        ObjectKind::Secret => ("", "secret"),
+    }
+}
+
+fn several(errors: &[SetUpError]) -> String {
+    let texts: Vec<_> = errors.iter().map(|error| error_chain(error)).collect();
+    texts.join(", ")
 }
 
 impl SetUpError {
+    /// An error of all of `errors`; none of none.
+    fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        // As upstream: what is wrong twice is said once.
+        let mut said = Vec::new();
+        errors.retain(|error| {
+            let text = error_chain(error);
+            let news = !said.contains(&text);
+            said.push(text);
+            news
+        });
+        match errors.pop() {
+            None => Ok(()),
+            Some(only) if errors.is_empty() => Err(only),
+            Some(last) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+
+    fn waits_for_objects(&self) -> bool {
+        match self {
+            Self::Object(_) | Self::NoKey { .. } => true,
+            Self::Several(errors) => errors.iter().any(Self::waits_for_objects),
+            _ => false,
+        }
+    }
+
+    fn waits_for_answer(&self) -> bool {
+        match self {
+            Self::Object(error) => error.is_no_answer(),
+            Self::Several(errors) => errors.iter().all(Self::waits_for_answer),
+            _ => false,
+        }
+    }
+
     fn retry(&self) -> Retry {
         match self {
             Self::HostPathType { .. }
             | Self::HostPathCreate { .. }
             | Self::Mount { .. }
             | Self::Foreign(_)
-            | Self::Dir(_) => Retry::BackOff,
+            | Self::Dir(_)
+            | Self::Object(_)
+            | Self::NoKey { .. }
+            | Self::TooLarge(_)
+            | Self::NoContent => Retry::BackOff,
+            Self::Several(errors) => {
+                let again = errors.iter().any(|error| error.retry() == Retry::BackOff);
+                if again {
+                    Retry::BackOff
+                } else {
+                    Retry::OnChange
+                }
+            }
             Self::NoPlugin
             | Self::HostPathSteps(_)
             | Self::HostPathUnknownType(_)
@@ -196,6 +322,9 @@ impl SetUpError {
             | Self::MediumNotBuilt(_)
             | Self::SizeLimit { .. }
             | Self::Resources(_)
+            | Self::Downward(_)
+            | Self::Path(_)
+            | Self::SourceNotBuilt(_)
             | Self::FsGroup(_) => Retry::OnChange,
         }
     }
@@ -219,29 +348,34 @@ impl Volumes {
     }
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
-    /// so it may be called at each sync and after a restart of the agent.
+    /// so it may be called at each sync and after a restart of the agent. `contents` is what is written into those whose
+    /// files the agent writes.
     ///
     /// # Errors
     /// One for each volume that could not be set up; the others are.
-    pub fn set_up(&self, pod: &Pod, uid: &PodUid) -> Result<MountedVolumes, Vec<VolumeError>> {
+    pub fn set_up(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+        mut contents: Contents,
+    ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let dir = self.dirs.ensure(uid).map_err(|error| vec![error.into()])?;
         let mut mounted = MountedVolumes::new();
         let mut failed = Vec::new();
         for volume in pod::spec(pod).volumes.iter().flatten() {
-            let done = match kind(volume) {
+            let kind = kind(volume);
+            let done = match kind {
                 Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
                 Kind::HostPath(source) => host_path::check(source),
+                Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
             match done {
                 Ok(path) => {
-                    let read_only = false;
+                    let read_only = matches!(kind, Kind::Written(_));
                     mounted.insert(volume.name.clone(), HostVolume { path, read_only });
                 }
-                Err(cause) => failed.push(VolumeError::SetUp {
-                    volume: volume.name.clone(),
-                    cause: Box::new(cause),
-                }),
+                Err(cause) => failed.push(VolumeError::set_up(volume, cause)),
             }
         }
         if failed.is_empty() {
@@ -249,6 +383,44 @@ impl Volumes {
         } else {
             Err(failed)
         }
+    }
+
+    /// Gives those volumes of `pod` whose files the agent writes their `contents`; what is the same is left as it is.
+    ///
+    /// # Errors
+    /// One for each volume that could not be written; it keeps what it had.
+    pub fn refresh(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+        mut contents: Contents,
+    ) -> Result<(), Vec<VolumeError>> {
+        let dir = self.dirs.ensure(uid).map_err(|error| vec![error.into()])?;
+        let mut failed = Vec::new();
+        for volume in pod::spec(pod).volumes.iter().flatten() {
+            if let Kind::Written(kind) = kind(volume)
+                && let Err(cause) = self.write(&dir, pod, volume, kind, &mut contents)
+            {
+                failed.push(VolumeError::set_up(volume, cause));
+            }
+        }
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(failed),
+        }
+    }
+
+    fn write(
+        &self,
+        dir: &PodDir,
+        pod: &Pod,
+        volume: &Volume,
+        kind: Written,
+        contents: &mut Contents,
+    ) -> Result<PathBuf, SetUpError> {
+        let payload = contents.take(&volume.name)?;
+        let made_at = contents.made_at();
+        written::set_up(dir, pod, volume, kind, &payload, &self.config, made_at)
     }
 
     /// Unmounts and removes every volume of the pod `uid`, whatever its spec was. Data of the administrator's own
@@ -271,15 +443,37 @@ impl Volumes {
         self: Arc<Self>,
         pod: Arc<Pod>,
         uid: PodUid,
+        contents: Contents,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let of = uid.clone();
-        match tokio::task::spawn_blocking(move || self.set_up(&pod, &of)).await {
-            Ok(done) => done,
-            Err(panic) => {
-                let source = io::Error::other(panic);
-                Err(vec![VolumeError::Interrupted { uid, source }])
-            }
-        }
+        let done = tokio::task::spawn_blocking(move || self.set_up(&pod, &of, contents));
+        done.await.unwrap_or_else(|panic| {
+            let source = io::Error::other(panic);
+            Err(vec![VolumeError::Interrupted { uid, source }])
+        })
+    }
+
+    /// [`Volumes::refresh`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
+    ///
+    /// # Errors
+    /// As [`Volumes::refresh`].
+    pub async fn refresh_in_background(
+        self: Arc<Self>,
+        pod: Arc<Pod>,
+        uid: PodUid,
+        contents: Contents,
+        turn: impl Send + 'static,
+    ) -> Result<(), Vec<VolumeError>> {
+        let of = uid.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = self.refresh(&pod, &of, contents);
+            drop(turn);
+            done
+        });
+        done.await.unwrap_or_else(|panic| {
+            let source = io::Error::other(panic);
+            Err(vec![VolumeError::Interrupted { uid, source }])
+        })
     }
 
     /// [`Volumes::tear_down`] on a thread of its own: an unmount may hang for as long as what it leads to is away, and must
@@ -307,15 +501,20 @@ impl Volumes {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Kind<'a> {
     EmptyDir,
     HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
+    Written(Written),
     Other,
 }
 
 fn kind(volume: &Volume) -> Kind<'_> {
     if let Some(source) = &volume.host_path {
         return Kind::HostPath(source);
+    }
+    if let Some(written) = Written::of(volume) {
+        return Kind::Written(written);
     }
     // A volume without any source is an emptyDir: the API's default.
     let bare = Volume {

@@ -8,6 +8,20 @@ use rustix::io::Errno;
 
 use super::SetUpError;
 use crate::dir::Dir;
+use crate::pod::{self, Pod};
+
+/// The user that every container of `pod` runs as, where the spec says so for each of them and they are the same.
+pub(super) fn only_user(pod: &Pod) -> Option<u32> {
+    let of_pod = pod::spec(pod).security_context.as_ref();
+    let of_pod = of_pod.and_then(|context| context.run_as_user);
+    let mut users = pod::containers(pod).map(|(_, container)| {
+        let own = container.security_context.as_ref();
+        own.and_then(|context| context.run_as_user).or(of_pod)
+    });
+    let first = users.next().flatten()?;
+    let same = users.all(|user| user == Some(first));
+    u32::try_from(first).ok().filter(|_| same)
+}
 
 /// Gives all of `volume` to the group `fs_group`, readable and, unless `read_only`, writable for it; directories
 /// hand the group on to what is made in them. Links are given away themselves, not what they point to.

@@ -6,19 +6,19 @@ use std::path::{Component, Path};
 
 use rustix::mount::{self, UnmountFlags};
 
-use super::{VolumeError, empty_dir};
+use super::{VolumeError, downward_api, empty_dir, keyed, projected};
 use crate::dir::{Dir, DirError};
 use crate::mounts;
 use crate::poddir::{PLUGINS, PodDir, VOLUMES};
 
-/// The kinds whose content is a copy or the pod's own, to be removed with it. Those after the first are what an
-/// upstream kubelet may have left. Of all other kinds only the empty directory they were mounted on is removed.
+/// The kinds whose content is a copy or the pod's own, to be removed with it. Of all other kinds only the empty directory
+/// they were mounted on is removed.
 const OWN_CONTENT: [&str; 5] = [
     empty_dir::PLUGIN,
-    "kubernetes.io~configmap",
-    "kubernetes.io~secret",
-    "kubernetes.io~downward-api",
-    "kubernetes.io~projected",
+    keyed::CONFIG_MAP_PLUGIN,
+    keyed::SECRET_PLUGIN,
+    downward_api::PLUGIN,
+    projected::PLUGIN,
 ];
 
 pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {

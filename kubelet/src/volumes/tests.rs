@@ -34,11 +34,15 @@ impl Node {
     }
 
     fn set_up(&self, pod: &Pod) -> MountedVolumes {
-        self.volumes.set_up(pod, &uid()).unwrap()
+        self.volumes
+            .set_up(pod, &uid(), Contents::default())
+            .unwrap()
     }
 
     fn failure(&self, volume: serde_json::Value) -> VolumeError {
-        let errors = self.volumes.set_up(&pod(json!([volume])), &uid());
+        let errors = self
+            .volumes
+            .set_up(&pod(json!([volume])), &uid(), Contents::default());
         errors.unwrap_err().remove(0)
     }
 }
@@ -147,13 +151,13 @@ fn an_empty_dir_in_memory_is_bounded_and_outlives_the_agent() {
         PodDirs::new(node.temp.path()).unwrap(),
         VolumesConfig::default(),
     );
-    again.set_up(&pod, &uid()).unwrap();
+    again.set_up(&pod, &uid(), Contents::default()).unwrap();
     std::fs::remove_file(
         node.pod_dir()
             .join("plugins/kubernetes.io~empty-dir/mem/ready"),
     )
     .unwrap();
-    again.set_up(&pod, &uid()).unwrap();
+    again.set_up(&pod, &uid(), Contents::default()).unwrap();
     assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
 
     node.volumes.tear_down(&uid()).unwrap();
@@ -318,7 +322,10 @@ fn host_path_types() {
     let check = |path: &str, kind: &str| {
         let source = json!({"path": path, "type": kind});
         let volumes = json!([{"name": "h", "hostPath": source}]);
-        match node.volumes.set_up(&pod(volumes), &uid()) {
+        match node
+            .volumes
+            .set_up(&pod(volumes), &uid(), Contents::default())
+        {
             Ok(mounted) => {
                 assert_eq!(mounted["h"].path, Path::new(path));
                 Ok(())
@@ -418,7 +425,10 @@ fn one_bad_volume_does_not_hide_the_others() {
         {"name": "b", "emptyDir": {}},
         {"name": "c", "hostPath": {"path": "/none/at/all", "type": "File"}},
     ]));
-    let errors = node.volumes.set_up(&pod, &uid()).unwrap_err();
+    let errors = node
+        .volumes
+        .set_up(&pod, &uid(), Contents::default())
+        .unwrap_err();
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 2, "{texts:?}");
     assert!(texts[0].contains("\"a\"") && texts[1].contains("\"c\""));
@@ -433,7 +443,7 @@ async fn the_work_may_be_done_in_the_background() {
     let volumes = Arc::new(Volumes::new(dirs, VolumesConfig::default()));
     let pod = Arc::new(pod(json!([{"name": "data", "emptyDir": {}}])));
     let mounted = Arc::clone(&volumes)
-        .set_up_in_background(pod, uid())
+        .set_up_in_background(pod, uid(), Contents::default())
         .await
         .unwrap();
     assert!(mounted["data"].path.is_dir());

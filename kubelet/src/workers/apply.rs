@@ -8,7 +8,7 @@ use cri_proto::CriError;
 use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
-use super::hold::Hold;
+use super::hold::{FOR_OBJECT, Hold};
 use super::permits::StartPermit;
 use super::start::StartError;
 use crate::events::About;
@@ -134,6 +134,10 @@ impl Worker {
                 error.tell(pod, None);
                 self.memory.stale = true;
                 self.settle_hold(None, false, applied);
+                if error.waits_for_objects() {
+                    let now = self.tools.clock.now().monotonic;
+                    self.hold_for_object(None, None, now);
+                }
                 None
             }
         }
@@ -196,11 +200,28 @@ impl Worker {
     ) {
         let waiting = error.waiting();
         let key = Some(start.name.clone());
-        let hold = match error.retry_at() {
-            Some(until) => Hold::until(until, waiting.clone()),
-            None => Hold::after(self.memory.holds.get(&key), now, Some(waiting.clone())),
-        };
         error.tell(pod, Some(&start.name));
+        if error.waits_for_objects() {
+            self.hold_for_object(key, Some(waiting), now);
+            return;
+        }
+        let hold = match error.retry_at() {
+            Some(until) => Hold::until(until, Some(waiting)),
+            None => Hold::after(self.memory.holds.get(&key), now, Some(waiting)),
+        };
+        self.memory.holds.insert(key, hold);
+    }
+
+    /// Puts something off until what the pod refers to is another than it was when it failed.
+    fn hold_for_object(
+        &mut self,
+        key: Option<Arc<str>>,
+        waiting: Option<crate::status::Waiting>,
+        now: Duration,
+    ) {
+        let seen = self.memory.objects_seen;
+        self.memory.object_waits.insert(key.clone(), seen);
+        let hold = Hold::until(now + FOR_OBJECT, waiting);
         self.memory.holds.insert(key, hold);
     }
 

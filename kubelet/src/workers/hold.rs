@@ -9,6 +9,9 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest pause. Upstream tries again each 10 to 15 seconds.
 const MOST: Duration = Duration::from_secs(10);
 
+/// For want of an object of the API server: whoever waits for one hears when it changes, and this is for what is lost.
+pub(super) const FOR_OBJECT: Duration = Duration::from_secs(300);
+
 /// Something that failed, and is not tried again before `until`.
 #[derive(Clone, Debug)]
 pub(super) struct Hold {
@@ -31,10 +34,10 @@ impl Hold {
     }
 
     /// Until a time that somebody else knows.
-    pub(super) fn until(until: Duration, waiting: Waiting) -> Self {
+    pub(super) fn until(until: Duration, waiting: Option<Waiting>) -> Self {
         Self {
             until,
-            waiting: Some(waiting),
+            waiting,
             pause: FIRST,
         }
     }

@@ -137,6 +137,10 @@ impl Worker {
             if place == Place::Granted && !std::mem::replace(&mut warned, true) {
                 self.warn_of_unbuilt(&pod);
             }
+            if place == Place::Granted && !self.memory.is_over() {
+                self.objects.register(&pod, &self.uid);
+                self.keep_volumes(&pod);
+            }
             match self.memory.is_over() {
                 true => self.probes.pod_ends(),
                 false => self.probes.sync(&pod),
@@ -401,8 +405,21 @@ impl Worker {
             }
         };
         let pod = self.orders.borrow().pod.clone();
+        let mut news = self.objects.news();
+        let waits = &self.memory.object_waits;
+        let objects = async {
+            match waits.is_empty() {
+                true => std::future::pending().await,
+                // The sender is the worker's own.
+                false => news
+                    .wait_for(|count| waits.values().any(|seen| seen != count))
+                    .await
+                    .map_or(0, |count| *count),
+            }
+        };
         // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
+            count = objects => self.forgive_objects(count),
             _ = self.orders.changed() => {}
             _ = self.observed.changed() => {}
             () = self.probes.changed() => {}

@@ -57,6 +57,11 @@ pub(super) struct Memory {
     pub(super) sandbox_attempt: u32,
     /// What failed last, by container; `None` is the pod itself.
     pub(super) holds: BTreeMap<Option<Arc<str>>, Hold>,
+    /// What has failed for want of an object of the API server, by container as above, and the count of the pod's news
+    /// when it did.
+    pub(super) object_waits: BTreeMap<Option<Arc<str>>, u64>,
+    /// That count when the pod's objects were looked at last.
+    pub(super) objects_seen: u64,
     /// The pod's directories, volumes and cgroup, once they are there.
     pub(super) prepared: Option<Prepared>,
     /// What the sandbox was made from.
@@ -131,6 +136,8 @@ impl Memory {
             exits: BTreeMap::new(),
             sandbox_attempt: 0,
             holds: BTreeMap::new(),
+            object_waits: BTreeMap::new(),
+            objects_seen: 0,
             prepared: None,
             sandbox_config: None,
             rejected: None,

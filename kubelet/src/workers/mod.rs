@@ -4,7 +4,8 @@
 //! its record.
 //! Inputs: the desired pods (`sources/`), the observations (`observe/`), time.
 //! Outputs: calls to the runtime and the node's file system, a status per pod on the board.
-//! Tasks: the registry, with one that writes the weight of burstable pods; one worker a pod.
+//! Tasks: the registry, with one that writes the weight of burstable pods; one worker a pod, and one that keeps the volumes
+//! of a pod as the API server's objects have them (`upkeep`).
 //! Does not: decide (that is `plan/`, `queue` and `admission/`, all pure) or look at the runtime itself (that is `observe/`).
 //!
 //! ```text
@@ -41,6 +42,7 @@ mod stop;
 mod stuck;
 mod terminate;
 mod told;
+mod upkeep;
 mod view;
 
 use std::net::IpAddr;
@@ -57,6 +59,7 @@ use crate::clock::Clock;
 use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::logs::PodLogs;
+use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
 use crate::poddir::PodDirs;
@@ -87,6 +90,8 @@ pub struct Tools {
     pub observer: Arc<Observer>,
     /// Presence and pulls of images.
     pub images: ImagePuller<cri_proto::ImageClient>,
+    /// What pods refer to at the API server.
+    pub objects: Objects,
     /// Volumes of the kinds that are built.
     pub volumes: Arc<Volumes>,
     /// The cgroups above the containers.
@@ -181,6 +186,9 @@ struct Worker {
     removals: removal::Removals,
     kills: kills::Kills,
     classes: ClassChanges,
+    /// What the pod refers to at the API server.
+    objects: Arc<PodObjects>,
+    upkeep: upkeep::Upkeep,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
 }
@@ -207,6 +215,8 @@ impl Worker {
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
             classes: tools.runtime_classes.changes(),
+            objects: Arc::new(tools.objects.pod()),
+            upkeep: upkeep::Upkeep::default(),
             board: None,
             name: PodName::of(&pod),
             tools,

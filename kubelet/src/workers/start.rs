@@ -14,7 +14,9 @@ use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
-use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
+use crate::images::{
+    ImageError, ImageReady, ImageRequest, Keyring, PullPolicy, credentials_in_secrets,
+};
 use crate::logs::LogsError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
@@ -27,7 +29,7 @@ use crate::runtime::convert::{
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::runtime_class::NoRuntimeClass;
 use crate::status::Waiting;
-use crate::volumes::{MountedVolumes, VolumeError};
+use crate::volumes::{Contents, MountedVolumes, VolumeError, env_files};
 
 /// What a pod has on the node before its first sandbox.
 pub(super) struct Prepared {
@@ -140,6 +142,15 @@ impl StartError {
         }
     }
 
+    /// Whether a change of an object that the pod refers to, and nothing else, may let it succeed.
+    pub(super) fn waits_for_objects(&self) -> bool {
+        match self {
+            Self::Config(error) => error.waits_for_objects(),
+            Self::Volumes(errors) => errors.iter().all(VolumeError::waits_for_objects),
+            _ => false,
+        }
+    }
+
     /// When to try again, where somebody else has decided that.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         match self {
@@ -195,16 +206,29 @@ impl Worker {
         Ok(())
     }
 
-    async fn set_up_volumes(&self, pod: &Arc<Pod>) -> Result<MountedVolumes, StartError> {
+    async fn set_up_volumes(&mut self, pod: &Arc<Pod>) -> Result<MountedVolumes, StartError> {
         if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
             return Ok(MountedVolumes::new());
         }
-        let set_up = self
-            .tools
-            .volumes
-            .clone()
-            .set_up_in_background(pod.clone(), self.uid.clone());
-        set_up.await.map_err(StartError::Volumes)
+        let contents = match Contents::any(pod) {
+            true => {
+                self.look_at_objects().await;
+                self.upkeep.contents(&self.tools, pod, &self.objects)
+            }
+            false => Contents::default(),
+        };
+        let turn = self.upkeep.turn().await;
+        let volumes = self.tools.volumes.clone();
+        let set_up = volumes.set_up_in_background(pod.clone(), self.uid.clone(), contents);
+        let done = set_up.await;
+        drop(turn);
+        done.map_err(StartError::Volumes)
+    }
+
+    /// Waits until what the pod refers to is known, within reason, and notes that whatever follows goes by it.
+    async fn look_at_objects(&mut self) {
+        self.objects.settle().await;
+        self.memory.objects_seen = *self.objects.news().borrow();
     }
 
     fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, StartError> {
@@ -350,7 +374,11 @@ impl Worker {
             None => self.sandbox_config(pod, seen.map_or(0, |s| s.attempt))?,
         };
         self.memory.sandbox_config = Some(sandbox_config.clone());
+        self.look_at_objects().await;
         let image = self.ensure_image(pod, spec, &sandbox_config).await?;
+        // It may have taken a while.
+        self.objects.settle_services(pod).await;
+        self.look_at_objects().await;
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
         let target = target_of(pod, &start.name, &observed)?;
         let mut config = self.container_config(pod, spec, start, &image, &pod_ips)?;
@@ -390,12 +418,14 @@ impl Worker {
         let about = About::container(pod, &spec.name);
         let none = BTreeMap::new();
         let image = spec.image.as_deref().unwrap_or_default();
+        let pull_secrets = self.pull_secrets(pod);
         let request = ImageRequest {
             pod: &self.uid,
             image,
             policy: PullPolicy::of(spec.image_pull_policy.as_deref(), image),
             annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
             sandbox: Some(sandbox),
+            pull_secrets: &pull_secrets,
         };
         let record = |event: crate::images::ImageEvent| {
             if event.warning {
@@ -414,6 +444,26 @@ impl Worker {
                 let retry_at = now + error.retry_after().unwrap_or(Duration::from_secs(3600));
                 StartError::Image(ImageFailure { error, retry_at })
             })
+    }
+
+    /// The credentials that the pod brings along. Upstream tells of those that cannot be had, and goes on.
+    fn pull_secrets(&self, pod: &Pod) -> Keyring {
+        let secrets = pod::spec(pod).image_pull_secrets.iter().flatten();
+        let names = secrets.map(|secret| secret.name.as_str());
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        if names.is_empty() {
+            return Keyring::default();
+        }
+        let objects = self.objects.snapshot(pod);
+        let (keyring, missing) = credentials_in_secrets(&objects, &names);
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            About::pod(pod).warning("FailedToRetrieveImagePullSecret", &message);
+        }
+        keyring
     }
 
     fn container_config(
@@ -442,6 +492,9 @@ impl Worker {
             image_user: &image.user,
             volumes: &prepared.volumes,
             pod_ips,
+            objects: &self.objects.snapshot(pod),
+            services: &self.objects.services(pod),
+            files: &env_files(spec, &prepared.volumes),
             hosts_file: hosts_file.as_deref(),
             termination_log: Some(&termination_log),
             node: &self.tools.node.settings,

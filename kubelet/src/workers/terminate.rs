@@ -95,6 +95,7 @@ impl Worker {
         self.probes.hooks_over();
         self.stop_everything(&pod).await;
         self.probes.clear();
+        self.let_go_of_objects().await;
     }
 
     /// When the termination under way has to be done, on the agent's monotonic clock; noted in the record.
@@ -164,6 +165,7 @@ impl Worker {
     /// Gives back the volumes and the cgroup of a pod that is over and still wanted: its status and record stay. What
     /// cannot be given back now is given back when the pod goes.
     pub(super) async fn release(&mut self) {
+        self.let_go_of_objects().await;
         for part in [Part::Volumes, Part::Cgroup] {
             // Cancel-safe: an order to stop finds what is left.
             tokio::select! {

@@ -140,6 +140,7 @@ impl Bench {
             policy,
             annotations: &BTreeMap::new(),
             sandbox: None,
+            pull_secrets: &crate::images::Keyring::default(),
         };
         let record = |event: ImageEvent| {
             let kind = if event.warning { "Warning" } else { "Normal" };

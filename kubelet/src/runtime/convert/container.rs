@@ -7,12 +7,13 @@ use std::sync::Arc;
 use cri_proto::v1;
 use k8s_openapi::api::core::v1::Container;
 
-use super::env::{self, EnvError};
+use super::env::{self, EnvError, EnvFiles};
 use super::mounts::{self, MountError};
 use super::security::{self, SecurityError};
 use super::{NodeSettings, identity, resources};
 use crate::cgroups::resources::ResourceError;
 use crate::images::ImageUser;
+use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::Pod;
 use crate::runtime::ImageRef;
 use crate::volumes::MountedVolumes;
@@ -30,6 +31,12 @@ pub struct ContainerInputs<'a> {
     pub volumes: &'a MountedVolumes,
     /// The pod's addresses as the runtime gave them; none on the host's network, or before there are.
     pub pod_ips: &'a [IpAddr],
+    /// The objects that the pod refers to.
+    pub objects: &'a PodSnapshot,
+    /// The services that the container finds in its environment.
+    pub services: &'a ServiceLinks,
+    /// The files that its variables come from.
+    pub files: &'a EnvFiles,
     /// The pod's hosts file. `None` leaves the image's own: for a pod off the host's network and without an address.
     pub hosts_file: Option<&'a Path>,
     /// The file, made and empty, that takes the termination message.
@@ -58,6 +65,12 @@ pub enum ContainerConfigError {
 impl ContainerConfigError {
     /// Upstream's reason for all of them.
     pub const REASON: &'static str = "CreateContainerConfigError";
+
+    /// Whether a change of an object that the pod refers to, or the first word on services, may let it succeed.
+    #[must_use]
+    pub fn waits_for_objects(&self) -> bool {
+        matches!(self, Self::Env(error) if error.waits_for_objects())
+    }
 }
 
 /// The message that makes `container` of `pod`.
@@ -73,6 +86,9 @@ pub fn container_config(
         pod,
         container,
         pod_ips: inputs.pod_ips,
+        objects: inputs.objects,
+        services: inputs.services,
+        files: inputs.files,
         node: inputs.node,
     })?;
     let mounts = mounts::mounts(
@@ -108,10 +124,7 @@ pub fn container_config(
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: env
             .into_iter()
-            .map(|(key, value)| v1::KeyValue {
-                key,
-                value: value.into(),
-            })
+            .map(|(key, value)| v1::KeyValue { key, value })
             .collect(),
         mounts,
         labels: identity::container_labels(pod, container),

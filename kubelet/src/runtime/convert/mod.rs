@@ -6,12 +6,14 @@
 //! Outputs: [`PodSandboxConfig`](cri_proto::v1::PodSandboxConfig) and
 //! [`ContainerConfig`](cri_proto::v1::ContainerConfig), or the error whose text is the waiting container's message.
 //! Spawns no task. Pure: no clock, no I/O; that a path exists is the caller's business.
-//! Does not: service variables, configMaps, secrets, devices, user namespaces, or a path beneath a volume (`subPath`):
-//! what needs them is refused, here or in admission.
+//! Does not: get configMaps, secrets or services (it is handed what is known of them), devices, user namespaces, or a path
+//! beneath a volume (`subPath`): what needs the latter is refused, here or in admission.
 
 mod container;
 pub mod dns;
+mod downward;
 mod env;
+mod env_file;
 mod expand;
 mod hostname;
 mod identity;
@@ -19,6 +21,7 @@ mod mounts;
 mod resources;
 mod sandbox;
 mod security;
+mod service_env;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -27,8 +30,11 @@ use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 
 pub(crate) use container::signal_name;
 pub use container::{ContainerConfigError, ContainerInputs, container_config};
-pub use env::EnvError;
-pub(crate) use env::go_quote;
+pub use downward::DownwardError;
+pub(crate) use downward::go_quote;
+pub(crate) use downward::{field_for_file, resource_for_file};
+pub use env::{EnvError, EnvFiles};
+pub use env_file::EnvFile;
 pub(crate) use expand::expand;
 pub use hostname::{HostnameError, PodHostname, pod_hostname};
 pub use identity::{
@@ -62,6 +68,8 @@ pub struct NodeSettings {
     /// `lifecycle.stopSignal` counts (feature gate `ContainerStopSignals`). A runtime that does not know it sends the
     /// image's own signal.
     pub stop_signals: bool,
+    /// Variables may come from files in volumes (feature gate `EnvFiles`).
+    pub env_files: bool,
     /// The kernel can limit swap. Containers then get none (`NoSwap`).
     pub swap_controller: bool,
     /// Memory and huge pages of the machine.

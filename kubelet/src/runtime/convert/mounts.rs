@@ -137,15 +137,23 @@ fn volume_mount(
         readonly: mount.read_only.unwrap_or(false) || volume.read_only,
         recursive_read_only: recursive_read_only(mount, places.node.recursive_read_only)?,
         // The label is the pod's to set only where the directory is: never on a path of the host's own.
-        selinux_relabel: places.node.selinux && is_empty_dir(pod, &mount.name),
+        selinux_relabel: places.node.selinux && is_of_the_pod(pod, &mount.name),
         propagation: propagation(mount)?.into(),
         ..v1::Mount::default()
     })
 }
 
-fn is_empty_dir(pod: &Pod, volume: &str) -> bool {
+/// Whether the volume was made for the pod, and goes with it.
+fn is_of_the_pod(pod: &Pod, volume: &str) -> bool {
     let mut volumes = pod::spec(pod).volumes.iter().flatten();
-    volumes.any(|have| have.name == volume && have.empty_dir.is_some())
+    volumes.any(|have| {
+        have.name == volume
+            && (have.empty_dir.is_some()
+                || have.config_map.is_some()
+                || have.secret.is_some()
+                || have.downward_api.is_some()
+                || have.projected.is_some())
+    })
 }
 
 fn propagation(mount: &VolumeMount) -> Result<v1::MountPropagation, MountError> {

@@ -12,6 +12,7 @@ use static_pods::quantity::Quantity;
 use super::dns::{DnsSettings, ResolvConf, pod_dns};
 use super::*;
 use crate::images::ImageUser;
+use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::{self, Pod, PodName, QosClass};
 use crate::runtime::ImageRef;
 use crate::volumes::{HostVolume, MountedVolumes};
@@ -28,6 +29,7 @@ fn node() -> NodeSettings {
         cgroup_v2: true,
         group_oom_kill: true,
         stop_signals: false,
+        env_files: true,
         swap_controller: true,
         capacity: NodeCapacity {
             memory_bytes: 8 << 30,
@@ -105,6 +107,37 @@ fn with_user(
     node: &NodeSettings,
     image_user: &ImageUser,
 ) -> Result<v1::ContainerConfig, ContainerConfigError> {
+    let around = Around {
+        objects: PodSnapshot::standalone(&PodName::of(pod).namespace),
+        ..Around::default()
+    };
+    in_surroundings(pod, name, node, image_user, &around)
+}
+
+/// What a container finds besides its pod and its node.
+struct Around {
+    objects: PodSnapshot,
+    services: ServiceLinks,
+    files: EnvFiles,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self {
+            objects: PodSnapshot::of_cluster("ns"),
+            services: ServiceLinks::Known(Vec::new()),
+            files: EnvFiles::new(),
+        }
+    }
+}
+
+fn in_surroundings(
+    pod: &Pod,
+    name: &str,
+    node: &NodeSettings,
+    image_user: &ImageUser,
+    around: &Around,
+) -> Result<v1::ContainerConfig, ContainerConfigError> {
     let (_, container) = pod::containers(pod).find(|(_, c)| c.name == name).unwrap();
     let addresses = [ip("fd00::7"), ip("10.0.0.7")];
     let inputs = ContainerInputs {
@@ -117,6 +150,9 @@ fn with_user(
         } else {
             &addresses
         },
+        objects: &around.objects,
+        services: &around.services,
+        files: &around.files,
         hosts_file: Some(Path::new("/var/lib/kubelet/pods/u/etc-hosts")),
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
         node,

@@ -1,0 +1,211 @@
+//! What pods refer to at the API server: configMaps, secrets, services, and tokens of their service accounts.
+//!
+//! Owns: one watch for each configMap or secret that a pod on this node refers to, however many pods do; the services;
+//! one token for each wish of a pod.
+//! Inputs: a client of the API server, the pods that workers register. Outputs: a [`PodSnapshot`] and [`ServiceLinks`] for
+//! pure rooms, and word to the pod when something it refers to has changed.
+//! Tasks: one an object that is watched, one a token; [`Objects::follow_services`] is one for the agent. The first two end
+//! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
+//! Does not: write volumes or environments, decide what is missing, or keep anything on disk. Nothing here runs on a node
+//! without an API server.
+
+mod cell;
+mod data;
+mod pod;
+mod references;
+mod services;
+mod slim;
+mod snapshot;
+mod tokens;
+mod watching;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use kube::runtime::watcher;
+use tokio::task::AbortHandle;
+
+use cell::{Cell, News};
+use tokens::TokenKey;
+
+pub use data::{Bytes, Found, ObjectData, Token};
+pub use pod::PodObjects;
+pub use references::{Kind, TokenWish};
+pub use services::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
+pub use snapshot::{ObjectError, PodSnapshot};
+
+/// Services are listed this many at a time.
+const PAGE: u32 = 50;
+
+/// Where pods get what they refer to. Cheap to clone; clones share all of it.
+#[derive(Clone, Default)]
+pub struct Objects {
+    /// None on a node without an API server.
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl Objects {
+    /// On a node without an API server: nothing can be referred to.
+    #[must_use]
+    pub fn standalone() -> Self {
+        Self::default()
+    }
+
+    /// By way of `client`. Nothing is asked for before a pod is registered or the services are followed.
+    #[must_use]
+    pub fn of_cluster(client: kube::Client) -> Self {
+        Self {
+            cluster: Some(Arc::new(Cluster {
+                client,
+                objects: Table::default(),
+                tokens: Table::default(),
+                services: services::Services::default(),
+            })),
+        }
+    }
+
+    /// Keeps what is known of the services as the API server has them, without end. To be run once.
+    pub async fn follow_services(self) {
+        let Some(cluster) = self.cluster else {
+            return std::future::pending().await;
+        };
+        let api = kube::Api::all(cluster.client.clone());
+        let config = watcher::Config::default().page_size(PAGE);
+        let events = watching::watch_objects(api, config);
+        cluster.services.follow(events).await;
+    }
+
+    /// A pod that is to register what it refers to.
+    #[must_use]
+    pub fn pod(&self) -> PodObjects {
+        PodObjects::new(self.clone())
+    }
+}
+
+struct Cluster {
+    client: kube::Client,
+    objects: Table<(Kind, Box<str>, Box<str>), Arc<ObjectData>>,
+    tokens: Table<TokenKey, Token>,
+    services: services::Services,
+}
+
+impl Cluster {
+    fn object(
+        self: &Arc<Self>,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        news: &Arc<News>,
+    ) -> Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>> {
+        let key = (kind, Box::from(namespace), Box::from(name));
+        let client = &self.client;
+        self.objects
+            .open(key, news, |(kind, namespace, name), cell| {
+                let watch = watching::watch_one(
+                    client.clone(),
+                    *kind,
+                    namespace.clone(),
+                    name.clone(),
+                    cell,
+                );
+                tokio::spawn(watch).abort_handle()
+            })
+    }
+
+    fn token(self: &Arc<Self>, key: TokenKey, news: &Arc<News>) -> Arc<Open<TokenKey, Token>> {
+        let client = &self.client;
+        self.tokens.open(key, news, |key, cell| {
+            tokio::spawn(tokens::keep_token(client.clone(), key.clone(), cell)).abort_handle()
+        })
+    }
+}
+
+/// What is open of one sort of thing, by key. What nobody holds is closed.
+struct Table<K: Eq + Hash + Clone, T>(Arc<Entries<K, T>>);
+
+type Entries<K, T> = Mutex<HashMap<K, Weak<Open<K, T>>>>;
+
+impl<K: Eq + Hash + Clone, T> Default for Table<K, T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+/// Something that is watched, or renewed, for as long as this is held.
+struct Open<K: Eq + Hash + Clone, T> {
+    key: K,
+    cell: Arc<Cell<T>>,
+    task: AbortHandle,
+    entries: Weak<Entries<K, T>>,
+}
+
+fn lock<K, T>(entries: &Mutex<HashMap<K, T>>) -> MutexGuard<'_, HashMap<K, T>> {
+    // Nothing panics under this lock.
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K: Eq + Hash + Clone, T: Clone + PartialEq> Table<K, T> {
+    /// What is open under `key`, or what `begin` opens; `news` hears of it.
+    fn open(
+        &self,
+        key: K,
+        news: &Arc<News>,
+        begin: impl FnOnce(&K, Arc<Cell<T>>) -> AbortHandle,
+    ) -> Arc<Open<K, T>> {
+        let mut entries = lock(&self.0);
+        if let Some(open) = entries.get(&key).and_then(Weak::upgrade) {
+            open.cell.listen(Arc::downgrade(news));
+            return open;
+        }
+        let cell = Arc::new(Cell::default());
+        cell.listen(Arc::downgrade(news));
+        let open = Arc::new(Open {
+            task: begin(&key, cell.clone()),
+            key: key.clone(),
+            cell,
+            entries: Arc::downgrade(&self.0),
+        });
+        entries.insert(key, Arc::downgrade(&open));
+        open
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> Drop for Open<K, T> {
+    fn drop(&mut self) {
+        self.task.abort();
+        let Some(entries) = self.entries.upgrade() else {
+            return;
+        };
+        let mut entries = lock(&entries);
+        // Somebody may have opened it anew meanwhile.
+        if entries
+            .get(&self.key)
+            .is_some_and(|open| open.strong_count() == 0)
+        {
+            entries.remove(&self.key);
+        }
+    }
+}
+
+/// What a pod holds.
+enum Opened {
+    Object(Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>>),
+    Token(Arc<Open<TokenKey, Token>>),
+}
+
+impl Opened {
+    fn is_token(&self) -> bool {
+        matches!(self, Self::Token(_))
+    }
+
+    fn is_answered(&self) -> bool {
+        match self {
+            Self::Object(object) => object.cell.is_answered(),
+            Self::Token(token) => token.cell.is_answered(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

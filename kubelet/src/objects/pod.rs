@@ -1,0 +1,168 @@
+//! What one pod refers to, for as long as it needs it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::cell::News;
+use super::references::{Reference, references};
+use super::services::ServiceLinks;
+use super::snapshot::PodSnapshot;
+use super::tokens::TokenKey;
+use super::{Cluster, Objects, Opened};
+use crate::pod::{self, Pod, PodName, PodUid};
+
+/// How long a start waits for the first answer about an object; upstream waits as long.
+const OBJECT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it waits for a token, which the API server has to make.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one pod refers to at the API server. Whatever nobody else refers to is let go of when it is dropped.
+pub struct PodObjects {
+    objects: Objects,
+    news: Arc<News>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: BTreeMap<Reference, Opened>,
+    /// The pod as it was when it was registered last.
+    of: Option<Arc<Pod>>,
+}
+
+impl PodObjects {
+    pub(super) fn new(objects: Objects) -> Self {
+        Self {
+            objects,
+            news: Arc::new(News::new(0)),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows from now on what `pod` refers to, and nothing else. Cheap when the pod is the same.
+    pub fn register(&self, pod: &Arc<Pod>, uid: &PodUid) {
+        let Some(cluster) = &self.objects.cluster else {
+            return;
+        };
+        let mut state = self.state();
+        if state.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, pod)) {
+            return;
+        }
+        if state.of.is_none() {
+            cluster.services.tell_first(&self.news);
+        }
+        let wanted = references(pod);
+        state.held.retain(|reference, _| wanted.contains(reference));
+        for reference in wanted {
+            let open = || open(cluster, pod, uid, &reference, &self.news);
+            state.held.entry(reference.clone()).or_insert_with(open);
+        }
+        state.of = Some(pod.clone());
+    }
+
+    /// Lets go of everything, because nothing of the pod runs any more.
+    pub fn release(&self) {
+        *self.state() = State::default();
+    }
+
+    /// A count that goes up whenever something that the pod refers to has changed, and when the services have been read
+    /// for the first time.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    fn all_answered(&self, tokens: bool) -> bool {
+        let state = self.state();
+        let mut held = state.held.values();
+        held.all(|opened| opened.is_token() != tokens || opened.is_answered())
+    }
+
+    /// Waits until there is an answer about everything that the pod refers to, or has been no answer for long enough.
+    pub async fn settle(&self) {
+        for (tokens, patience) in [(false, OBJECT_PATIENCE), (true, TOKEN_PATIENCE)] {
+            let mut news = self.news.subscribe();
+            let answered = news.wait_for(|_| self.all_answered(tokens));
+            // Cancel-safe: what is known is in the cells. The sender is `self`'s.
+            let _ = tokio::time::timeout(patience, answered).await;
+        }
+    }
+
+    /// All of it as it is now.
+    #[must_use]
+    pub fn snapshot(&self, pod: &Pod) -> PodSnapshot {
+        let namespace = PodName::of(pod).namespace;
+        if self.objects.cluster.is_none() {
+            return PodSnapshot::standalone(&namespace);
+        }
+        let none = PodSnapshot::of_cluster(&namespace);
+        self.state()
+            .held
+            .iter()
+            .fold(none, |snapshot, held| match held {
+                (Reference::Object(kind, name), Opened::Object(object)) => {
+                    snapshot.with(*kind, name, object.cell.get())
+                }
+                (Reference::Token(wish), Opened::Token(token)) => {
+                    snapshot.with_token(wish.clone(), token.cell.get())
+                }
+                _ => snapshot,
+            })
+    }
+
+    /// Waits until the services have been read once, or have not been for long enough. A static pod never waits.
+    pub async fn settle_services(&self, pod: &Pod) {
+        if let (Some(cluster), false) = (&self.objects.cluster, pod::is_static(pod)) {
+            let mut synced = cluster.services.synced();
+            // Cancel-safe: it is a state.
+            let _ = tokio::time::timeout(OBJECT_PATIENCE, synced.wait_for(|synced| *synced)).await;
+        }
+    }
+
+    /// The services that the pod's containers find in their environment.
+    #[must_use]
+    pub fn services(&self, pod: &Pod) -> ServiceLinks {
+        let Some(cluster) = &self.objects.cluster else {
+            return ServiceLinks::Known(Vec::new());
+        };
+        if !pod::is_static(pod) && !*cluster.services.synced().borrow() {
+            return ServiceLinks::NotYet;
+        }
+        let links = pod::spec(pod).enable_service_links.unwrap_or(true);
+        let namespace = PodName::of(pod).namespace;
+        ServiceLinks::Known(cluster.services.links(&namespace, links))
+    }
+}
+
+fn open(
+    cluster: &Arc<Cluster>,
+    pod: &Pod,
+    uid: &PodUid,
+    reference: &Reference,
+    news: &Arc<News>,
+) -> Opened {
+    match reference {
+        Reference::Object(kind, name) => {
+            let namespace = PodName::of(pod).namespace;
+            Opened::Object(cluster.object(*kind, &namespace, name, news))
+        }
+        Reference::Token(wish) => {
+            let account = pod::spec(pod).service_account_name.as_deref();
+            let key = TokenKey {
+                pod: PodName::of(pod),
+                uid: uid.clone(),
+                service_account: account.unwrap_or_default().into(),
+                wish: wish.clone(),
+            };
+            Opened::Token(cluster.token(key, news))
+        }
+    }
+}

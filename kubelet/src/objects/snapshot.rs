@@ -1,0 +1,162 @@
+//! What a pod refers to, as it is at one moment: the input of pure rooms.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::data::{Found, ObjectData, Token};
+use super::references::{Kind, TokenWish};
+
+/// Why an object that a pod refers to cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// There is no API server to ask for it.
+    #[error("couldn't get {} {namespace}/{name}, no kubeClient defined", in_camel_case(*kind))]
+    NoApiServer {
+        /// What it is.
+        kind: Kind,
+        /// The pod's namespace.
+        namespace: Box<str>,
+        /// The object's name.
+        name: Box<str>,
+    },
+    /// The API server has no such object.
+    #[error("{kind} {name:?} not found")]
+    NotFound {
+        /// What it is.
+        kind: Kind,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// The API server has not answered yet.
+    #[error("failed to sync {kind} cache: timed out waiting for the condition")]
+    NotYet {
+        /// What it is.
+        kind: Kind,
+    },
+    /// There is no token; why not.
+    #[error("{0}")]
+    NoToken(Arc<str>),
+}
+
+fn in_camel_case(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ConfigMap => "configMap",
+        Kind::Secret => "secret",
+    }
+}
+
+impl ObjectError {
+    /// Whether the API server says that there is no such object, which is no error where it is optional.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+impl ObjectError {
+    /// Whether it is only that the API server has not answered, or has no token to give.
+    #[must_use]
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self, Self::NotYet { .. } | Self::NoToken(_))
+    }
+}
+
+/// The objects that one pod refers to, as they are at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct PodSnapshot {
+    namespace: Box<str>,
+    has_api_server: bool,
+    objects: BTreeMap<(Kind, Box<str>), Found<Arc<ObjectData>>>,
+    tokens: BTreeMap<TokenWish, Found<Token>>,
+}
+
+impl PodSnapshot {
+    /// Of a pod of `namespace` on a node without an API server.
+    #[must_use]
+    pub fn standalone(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Of a pod of `namespace` on a node with an API server, nothing being known yet.
+    #[must_use]
+    pub fn of_cluster(namespace: &str) -> Self {
+        Self {
+            has_api_server: true,
+            ..Self::standalone(namespace)
+        }
+    }
+
+    /// The same, with what is known of one object.
+    #[must_use]
+    pub fn with(mut self, kind: Kind, name: &str, found: Found<Arc<ObjectData>>) -> Self {
+        self.objects.insert((kind, name.into()), found);
+        self
+    }
+
+    /// The same, with what is known of one token.
+    #[must_use]
+    pub fn with_token(mut self, wish: TokenWish, found: Found<Token>) -> Self {
+        self.tokens.insert(wish, found);
+        self
+    }
+
+    /// The object of `kind` called `name`.
+    ///
+    /// # Errors
+    /// When it is not there, or nobody knows yet.
+    pub fn get(&self, kind: Kind, name: &str) -> Result<Arc<ObjectData>, ObjectError> {
+        if !self.has_api_server {
+            return Err(ObjectError::NoApiServer {
+                kind,
+                namespace: self.namespace.clone(),
+                name: name.into(),
+            });
+        }
+        match self.objects.get(&(kind, name.into())) {
+            Some(Found::There(data)) => Ok(data.clone()),
+            Some(Found::Missing) => Err(ObjectError::NotFound {
+                kind,
+                name: name.into(),
+            }),
+            Some(Found::Unknown(_)) | None => Err(ObjectError::NotYet { kind }),
+        }
+    }
+
+    /// As [`PodSnapshot::get`]; none for an object that is not there and need not be.
+    ///
+    /// # Errors
+    /// As [`PodSnapshot::get`].
+    pub fn get_optional(
+        &self,
+        kind: Kind,
+        name: &str,
+        optional: bool,
+    ) -> Result<Option<Arc<ObjectData>>, ObjectError> {
+        match self.get(kind, name) {
+            Err(error) if optional && error.is_not_found() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The token that `wish` asks for.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn token(&self, wish: &TokenWish) -> Result<Token, ObjectError> {
+        if !self.has_api_server {
+            let why =
+                "failed to fetch token: cannot use TokenManager when kubelet is in standalone mode";
+            return Err(ObjectError::NoToken(why.into()));
+        }
+        match self.tokens.get(wish) {
+            Some(Found::There(token)) => Ok(token.clone()),
+            Some(Found::Unknown(Some(why))) => Err(ObjectError::NoToken(why.clone())),
+            _ => Err(ObjectError::NoToken(
+                "failed to fetch token: timed out waiting for the condition".into(),
+            )),
+        }
+    }
+}

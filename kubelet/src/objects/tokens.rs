@@ -1,0 +1,157 @@
+//! Tokens of service accounts, each bound to its pod: asked for by TokenRequest, and again before their time is up.
+//!
+//! Source: the Kubernetes document "Managing Service Accounts", "TokenRequest API"; KEP-1205.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::PostParams;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use super::data::{Found, Token};
+use super::references::TokenWish;
+use crate::errors::error_chain;
+use crate::pod::{PodName, PodUid};
+
+/// A token is renewed when it is this old, however long it is good for.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Renewals are spread over this long.
+const JITTER: Duration = Duration::from_secs(10);
+/// Pauses between attempts that failed: the first, and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(122);
+
+/// Whose token it is, and which one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    pub(super) pod: PodName,
+    pub(super) uid: PodUid,
+    pub(super) service_account: Box<str>,
+    pub(super) wish: TokenWish,
+}
+
+/// A token, and how long it is good for.
+struct Granted {
+    token: Token,
+    lifetime: Duration,
+}
+
+/// Keeps a good token in `cell`, without end.
+pub(super) async fn keep_token(client: kube::Client, key: TokenKey, cell: Arc<Cell<Token>>) {
+    let mut pause = RETRY_FIRST;
+    // When the token in `cell` is good no more.
+    let mut expires: Option<Instant> = None;
+    loop {
+        let asked_at = Instant::now();
+        match request(&client, &key).await {
+            Ok(granted) => {
+                pause = RETRY_FIRST;
+                expires = Some(asked_at + granted.lifetime);
+                cell.set(Found::There(granted.token));
+                tokio::time::sleep_until(asked_at + renewal_age(granted.lifetime)).await;
+            }
+            Err(error) => {
+                let account = &key.service_account;
+                tracing::warn!(pod = %key.pod, service_account = &**account, error, "no token for the pod");
+                let now = Instant::now();
+                if expires.is_none_or(|at| at <= now) {
+                    let why = match expires {
+                        None => format!("failed to fetch token: {error}"),
+                        Some(_) => format!(
+                            "token of service account {}/{account} expired and refresh failed: {error}",
+                            key.pod.namespace
+                        ),
+                    };
+                    cell.set(Found::Unknown(Some(why.into())));
+                }
+                tokio::time::sleep(pause + up_to(pause / 2)).await;
+                pause = (pause * 2).min(RETRY_MOST);
+            }
+        }
+    }
+}
+
+/// The age at which a token is renewed.
+fn renewal_age(lifetime: Duration) -> Duration {
+    // Never at once, however short a life the server grants.
+    let due = (lifetime * 4 / 5).clamp(Duration::from_secs(1), MAX_AGE);
+    due - up_to(JITTER.min(due / 10))
+}
+
+fn up_to(most: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    most.mul_f64((random >> 32) as f64 / f64::from(u32::MAX))
+}
+
+/// Asks for a token; an error says why there is none.
+async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        spec: Spec,
+        status: Status,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        expiration_seconds: Option<i64>,
+    }
+    #[derive(Deserialize)]
+    struct Status {
+        token: String,
+    }
+    let (name, wish) = (&key.pod, &key.wish);
+    let audiences: Vec<_> = Some(&*wish.audience)
+        .filter(|a| !a.is_empty())
+        .into_iter()
+        .collect();
+    let body = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "metadata": {},
+        "spec": {
+            "audiences": audiences,
+            "expirationSeconds": wish.expiration_seconds,
+            "boundObjectRef": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": &*name.name,
+                "uid": key.uid.as_str(),
+            },
+        },
+    });
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts", name.namespace);
+    let request = kube::core::Request::new(path)
+        .create_subresource(
+            "token",
+            &key.service_account,
+            &PostParams::default(),
+            body.to_string().into_bytes(),
+        )
+        .map_err(|error| error_chain(&error))?;
+    // Read here: the client would write an answer that it cannot read to its log.
+    let answer = client.request_text(request).await.map_err(text_of)?;
+    let answer: Answer = serde_json::from_str(&answer)
+        .map_err(|_| "the answer is no TokenRequest with a token".to_owned())?;
+    let seconds = answer.spec.expiration_seconds;
+    let seconds = seconds.unwrap_or(wish.expiration_seconds);
+    Ok(Granted {
+        token: Token::new(&answer.status.token),
+        lifetime: Duration::from_secs(seconds.max(0).unsigned_abs()),
+    })
+}
+
+/// What the API server says is wrong, or what was in the way of asking it.
+fn text_of(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message,
+        other => error_chain(&other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! The watch of one object, for as long as a pod refers to it.
+
+use std::sync::Arc;
+
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+use tokio_stream::StreamExt as _;
+
+use super::cell::Cell;
+use super::data::{Found, ObjectData};
+use super::references::Kind;
+use super::slim;
+
+/// Keeps `cell` as the API server has the object. Ends when the object says that it never changes.
+pub(super) async fn watch_one(
+    client: kube::Client,
+    kind: Kind,
+    namespace: Box<str>,
+    name: Box<str>,
+    cell: Arc<Cell<Arc<ObjectData>>>,
+) {
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    match kind {
+        Kind::ConfigMap => {
+            let api: Api<slim::ConfigMap> = Api::namespaced(client, &namespace);
+            follow(watch_objects(api, only), &cell).await;
+        }
+        Kind::Secret => {
+            let api: Api<slim::Secret> = Api::namespaced(client, &namespace);
+            follow(watch_objects(api, only), &cell).await;
+        }
+    }
+}
+
+async fn follow<K: Into<ObjectData>>(
+    events: impl tokio_stream::Stream<Item = Event<K>>,
+    cell: &Cell<Arc<ObjectData>>,
+) {
+    let mut events = std::pin::pin!(events);
+    let mut listed = None;
+    while let Some(event) = events.next().await {
+        let found = match event {
+            Event::Init => {
+                listed = None;
+                continue;
+            }
+            Event::InitApply(object) => {
+                listed = Some(object);
+                continue;
+            }
+            Event::InitDone => listed.take(),
+            Event::Apply(object) => Some(object),
+            Event::Delete(_) => None,
+        };
+        match found.map(|object| Arc::new(object.into())) {
+            Some(data) => {
+                let fixed = ObjectData::is_immutable(&data);
+                cell.set(Found::There(data));
+                if fixed {
+                    return;
+                }
+            }
+            None => cell.set(Found::Missing),
+        }
+    }
+}
+
+/// What `api` has and what changes of it, without end.
+pub(super) fn watch_objects<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl tokio_stream::Stream<Item = Event<K>>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    use kube::runtime::WatchStreamExt as _;
+    let events = kube::runtime::watcher(api, config).default_backoff();
+    events.filter_map(Result::ok)
+}
