@@ -18,6 +18,10 @@ pub struct Module {
 /// The crates of this workspace; others speak only when something is wrong, until `--v` asks for them.
 const OWN: &[&str] = &["kubelet", "static_pods", "cri_proto"];
 
+/// Writes the whole of an answer that it cannot read, which may hold secrets: it says nothing at any level. Whoever asked
+/// says what failed.
+const SILENT: &str = "kube_client::client";
+
 #[derive(Debug)]
 pub(super) struct Filter {
     verbosity: AtomicU32,
@@ -42,7 +46,8 @@ impl Filter {
     }
 
     pub(super) fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level(metadata.target())
+        let target = metadata.target();
+        target != SILENT && *metadata.level() <= self.level(target)
     }
 
     /// The least severe level that is written for `target`.
@@ -163,6 +168,33 @@ mod tests {
         filter.set_modules(vec![module("plan", 6)]);
         assert_eq!(filter.level("kubelet::plan"), Level::TRACE);
         assert_eq!(filter.level("kubelet::workers::queue"), Level::DEBUG);
+    }
+
+    #[test]
+    fn what_would_write_secrets_is_silent() {
+        use tracing::subscriber::with_default;
+        use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+        use tracing_subscriber::{Registry, filter::filter_fn};
+
+        struct Count(std::sync::Arc<AtomicU32>);
+        impl<S: tracing::Subscriber> Layer<S> for Count {
+            fn on_event(
+                &self,
+                _: &tracing::Event<'_>,
+                _: tracing_subscriber::layer::Context<'_, S>,
+            ) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let filter = Filter::new(10, Vec::new());
+        let seen = std::sync::Arc::new(AtomicU32::new(0));
+        let only = filter_fn(move |metadata| filter.enabled(metadata));
+        let subscriber = Registry::default().with(Count(seen.clone()).with_filter(only));
+        with_default(subscriber, || {
+            tracing::error!(target: "kube_client::client", "{{\"data\": \"hush\"}}");
+            tracing::error!(target: "kube_client::client::builder", "failed with status 500");
+        });
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! one token for each wish of a pod.
 //! Inputs: a client of the API server, the pods that workers register. Outputs: a [`PodSnapshot`] and [`ServiceLinks`] for
 //! pure rooms, and word to the pod when something it refers to has changed.
-//! Tasks: one an object that is watched, one a token; [`Objects::follow_services`] is one for the agent. The first two end
+//! Tasks: one an object that is watched, one a token; [`Objects::run`] is one for the agent. The first two end
 //! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
 //! Does not: write volumes or environments, decide what is missing, or keep anything on disk. Nothing here runs on a node
 //! without an API server.
@@ -24,19 +24,19 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kube::runtime::watcher;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use cell::{Cell, News};
 use tokens::TokenKey;
+
+use crate::api::watch_objects;
 
 pub use data::{Bytes, Found, ObjectData, Token};
 pub use pod::PodObjects;
 pub use references::{Kind, TokenWish};
 pub use services::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
 pub use snapshot::{ObjectError, PodSnapshot};
-
-/// Services are listed this many at a time.
-const PAGE: u32 = 50;
 
 /// Where pods get what they refer to. Cheap to clone; clones share all of it.
 #[derive(Clone, Default)]
@@ -52,27 +52,23 @@ impl Objects {
         Self::default()
     }
 
-    /// By way of `client`. Nothing is asked for before a pod is registered or the services are followed.
+    /// On a node of a cluster. What pods register is asked for once there is a connection.
     #[must_use]
-    pub fn of_cluster(client: kube::Client) -> Self {
+    pub fn of_cluster() -> Self {
         Self {
-            cluster: Some(Arc::new(Cluster {
-                client,
-                objects: Table::default(),
-                tokens: Table::default(),
-                services: services::Services::default(),
-            })),
+            cluster: Some(Arc::default()),
         }
     }
 
-    /// Keeps what is known of the services as the API server has them, without end. To be run once.
-    pub async fn follow_services(self) {
+    /// Goes by `client` from now on, and keeps what is known of the services as the API server has them, without end. To
+    /// be run once.
+    pub async fn run(self, client: kube::Client) {
         let Some(cluster) = self.cluster else {
             return std::future::pending().await;
         };
-        let api = kube::Api::all(cluster.client.clone());
-        let config = watcher::Config::default().page_size(PAGE);
-        let events = watching::watch_objects(api, config);
+        cluster.client.send_replace(Some(client.clone()));
+        let all = kube::Api::all(client);
+        let events = watch_objects(all, watcher::Config::default());
         cluster.services.follow(events).await;
     }
 
@@ -83,40 +79,51 @@ impl Objects {
     }
 }
 
+#[derive(Default)]
 struct Cluster {
-    client: kube::Client,
+    /// None until the node has joined.
+    client: watch::Sender<Option<kube::Client>>,
     objects: Table<(Kind, Box<str>, Box<str>), Arc<ObjectData>>,
     tokens: Table<TokenKey, Token>,
     services: services::Services,
 }
 
 impl Cluster {
+    /// The connection, as soon as there is one.
+    fn client(&self) -> impl Future<Output = kube::Client> + Send + use<> {
+        let mut client = self.client.subscribe();
+        async move {
+            // Cancel-safe: it is a state. Without a sender nobody waits any more either.
+            let found = client.wait_for(Option::is_some).await;
+            let found = found.ok().and_then(|client| client.clone());
+            match found {
+                Some(client) => client,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     fn object(
-        self: &Arc<Self>,
+        &self,
         kind: Kind,
         namespace: &str,
         name: &str,
         news: &Arc<News>,
     ) -> Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>> {
         let key = (kind, Box::from(namespace), Box::from(name));
-        let client = &self.client;
+        let client = self.client();
         self.objects
             .open(key, news, |(kind, namespace, name), cell| {
-                let watch = watching::watch_one(
-                    client.clone(),
-                    *kind,
-                    namespace.clone(),
-                    name.clone(),
-                    cell,
-                );
+                let watch =
+                    watching::watch_one(client, *kind, namespace.clone(), name.clone(), cell);
                 tokio::spawn(watch).abort_handle()
             })
     }
 
-    fn token(self: &Arc<Self>, key: TokenKey, news: &Arc<News>) -> Arc<Open<TokenKey, Token>> {
-        let client = &self.client;
+    fn token(&self, key: TokenKey, news: &Arc<News>) -> Arc<Open<TokenKey, Token>> {
+        let client = self.client();
         self.tokens.open(key, news, |key, cell| {
-            tokio::spawn(tokens::keep_token(client.clone(), key.clone(), cell)).abort_handle()
+            tokio::spawn(tokens::keep_token(client, key.clone(), cell)).abort_handle()
         })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
 
 use super::cell::News;
 use super::slim;
@@ -242,10 +243,8 @@ impl Services {
     /// Takes in what the watch of services says, for as long as it does.
     pub(super) async fn follow(
         &self,
-        events: impl tokio_stream::Stream<Item = Event<slim::Service>>,
+        mut events: impl tokio_stream::Stream<Item = Event<slim::Service>> + Unpin,
     ) {
-        use tokio_stream::StreamExt as _;
-        let mut events = std::pin::pin!(events);
         // A new list replaces what was there once it is whole.
         let mut list: Option<Table> = None;
         while let Some(event) = events.next().await {

@@ -17,6 +17,13 @@ fn pod(name: &str, spec: Value) -> Arc<Pod> {
     Arc::new(serde_json::from_value(pod).unwrap())
 }
 
+fn connected(api: &Api) -> Objects {
+    let objects = Objects::of_cluster();
+    let cluster = objects.cluster.as_ref().unwrap();
+    cluster.client.send_replace(Some(api.client()));
+    objects
+}
+
 fn with_map(name: &str, map: &str) -> Arc<Pod> {
     pod(
         name,
@@ -56,7 +63,7 @@ async fn until(mut check: impl FnMut() -> bool) {
 async fn an_object_has_one_watch_however_many_pods_refer_to_it() {
     let api = Api::default();
     api.put("configmaps", "m", map("1"));
-    let objects = Objects::of_cluster(api.client());
+    let objects = connected(&api);
     let pods: Vec<_> = (0..5).map(|i| with_map(&format!("p{i}"), "m")).collect();
     let mut owners = Vec::new();
     for pod in &pods {
@@ -85,7 +92,7 @@ async fn an_object_has_one_watch_however_many_pods_refer_to_it() {
 #[tokio::test]
 async fn a_missing_object_is_known_as_such_and_its_pod_hears_when_it_appears_and_goes() {
     let api = Api::default();
-    let objects = Objects::of_cluster(api.client());
+    let objects = connected(&api);
     let pod = with_map("p", "m");
     let own = registered(&objects, &pod);
     let mut news = own.news();
@@ -115,7 +122,7 @@ async fn a_missing_object_is_known_as_such_and_its_pod_hears_when_it_appears_and
 async fn what_never_changes_is_watched_no_more() {
     let api = Api::default();
     api.put("configmaps", "m", map("1"));
-    let objects = Objects::of_cluster(api.client());
+    let objects = connected(&api);
     let pod = with_map("p", "m");
     let own = registered(&objects, &pod);
     own.settle().await;
@@ -134,7 +141,7 @@ async fn a_pod_that_changes_lets_go_of_what_it_no_longer_refers_to() {
     let api = Api::default();
     api.put("configmaps", "a", map("1"));
     api.put("configmaps", "b", map("2"));
-    let objects = Objects::of_cluster(api.client());
+    let objects = connected(&api);
     let (first, second) = (with_map("p", "a"), with_map("p", "b"));
     let own = registered(&objects, &first);
     own.settle().await;
@@ -168,7 +175,7 @@ async fn services_are_waited_for_by_pods_of_the_api_server_alone() {
         "s",
         json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}}),
     );
-    let objects = Objects::of_cluster(api.client());
+    let objects = connected(&api);
     let of_api = with_map("p", "m");
     let mut of_file = Pod::clone(&of_api);
     let source = ("kubernetes.io/config.source".to_owned(), "file".to_owned());
@@ -178,7 +185,7 @@ async fn services_are_waited_for_by_pods_of_the_api_server_alone() {
     assert_eq!(own.services(&of_file), ServiceLinks::Known(Vec::new()));
     own.settle().await;
     let mut news = own.news();
-    let task = tokio::spawn(objects.clone().follow_services());
+    let task = tokio::spawn(objects.clone().run(api.client()));
     news.changed().await.unwrap();
     own.settle_services(&of_api).await;
     let ServiceLinks::Known(links) = own.services(&of_api) else {

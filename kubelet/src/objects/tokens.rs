@@ -2,7 +2,6 @@
 //!
 //! Source: the Kubernetes document "Managing Service Accounts", "TokenRequest API"; KEP-1205.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use super::cell::Cell;
 use super::data::{Found, Token};
 use super::references::TokenWish;
+use crate::api::{Retry, pause, random};
 use crate::errors::error_chain;
 use crate::pod::{PodName, PodUid};
 
@@ -41,15 +41,20 @@ struct Granted {
 }
 
 /// Keeps a good token in `cell`, without end.
-pub(super) async fn keep_token(client: kube::Client, key: TokenKey, cell: Arc<Cell<Token>>) {
-    let mut pause = RETRY_FIRST;
+pub(super) async fn keep_token(
+    client: impl Future<Output = kube::Client>,
+    key: TokenKey,
+    cell: Arc<Cell<Token>>,
+) {
+    let client = client.await;
+    let mut retry = Retry::new(RETRY_FIRST, RETRY_MOST);
     // When the token in `cell` is good no more.
     let mut expires: Option<Instant> = None;
     loop {
         let asked_at = Instant::now();
         match request(&client, &key).await {
             Ok(granted) => {
-                pause = RETRY_FIRST;
+                retry.reset();
                 expires = Some(asked_at + granted.lifetime);
                 cell.set(Found::There(granted.token));
                 tokio::time::sleep_until(asked_at + renewal_age(granted.lifetime)).await;
@@ -68,8 +73,7 @@ pub(super) async fn keep_token(client: kube::Client, key: TokenKey, cell: Arc<Ce
                     };
                     cell.set(Found::Unknown(Some(why.into())));
                 }
-                tokio::time::sleep(pause + up_to(pause / 2)).await;
-                pause = (pause * 2).min(RETRY_MOST);
+                pause(retry.delay()).await;
             }
         }
     }
@@ -79,12 +83,7 @@ pub(super) async fn keep_token(client: kube::Client, key: TokenKey, cell: Arc<Ce
 fn renewal_age(lifetime: Duration) -> Duration {
     // Never at once, however short a life the server grants.
     let due = (lifetime * 4 / 5).clamp(Duration::from_secs(1), MAX_AGE);
-    due - up_to(JITTER.min(due / 10))
-}
-
-fn up_to(most: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    most.mul_f64((random >> 32) as f64 / f64::from(u32::MAX))
+    due - JITTER.min(due / 10).mul_f64(random())
 }
 
 /// Asks for a token; an error says why there is none.

@@ -10,15 +10,17 @@ use super::cell::Cell;
 use super::data::{Found, ObjectData};
 use super::references::Kind;
 use super::slim;
+use crate::api::watch_objects;
 
 /// Keeps `cell` as the API server has the object. Ends when the object says that it never changes.
 pub(super) async fn watch_one(
-    client: kube::Client,
+    client: impl Future<Output = kube::Client>,
     kind: Kind,
     namespace: Box<str>,
     name: Box<str>,
     cell: Arc<Cell<Arc<ObjectData>>>,
 ) {
+    let client = client.await;
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     match kind {
         Kind::ConfigMap => {
@@ -33,10 +35,9 @@ pub(super) async fn watch_one(
 }
 
 async fn follow<K: Into<ObjectData>>(
-    events: impl tokio_stream::Stream<Item = Event<K>>,
+    mut events: impl tokio_stream::Stream<Item = Event<K>> + Unpin,
     cell: &Cell<Arc<ObjectData>>,
 ) {
-    let mut events = std::pin::pin!(events);
     let mut listed = None;
     while let Some(event) = events.next().await {
         let found = match event {
@@ -63,17 +64,4 @@ async fn follow<K: Into<ObjectData>>(
             None => cell.set(Found::Missing),
         }
     }
-}
-
-/// What `api` has and what changes of it, without end.
-pub(super) fn watch_objects<K>(
-    api: Api<K>,
-    config: watcher::Config,
-) -> impl tokio_stream::Stream<Item = Event<K>>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    use kube::runtime::WatchStreamExt as _;
-    let events = kube::runtime::watcher(api, config).default_backoff();
-    events.filter_map(Result::ok)
 }

@@ -1,3 +1,5 @@
+mod written;
+
 use super::*;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
