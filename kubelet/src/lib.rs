@@ -20,6 +20,8 @@
 //! | registry ([`workers`]) | `watch<Arc<Desired>>`, found pods, stages | a worker's `watch<Orders>` |
 //! | probe ([`probes`]), one a probe | its pod's observation and facts | its pod's facts |
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
+//! | object, token, services ([`objects`]) | the API server | a pod's `watch<u64>` |
+//! | upkeep ([`workers`]), one a pod with files of objects | its orders, its objects | its volumes |
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |

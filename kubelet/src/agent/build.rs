@@ -80,7 +80,10 @@ pub(super) fn tools(
         stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),
-        objects: Objects::standalone(),
+        objects: match config.api {
+            Some(_) => Objects::of_cluster(),
+            None => Objects::standalone(),
+        },
         volumes: Arc::new(volumes),
         node: node_facts(config, capacity, allocatable, cgroups.version(), cores)?,
         cgroups: Arc::new(cgroups),

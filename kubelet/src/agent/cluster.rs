@@ -143,6 +143,8 @@ impl Cluster {
         tasks.spawn("mirrors", run_mirrors(clients.main.clone(), inputs));
         let task = events::run_sink(clients.events.clone(), self.outbox);
         tasks.spawn("events' sink", task);
+        let objects = self.tools.objects.clone();
+        tasks.spawn("services", objects.run(clients.main.clone()));
         let classes = self.tools.runtime_classes.clone();
         tasks.spawn(
             "RuntimeClasses",

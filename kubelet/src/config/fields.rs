@@ -225,7 +225,9 @@ pub(crate) static FIELDS: &[Field] = &[
     field("seccompDefault", Bool, B(false)).built(),
     field("userNamespaces.idsPerPod", Int64, N),
     field("crashLoopBackOff.maxContainerRestartPeriod", Duration, T("5m0s")).built(),
-    field("configMapAndSecretChangeDetectionStrategy", Text, T("Watch")).zero(),
+    field("configMapAndSecretChangeDetectionStrategy", Text, T("Watch"))
+        .zero()
+        .built(),
     field("runOnce", Bool, B(false)).built(),
     // Process.
     field("oomScoreAdj", Int32, I(-999)).built(),

@@ -435,7 +435,7 @@ impl Volumes {
         }
     }
 
-    /// [`Volumes::set_up`] away from the task's thread.
+    /// [`Volumes::set_up`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
     ///
     /// # Errors
     /// As [`Volumes::set_up`].
@@ -444,9 +444,14 @@ impl Volumes {
         pod: Arc<Pod>,
         uid: PodUid,
         contents: Contents,
+        turn: impl Send + 'static,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let of = uid.clone();
-        let done = tokio::task::spawn_blocking(move || self.set_up(&pod, &of, contents));
+        let done = tokio::task::spawn_blocking(move || {
+            let done = self.set_up(&pod, &of, contents);
+            drop(turn);
+            done
+        });
         done.await.unwrap_or_else(|panic| {
             let source = io::Error::other(panic);
             Err(vec![VolumeError::Interrupted { uid, source }])

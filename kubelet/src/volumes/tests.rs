@@ -445,7 +445,7 @@ async fn the_work_may_be_done_in_the_background() {
     let volumes = Arc::new(Volumes::new(dirs, VolumesConfig::default()));
     let pod = Arc::new(pod(json!([{"name": "data", "emptyDir": {}}])));
     let mounted = Arc::clone(&volumes)
-        .set_up_in_background(pod, uid(), Contents::default())
+        .set_up_in_background(pod, uid(), Contents::default(), ())
         .await
         .unwrap();
     assert!(mounted["data"].path.is_dir());

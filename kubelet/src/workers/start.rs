@@ -219,10 +219,9 @@ impl Worker {
         };
         let turn = self.upkeep.turn().await;
         let volumes = self.tools.volumes.clone();
-        let set_up = volumes.set_up_in_background(pod.clone(), self.uid.clone(), contents);
-        let done = set_up.await;
-        drop(turn);
-        done.map_err(StartError::Volumes)
+        let uid = self.uid.clone();
+        let done = volumes.set_up_in_background(pod.clone(), uid, contents, turn);
+        done.await.map_err(StartError::Volumes)
     }
 
     /// Waits until what the pod refers to is known, within reason, and notes that whatever follows goes by it.

@@ -65,7 +65,9 @@ impl Worker {
     /// Begins to keep the volumes of a pod that runs, once.
     pub(super) fn keep_volumes(&mut self, pod: &Arc<Pod>) {
         let runs = self.observed.borrow().sandboxes.iter().any(|s| s.ready);
-        if self.upkeep.task.is_some() || !runs || !Contents::any(pod) {
+        // One that has panicked is begun anew.
+        let kept = self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished());
+        if kept || !runs || !Contents::any(pod) {
             return;
         }
         let keeper = Keeper {
