@@ -8,7 +8,7 @@ use cri_proto::CriError;
 use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
-use super::hold::{FOR_OBJECT, Hold};
+use super::hold::Hold;
 use super::permits::StartPermit;
 use super::start::StartError;
 use crate::events::About;
@@ -209,19 +209,6 @@ impl Worker {
             Some(until) => Hold::until(until, Some(waiting)),
             None => Hold::after(self.memory.holds.get(&key), now, Some(waiting)),
         };
-        self.memory.holds.insert(key, hold);
-    }
-
-    /// Puts something off until what the pod refers to is another than it was when it failed.
-    fn hold_for_object(
-        &mut self,
-        key: Option<Arc<str>>,
-        waiting: Option<crate::status::Waiting>,
-        now: Duration,
-    ) {
-        let seen = self.memory.objects_seen;
-        self.memory.object_waits.insert(key.clone(), seen);
-        let hold = Hold::until(now + FOR_OBJECT, waiting);
         self.memory.holds.insert(key, hold);
     }
 

@@ -405,18 +405,7 @@ impl Worker {
             }
         };
         let pod = self.orders.borrow().pod.clone();
-        let mut news = self.objects.news();
-        let waits = &self.memory.object_waits;
-        let objects = async {
-            match waits.is_empty() {
-                true => std::future::pending().await,
-                // The sender is the worker's own.
-                false => news
-                    .wait_for(|count| waits.values().any(|seen| seen != count))
-                    .await
-                    .map_or(0, |count| *count),
-            }
-        };
+        let objects = self.objects_changed();
         // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
             count = objects => self.forgive_objects(count),

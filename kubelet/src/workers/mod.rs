@@ -28,6 +28,7 @@ mod kills;
 mod live;
 mod memory;
 mod network;
+mod objects;
 mod permits;
 mod places;
 mod post_start;

@@ -14,9 +14,7 @@ use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
-use crate::images::{
-    ImageError, ImageReady, ImageRequest, Keyring, PullPolicy, credentials_in_secrets,
-};
+use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
 use crate::logs::LogsError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
@@ -29,7 +27,7 @@ use crate::runtime::convert::{
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::runtime_class::NoRuntimeClass;
 use crate::status::Waiting;
-use crate::volumes::{Contents, MountedVolumes, VolumeError, env_files};
+use crate::volumes::{MountedVolumes, VolumeError, env_files};
 
 /// What a pod has on the node before its first sandbox.
 pub(super) struct Prepared {
@@ -204,30 +202,6 @@ impl Worker {
             volumes,
         });
         Ok(())
-    }
-
-    async fn set_up_volumes(&mut self, pod: &Arc<Pod>) -> Result<MountedVolumes, StartError> {
-        if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
-            return Ok(MountedVolumes::new());
-        }
-        let contents = match Contents::any(pod) {
-            true => {
-                self.look_at_objects().await;
-                self.upkeep.contents(&self.tools, pod, &self.objects)
-            }
-            false => Contents::default(),
-        };
-        let turn = self.upkeep.turn().await;
-        let volumes = self.tools.volumes.clone();
-        let uid = self.uid.clone();
-        let done = volumes.set_up_in_background(pod.clone(), uid, contents, turn);
-        done.await.map_err(StartError::Volumes)
-    }
-
-    /// Waits until what the pod refers to is known, within reason, and notes that whatever follows goes by it.
-    async fn look_at_objects(&mut self) {
-        self.objects.settle().await;
-        self.memory.objects_seen = *self.objects.news().borrow();
     }
 
     fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, StartError> {
@@ -443,26 +417,6 @@ impl Worker {
                 let retry_at = now + error.retry_after().unwrap_or(Duration::from_secs(3600));
                 StartError::Image(ImageFailure { error, retry_at })
             })
-    }
-
-    /// The credentials that the pod brings along. Upstream tells of those that cannot be had, and goes on.
-    fn pull_secrets(&self, pod: &Pod) -> Keyring {
-        let secrets = pod::spec(pod).image_pull_secrets.iter().flatten();
-        let names = secrets.map(|secret| secret.name.as_str());
-        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
-        if names.is_empty() {
-            return Keyring::default();
-        }
-        let objects = self.objects.snapshot(pod);
-        let (keyring, missing) = credentials_in_secrets(&objects, &names);
-        if !missing.is_empty() {
-            let message = format!(
-                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                missing.join(", ")
-            );
-            About::pod(pod).warning("FailedToRetrieveImagePullSecret", &message);
-        }
-        keyring
     }
 
     fn container_config(

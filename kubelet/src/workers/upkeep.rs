@@ -44,7 +44,7 @@ impl Upkeep {
     }
 
     /// Ends the task, and what it has begun to write.
-    async fn end(&mut self) {
+    pub(super) async fn end(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
         }
@@ -66,7 +66,11 @@ impl Worker {
     pub(super) fn keep_volumes(&mut self, pod: &Arc<Pod>) {
         let runs = self.observed.borrow().sandboxes.iter().any(|s| s.ready);
         // One that has panicked is begun anew.
-        let kept = self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished());
+        let kept = self
+            .upkeep
+            .task
+            .as_ref()
+            .is_some_and(|task| !task.is_finished());
         if kept || !runs || !Contents::any(pod) {
             return;
         }
@@ -78,25 +82,6 @@ impl Worker {
             writing: self.upkeep.writing.clone(),
         };
         self.upkeep.task = Some(tokio::spawn(keeper.run()).abort_handle());
-    }
-
-    /// Nothing of the pod runs any more: its volumes are not written again, and its objects not watched for it.
-    pub(super) async fn let_go_of_objects(&mut self) {
-        self.upkeep.end().await;
-        self.objects.release();
-        self.memory.object_waits.clear();
-    }
-
-    /// What has failed for want of an object is tried again, where the pod's objects have changed since: `count` is that
-    /// of their news.
-    pub(super) fn forgive_objects(&mut self, count: u64) {
-        let holds = &mut self.memory.holds;
-        self.memory.object_waits.retain(|key, seen| {
-            if *seen != count {
-                holds.remove(key);
-            }
-            *seen == count
-        });
     }
 }
 
