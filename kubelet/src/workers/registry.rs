@@ -2,6 +2,7 @@
 
 mod giving;
 mod leaving;
+mod leftovers;
 mod lives;
 mod resizing;
 
@@ -10,8 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -19,17 +18,15 @@ use super::places::{Places, first_seen, made_at};
 use super::qos::QosShares;
 use super::queue::{Action, QueueInput, Stage, Wanted, WorkerView, reconcile};
 use super::{Orders, Place, Tools, Worker, is_deleted};
-use crate::errors::error_chain;
 use crate::node::NodeObject;
 use crate::observe::{FoundPod, RuntimeState};
 use crate::pod::{self, Pod, PodName, PodUid};
-use crate::record;
-use crate::runtime::{ContainerState, ObservedPod};
 use crate::server::Heartbeat;
 use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
 
+use leftovers::{stand_in, traces_on_disk};
 pub use lives::Lives;
 use resizing::Asked;
 
@@ -155,27 +152,6 @@ pub async fn run_registry(
 }
 
 impl Registry {
-    /// What is told of a pod that was found, and that no source has under this UID.
-    fn why_unwanted(&self, uid: &PodUid, name: &PodName, desired: &Desired) -> &'static str {
-        let succeeded = desired.pods.values().any(|pod| PodName::of(pod) == *name);
-        let known = self.tools.dirs.path(uid).join(record::FILE_NAME).exists();
-        let observed = self.tools.observer.subscribe(uid).borrow().clone();
-        match (succeeded, known) {
-            (false, _) => "no source has it",
-            _ if !observed
-                .containers
-                .iter()
-                .any(|c| c.state == ContainerState::Running) =>
-            {
-                "nothing of it runs, and its remains are removed"
-            }
-            (true, true) => "its manifest has changed while the agent was down; it is replaced",
-            (true, false) => {
-                "it was started by another kubelet, under a UID of its own; it is replaced, this once"
-            }
-        }
-    }
-
     fn update_specs(&mut self, desired: &Desired) {
         for (uid, handle) in &mut self.handles {
             let pod = desired.pods.get(uid);
@@ -307,28 +283,6 @@ impl Registry {
         });
     }
 
-    /// Removes the logs of pods that were there before this life of the agent and are no more. Once: from now on each
-    /// worker removes its own.
-    fn collect_logs(&mut self, in_runtime: &[FoundPod]) {
-        self.logs_collected = true;
-        let live = self
-            .handles
-            .keys()
-            .chain(in_runtime.iter().map(|pod| &pod.uid))
-            .cloned()
-            .collect();
-        let collected = self.tools.logs.collect(&live, usize::MAX);
-        for error in &collected.errors {
-            tracing::warn!(error = error_chain(error), "could not remove old logs");
-        }
-        if collected.removed > 0 {
-            tracing::info!(
-                removed = collected.removed,
-                "removed logs of pods that are gone"
-            );
-        }
-    }
-
     fn begin(&mut self, uid: PodUid, pod: Arc<Pod>, wanted: Wanted) {
         let panicked = self.panicked.remove(&uid).is_some();
         let name = PodName::of(&pod);
@@ -450,69 +404,5 @@ impl Handle {
             wanted: self.orders.borrow().wanted,
             stage: *self.stage.borrow(),
         }
-    }
-}
-
-/// Pods that have a directory or a cgroup on this node.
-fn traces_on_disk(tools: &Tools) -> Vec<FoundPod> {
-    let nameless = |uid: PodUid| FoundPod {
-        name: uid.as_str().into(),
-        namespace: "".into(),
-        uid,
-    };
-    let mut traces: BTreeMap<PodUid, FoundPod> = BTreeMap::new();
-    let dirs = tools
-        .dirs
-        .list()
-        .unwrap_or_else(|error| unreadable("the pods' directories", &error));
-    let cgroups = tools
-        .cgroups
-        .list_pods()
-        .unwrap_or_else(|error| unreadable("the pods' cgroups", &error));
-    traces.extend(
-        dirs.into_iter()
-            .chain(cgroups)
-            .map(|uid| (uid.clone(), nameless(uid))),
-    );
-    traces.into_values().collect()
-}
-
-/// What cannot be listed is left alone.
-fn unreadable(what: &str, error: &dyn std::error::Error) -> Vec<PodUid> {
-    tracing::warn!(
-        error = error_chain(error),
-        "cannot list {what}; nothing of them is collected"
-    );
-    Vec::new()
-}
-
-/// A pod made up from what the runtime holds, for one that no source has: enough to end it as it wished to be ended.
-fn stand_in(uid: &PodUid, name: &PodName, observed: &ObservedPod) -> Pod {
-    let mut names: Vec<&str> = observed.containers.iter().map(|c| &*c.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    let containers = names
-        .into_iter()
-        .map(|n| Container {
-            name: n.to_owned(),
-            ..Container::default()
-        })
-        .collect();
-    Pod {
-        metadata: ObjectMeta {
-            name: Some(name.name.to_string()),
-            namespace: Some(name.namespace.to_string()),
-            uid: Some(uid.to_string()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            containers,
-            termination_grace_period_seconds: observed
-                .containers
-                .iter()
-                .find_map(|c| c.grace_seconds),
-            ..PodSpec::default()
-        }),
-        status: None,
     }
 }
