@@ -39,6 +39,7 @@ fn the_package_has_what_it_should_where_upstream_has_it() -> Result<()> {
         ("/usr/lib/tmpfiles.d/kubelet.conf", "-rw-r--r--"),
         ("/usr/share/kubelet/node-config", "-rwxr-xr-x"),
         ("/usr/share/kubelet/stop-pods", "-rwxr-xr-x"),
+        ("/usr/share/kubelet/10-bridge.conflist", "-rw-r--r--"),
         ("/etc/default/kubelet", "-rw-r--r--"),
         ("/etc/kubernetes/manifests/", "drwx------"),
         ("/usr/share/doc/kubelet/copyright", "-rw-r--r--"),

@@ -2,18 +2,39 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use tests::images::PAUSE;
 use tests::vm::guest;
 
 use super::{CONFIG, GOOD_CONFIG, Session};
 
+/// apt with all that belongs to it, emulated.
+const APT: Duration = Duration::from_secs(300);
 /// dpkg with maintainer scripts, emulated.
 const DPKG: Duration = Duration::from_secs(180);
 
-pub(super) fn installs_and_becomes_active(session: &mut Session) -> Result<()> {
+/// The README's own commands for a VM, in its order, on a machine as Debian leaves it: containerd has no configuration, and
+/// pods have no network.
+pub(super) fn installs_by_the_readme(session: &mut Session) -> Result<()> {
+    let blocks = readme_blocks()?;
     let vm = &mut session.vm;
     vm.ok("ctr -n k8s.io images import /in/images.tar")?;
-    vm.ok_within(DPKG, "dpkg -i /in/kubelet.deb")?;
+    vm.ok("rm -r /etc/cni/net.d /etc/containerd && systemctl restart containerd")?;
+    let words = || blocks.iter().flat_map(|block| block.split_whitespace());
+    let package = words()
+        .find(|word| word.starts_with("./kubelet_"))
+        .context("README.md installs no ./kubelet_….deb")?;
+    vm.ok(&format!("cp /in/kubelet.deb /root/{package}"))?;
+    for block in &blocks {
+        vm.ok_within(APT, &format!("cd /root && set -e\n{block}"))?;
+        if block.contains("/etc/containerd/config.toml") {
+            // What the README says of a node without a way to the registry.
+            vm.ok(&format!(
+                "sed -Ei \"s#^( *sandbox(_image)? = ).*#\\1'{PAUSE}'#\" /etc/containerd/config.toml && \
+                 grep -q '{PAUSE}' /etc/containerd/config.toml && systemctl restart containerd"
+            ))?;
+        }
+    }
     guest::active(vm)?;
     let enabled = vm.ok("systemctl is-enabled kubelet")?;
     ensure!(enabled == "enabled", "{enabled}");
@@ -21,6 +42,29 @@ pub(super) fn installs_and_becomes_active(session: &mut Session) -> Result<()> {
     ensure!(audit.is_empty(), "dpkg --audit: {audit}");
     vm.ok("curl -sS --fail http://127.0.0.1:10248/healthz")?;
     Ok(())
+}
+
+/// The indented blocks of README.md's section on VMs.
+fn readme_blocks() -> Result<Vec<String>> {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme
+        .split_once("\n### On a VM\n")
+        .context("README.md has no section on VMs")?;
+    let section = section.split("\n### ").next().unwrap_or_default();
+    let mut blocks = vec![String::new()];
+    for line in section.lines() {
+        match (line.strip_prefix("    "), blocks.last_mut()) {
+            (Some(command), Some(block)) => {
+                block.push_str(command);
+                block.push('\n');
+            }
+            (None, Some(block)) if !block.is_empty() => blocks.push(String::new()),
+            _ => {}
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    ensure!(blocks.len() >= 3, "README.md's section on VMs: {blocks:?}");
+    Ok(blocks)
 }
 
 /// What the agent's process is: it changes with each start of it.

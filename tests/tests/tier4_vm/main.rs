@@ -42,7 +42,7 @@ type Scenario = fn(&mut Session) -> Result<()>;
 
 /// In this order: each leaves the machine as the next one expects it.
 const SCENARIOS: &[(&str, Scenario)] = &[
-    ("install", install::installs_and_becomes_active),
+    ("install", install::installs_by_the_readme),
     ("unit", service::unit_is_as_systemd_wants_it),
     ("cgroups", cgroups::pods_have_the_slices_of_the_formulas),
     ("status", service::status_and_journal_can_be_read),
