@@ -51,7 +51,8 @@ pub(super) fn tools(
         memory_bytes: node::memory_bytes()?,
         huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
     };
-    let allocatable = allocatable(config, capacity.memory_bytes, cores)?;
+    let for_pods = resources(config, &capacity, cores)?.allocatable;
+    let allocatable = quantities(&for_pods);
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
     let dirs = PodDirs::new(&config.paths.root)?;
@@ -85,7 +86,7 @@ pub(super) fn tools(
             None => Objects::standalone(),
         },
         volumes: Arc::new(volumes),
-        node: node_facts(config, capacity, allocatable, cgroups.version(), cores)?,
+        node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),
         dirs,
         logs,
@@ -133,19 +134,16 @@ fn milli(amount: impl TryInto<i64>) -> i64 {
     amount.saturating_mul(1000)
 }
 
-/// Capacity less what is reserved for the system and for Kubernetes.
-fn allocatable(
-    config: &Config,
-    memory_bytes: u64,
-    cores: usize,
-) -> Result<ResourceList, AgentError> {
-    let reserved = reserved(config)?;
-    let memory = less(&reserved, "memory", milli(memory_bytes)) / 1000;
-    let cpu = less(&reserved, "cpu", milli(cores));
-    Ok(ResourceList::from([
-        ("memory".to_owned(), Quantity::of(memory)),
-        ("cpu".to_owned(), Quantity::of_milli(cpu)),
-    ]))
+/// What of processor and memory is for pods, as a container without limits is told.
+fn quantities(allocatable: &admission::Amounts) -> ResourceList {
+    let amount = |name: &str| {
+        let amount = allocatable.get(name).copied().unwrap_or(0);
+        amount.max(0).unsigned_abs()
+    };
+    ResourceList::from([
+        ("memory".to_owned(), Quantity::of(amount("memory"))),
+        ("cpu".to_owned(), Quantity::of_milli(amount("cpu"))),
+    ])
 }
 
 /// What all pods together are held below: the machine's capacity, less what is reserved where that is enforced.
@@ -351,10 +349,9 @@ fn node_facts(
     config: &Config,
     capacity: NodeCapacity,
     allocatable: ResourceList,
+    for_pods: admission::Amounts,
     version: Version,
-    cores: usize,
 ) -> Result<NodeFacts, AgentError> {
-    let for_pods = resources(config, &capacity, cores)?.allocatable;
     let v2 = version == Version::V2;
     let ips = match config
         .node

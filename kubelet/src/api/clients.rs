@@ -132,6 +132,23 @@ impl Clients {
         }
     }
 
+    /// The server is back. Where it was `silent`, connections from before may be dead without anybody having said so.
+    pub(super) fn returned(&self, silent: bool) {
+        for pool in &self.pools {
+            pool.redial();
+        }
+        let [shared, _] = &self.pools;
+        if silent {
+            shared.cut();
+        }
+    }
+
+    /// Closes the connection of heartbeats.
+    pub(super) fn cut_heartbeats(&self) {
+        let [_, own] = &self.pools;
+        own.cut();
+    }
+
     pub(super) fn health(&self) -> Arc<Health> {
         self.health.clone()
     }

@@ -46,7 +46,7 @@ impl tower::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
         Box::pin(async move {
-            let opened = tokio::time::timeout(PATIENCE, connector.open(&uri)).await;
+            let opened = tokio::time::timeout(PATIENCE, connector.open_now(&uri)).await;
             let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the connection took too long");
             opened.map_err(late)?.map(TokioIo::new)
         })
@@ -54,6 +54,17 @@ impl tower::Service<Uri> for Connector {
 }
 
 impl Connector {
+    async fn open_now(&self, uri: &Uri) -> io::Result<ApiStream> {
+        let mut redials = self.sockets.redials();
+        loop {
+            // Cancel-safe: what was begun is given up on purpose. The sender lives as long as `self`.
+            tokio::select! {
+                opened = self.open(uri) => return opened,
+                _ = redials.changed() => {}
+            }
+        }
+    }
+
     async fn open(&self, uri: &Uri) -> io::Result<ApiStream> {
         let secure = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default();

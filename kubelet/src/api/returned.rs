@@ -4,7 +4,7 @@
 //! at the end of its delay: while it is away, one task asks, about every half second.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::{Method, Request, StatusCode};
@@ -25,8 +25,10 @@ const ASK_LATER: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(180);
 /// One that goes again within this time after its return is asked half as often the next time.
 const STEADY: Duration = Duration::from_secs(60);
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take: a lost packet is sent again after a second.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever still waits for a connection from before finds in this time that it is gone.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// Waits for `delay`, or until an API server that had gone is back, whichever is first.
 pub async fn pause(delay: Duration) {
@@ -45,6 +47,8 @@ pub(super) struct Health {
     failures: AtomicU64,
     /// Whether it is taken to be away.
     away: watch::Sender<bool>,
+    /// Whether it gave no answer at all, since it went.
+    silent: AtomicBool,
 }
 
 impl Health {
@@ -55,12 +59,16 @@ impl Health {
             .send_if_modified(|away| !std::mem::replace(away, true));
     }
 
+    /// A request got no answer in time.
+    pub(super) fn was_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.failed();
+    }
+
     /// A request got an answer.
     pub(super) fn answered(&self) {
-        let was_away = |away: &mut bool| std::mem::replace(away, false);
-        if self.away.send_if_modified(was_away) {
-            RETURNS.send_modify(|count| *count += 1);
-        }
+        self.away
+            .send_if_modified(|away| std::mem::replace(away, false));
     }
 }
 
@@ -95,6 +103,9 @@ pub async fn run_return(clients: Clients) {
             }
             ask(&clients).await;
         }
+        clients.returned(health.silent.swap(false, Ordering::Relaxed));
+        tokio::time::sleep(NOTICE).await;
+        RETURNS.send_modify(|count| *count += 1);
         // One that comes and goes must not have everybody try all the time.
         let failures = health.failures.load(Ordering::Relaxed);
         let again = tokio::time::timeout(STEADY, away.wait_for(|away| *away)).await;
@@ -112,24 +123,31 @@ async fn ask(clients: &Clients) {
     let Ok(request) = request.body(kube::client::Body::empty()) else {
         return;
     };
-    // Cancel-safe: a request that takes too long is dropped.
-    let _ = tokio::time::timeout(PATIENCE, clients.heartbeat.send(request)).await;
+    // Cancel-safe: a request that takes too long is dropped, and the next one has a connection of its own.
+    let asked = tokio::time::timeout(PATIENCE, clients.heartbeat.send(request)).await;
+    if asked.is_err() {
+        clients.cut_heartbeats();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_is_woken_by_the_first_answer() {
+    #[test]
+    fn it_is_away_from_the_first_failure_to_the_first_answer() {
         let health = Health::default();
-        health.failed();
-        let waiting = tokio::spawn(pause(Duration::from_secs(3600)));
-        tokio::task::yield_now().await;
-        let began = tokio::time::Instant::now();
+        let mut away = health.away.subscribe();
         health.answered();
-        waiting.await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(!away.has_changed().unwrap());
+        health.failed();
+        health.was_silent();
+        assert!(*away.borrow_and_update());
+        assert!(health.silent.load(Ordering::Relaxed));
+        health.failed();
+        assert!(!away.has_changed().unwrap());
+        health.answered();
+        assert!(!*away.borrow_and_update());
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Pool {
         sockets.cut();
     }
 
+    /// See [`Sockets::redial`].
+    pub(super) fn redial(&self) {
+        self.connector.sockets.redial();
+    }
+
     fn http(&self, now: Duration) -> Http {
         {
             let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +160,7 @@ impl Requests {
                 Err(error.into())
             }
             Err(_) => {
-                self.health.failed();
+                self.health.was_silent();
                 if self.cut_when_late {
                     self.pool.cut();
                 }

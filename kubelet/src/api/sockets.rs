@@ -4,10 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use tokio::sync::watch;
+
 /// Open sockets; whoever uses one holds what [`Sockets::hold`] gave.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     open: Mutex<Vec<Weak<OwnedFd>>>,
+    redials: watch::Sender<u64>,
 }
 
 /// Keeps a socket within reach of [`Sockets::cut`].
@@ -26,8 +29,19 @@ impl Sockets {
         Ok(held)
     }
 
+    /// Changes whenever whoever is about to connect should begin anew.
+    pub(super) fn redials(&self) -> watch::Receiver<u64> {
+        self.redials.subscribe()
+    }
+
+    /// Has those that are about to connect begin anew: the kernel waits ever longer between two tries.
+    pub(super) fn redial(&self) {
+        self.redials.send_modify(|count| *count += 1);
+    }
+
     /// Ends what goes over all of them: readers find the end, writers an error.
     pub(super) fn cut(&self) {
+        self.redial();
         let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         for socket in open.iter().filter_map(Weak::upgrade) {
             // One that has gone meanwhile needs no end.

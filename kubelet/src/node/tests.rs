@@ -201,6 +201,35 @@ fn a_patch_has_what_changed_and_replaces_addresses_as_a_whole() {
 }
 
 #[test]
+fn a_node_is_read_as_the_api_server_writes_it() {
+    let text = json!({
+        "metadata": {"name": "a"},
+        "spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"], "taints": [{"key": "k", "effect": "NoSchedule"}]},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "Unknown", "lastHeartbeatTime": null, "lastTransitionTime": BEGIN}],
+            "images": [{"names": null, "sizeBytes": 5}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+            "nodeInfo": {"swap": {}},
+            "runtimeHandlers": [{"name": ""}],
+            "features": {},
+        },
+    });
+    let node: Node = serde_json::from_value(text).unwrap();
+    assert_eq!(node.spec.pod_cidrs, ["10.0.0.0/24"]);
+    assert_eq!(
+        node.status.images,
+        [Image {
+            names: Vec::new(),
+            size_bytes: 5
+        }]
+    );
+    assert_eq!(
+        node.status.conditions[0].last_transition_time,
+        Some(at(BEGIN))
+    );
+}
+
+#[test]
 fn the_largest_images_are_reported_with_five_names() {
     let image = |size_bytes: u64, names: &[&str]| Image {
         names: names.iter().map(|name| (*name).to_owned()).collect(),

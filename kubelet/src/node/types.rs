@@ -183,7 +183,8 @@ pub struct NodeInfo {
 }
 
 /// `nodeInfo.swap`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Swap {
     /// Bytes.
     pub capacity: u64,
@@ -193,8 +194,8 @@ pub struct Swap {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Image {
-    /// Digests, then tags.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Digests, then tags. The API server writes `null` where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub names: Vec<String>,
     /// Bytes.
     pub size_bytes: u64,
@@ -226,4 +227,13 @@ pub struct HandlerFeatures {
 pub struct Features {
     /// `supplementalGroupsPolicy` of a pod is honoured.
     pub supplemental_groups_policy: bool,
+}
+
+/// What is there, or the default for a `null`.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
