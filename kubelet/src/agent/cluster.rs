@@ -144,7 +144,8 @@ impl Cluster {
         let task = events::run_sink(clients.events.clone(), self.outbox);
         tasks.spawn("events' sink", task);
         let objects = self.tools.objects.clone();
-        tasks.spawn("services", objects.run(clients.main.clone()));
+        let task = objects.run(clients.main.clone(), clients.watches.clone());
+        tasks.spawn("services", task);
         let classes = self.tools.runtime_classes.clone();
         tasks.spawn(
             "RuntimeClasses",

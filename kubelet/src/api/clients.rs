@@ -26,6 +26,9 @@ const DEADLINE: Duration = Duration::from_secs(70);
 /// How long a heartbeat may take: upstream's least of `nodeStatusUpdateFrequency` and the lease's duration.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Connections for watches of single objects, besides the one for everything.
+const MORE_CONNECTIONS: usize = 4;
+
 /// How often requests are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
@@ -55,7 +58,10 @@ pub struct Clients {
     pub events: Client,
     /// For the lease and the node's status: over a connection of its own, at no rate, and nothing is waited for long.
     pub heartbeat: Client,
-    pools: [Arc<Pool>; 2],
+    /// For watches of single objects, of which a node may have more than go over one connection: each over a connection of
+    /// its own, which is made once it is used.
+    pub watches: Arc<[Client]>,
+    pools: Vec<Arc<Pool>>,
     health: Arc<Health>,
 }
 
@@ -98,7 +104,8 @@ impl Clients {
                 sockets: Arc::new(Sockets::default()),
             }))
         };
-        let pools = [pool(), pool()];
+        let (shared, own) = (pool(), pool());
+        let more: Vec<_> = (0..MORE_CONNECTIONS).map(|_| pool()).collect();
         let health = Arc::new(Health::default());
         let client = |pool: &Arc<Pool>, rate: Option<Rate>, deadline: Duration, beat: bool| {
             let requests = Requests {
@@ -114,13 +121,16 @@ impl Clients {
             };
             client(endpoint, ApiService(Arc::new(requests)))
         };
-        let [shared, own] = &pools;
         let beat = options.heartbeat_deadline.min(HEARTBEAT_DEADLINE);
         Ok(Self {
-            main: client(shared, Some(options.rates.requests), DEADLINE, false)?,
-            events: client(shared, Some(options.rates.events), DEADLINE, false)?,
-            heartbeat: client(own, None, beat, true)?,
-            pools,
+            main: client(&shared, Some(options.rates.requests), DEADLINE, false)?,
+            events: client(&shared, Some(options.rates.events), DEADLINE, false)?,
+            heartbeat: client(&own, None, beat, true)?,
+            watches: more
+                .iter()
+                .map(|pool| client(pool, Some(options.rates.requests), DEADLINE, false))
+                .collect::<Result<_, _>>()?,
+            pools: [shared, own].into_iter().chain(more).collect(),
             health,
         })
     }

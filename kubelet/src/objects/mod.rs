@@ -10,6 +10,7 @@
 //! without an API server.
 
 mod cell;
+mod connections;
 mod data;
 mod pod;
 mod references;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use cell::{Cell, News};
+use connections::Connections;
 use tokens::TokenKey;
 
 use crate::api::watch_objects;
@@ -60,14 +62,15 @@ impl Objects {
         }
     }
 
-    /// Goes by `client` from now on, and keeps what is known of the services as the API server has them, without end. To
-    /// be run once.
-    pub async fn run(self, client: kube::Client) {
+    /// Goes by `main` from now on, and by `more` where there are too many watches for one connection; and keeps what is
+    /// known of the services as the API server has them, without end. To be run once.
+    pub async fn run(self, main: kube::Client, more: Arc<[kube::Client]>) {
         let Some(cluster) = self.cluster else {
             return std::future::pending().await;
         };
-        cluster.client.send_replace(Some(client.clone()));
-        let all = kube::Api::all(client);
+        let connections = Connections::new(main.clone(), &more);
+        cluster.connections.send_replace(Some(connections));
+        let all = kube::Api::all(main);
         let events = watch_objects(all, watcher::Config::default());
         cluster.services.follow(events).await;
     }
@@ -82,22 +85,22 @@ impl Objects {
 #[derive(Default)]
 struct Cluster {
     /// None until the node has joined.
-    client: watch::Sender<Option<kube::Client>>,
+    connections: watch::Sender<Option<Arc<Connections>>>,
     objects: Table<(Kind, Box<str>, Box<str>), Arc<ObjectData>>,
     tokens: Table<TokenKey, Token>,
     services: services::Services,
 }
 
 impl Cluster {
-    /// The connection, as soon as there is one.
-    fn client(&self) -> impl Future<Output = kube::Client> + Send + use<> {
-        let mut client = self.client.subscribe();
+    /// The connections, as soon as there are any.
+    fn connections(&self) -> impl Future<Output = Arc<Connections>> + Send + use<> {
+        let mut connections = self.connections.subscribe();
         async move {
             // Cancel-safe: it is a state. Without a sender nobody waits any more either.
-            let found = client.wait_for(Option::is_some).await;
-            let found = found.ok().and_then(|client| client.clone());
+            let found = connections.wait_for(Option::is_some).await;
+            let found = found.ok().and_then(|connections| connections.clone());
             match found {
-                Some(client) => client,
+                Some(connections) => connections,
                 None => std::future::pending().await,
             }
         }
@@ -111,18 +114,19 @@ impl Cluster {
         news: &Arc<News>,
     ) -> Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>> {
         let key = (kind, Box::from(namespace), Box::from(name));
-        let client = self.client();
+        let connections = self.connections();
         self.objects
             .open(key, news, |(kind, namespace, name), cell| {
                 let watch =
-                    watching::watch_one(client, *kind, namespace.clone(), name.clone(), cell);
+                    watching::watch_one(connections, *kind, namespace.clone(), name.clone(), cell);
                 tokio::spawn(watch).abort_handle()
             })
     }
 
     fn token(&self, key: TokenKey, news: &Arc<News>) -> Arc<Open<TokenKey, Token>> {
-        let client = self.client();
+        let connections = self.connections();
         self.tokens.open(key, news, |key, cell| {
+            let client = async move { connections.await.main() };
             tokio::spawn(tokens::keep_token(client, key.clone(), cell)).abort_handle()
         })
     }

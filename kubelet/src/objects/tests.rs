@@ -20,7 +20,8 @@ fn pod(name: &str, spec: Value) -> Arc<Pod> {
 fn connected(api: &Api) -> Objects {
     let objects = Objects::of_cluster();
     let cluster = objects.cluster.as_ref().unwrap();
-    cluster.client.send_replace(Some(api.client()));
+    let connections = Connections::new(api.client(), &[]);
+    cluster.connections.send_replace(Some(connections));
     objects
 }
 
@@ -185,7 +186,7 @@ async fn services_are_waited_for_by_pods_of_the_api_server_alone() {
     assert_eq!(own.services(&of_file), ServiceLinks::Known(Vec::new()));
     own.settle().await;
     let mut news = own.news();
-    let task = tokio::spawn(objects.clone().run(api.client()));
+    let task = tokio::spawn(objects.clone().run(api.client(), Arc::default()));
     news.changed().await.unwrap();
     own.settle_services(&of_api).await;
     let ServiceLinks::Known(links) = own.services(&of_api) else {

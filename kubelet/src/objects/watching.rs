@@ -7,6 +7,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio_stream::StreamExt as _;
 
 use super::cell::Cell;
+use super::connections::Connections;
 use super::data::{Found, ObjectData};
 use super::references::Kind;
 use super::slim;
@@ -14,13 +15,14 @@ use crate::api::watch_objects;
 
 /// Keeps `cell` as the API server has the object. Ends when the object says that it never changes.
 pub(super) async fn watch_one(
-    client: impl Future<Output = kube::Client>,
+    connections: impl Future<Output = Arc<Connections>>,
     kind: Kind,
     namespace: Box<str>,
     name: Box<str>,
     cell: Arc<Cell<Arc<ObjectData>>>,
 ) {
-    let client = client.await;
+    let place = connections.await.place();
+    let client = place.client();
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     match kind {
         Kind::ConfigMap => {
