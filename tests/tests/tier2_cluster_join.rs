@@ -45,7 +45,7 @@ fn a_token_becomes_a_certificate_and_a_kubeconfig() {
         unjoined(cluster, node).await?;
         node.put(
             "s.yaml",
-            "{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {containers: [{name: main, image: 'busybox:1'}]}}",
+            "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {containers: [{name: main, image: 'busybox:1'}]}}",
         )?;
         node.start_agent()?;
         // It waits for nobody's approval.

@@ -17,7 +17,7 @@ const HASH: &str = "kubernetes.io/config.hash";
 
 fn manifest(version: &str) -> String {
     format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: s}}, spec: {{terminationGracePeriodSeconds: 1, containers: \
+        "# YAML\n{{apiVersion: v1, kind: Pod, metadata: {{name: s}}, spec: {{terminationGracePeriodSeconds: 1, containers: \
          [{{name: main, image: 'busybox:1', env: [{{name: VERSION, value: '{version}'}}]}}]}}}}"
     )
 }

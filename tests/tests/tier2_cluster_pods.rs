@@ -155,7 +155,13 @@ fn a_finalizer_keeps_the_object_and_nothing_that_runs() {
         cluster.add(&held).await?;
         let pod = cluster.ready("a").await?;
         cluster.delete_pod("a", Some(1)).await?;
-        node.gone(&pod).await?;
+        eventually("nothing of it runs", LIMIT, async || {
+            ensure!(running(node, "a") == 0);
+            let sandboxes = node.runtime.sandboxes();
+            ensure!(sandboxes.iter().all(|s| !s.ready), "{sandboxes:?}");
+            Ok(())
+        })
+        .await?;
         let ended = cluster
             .pod_shows("ended", "a", LIMIT, |p| {
                 p.phase() == "Failed" || p.phase() == "Succeeded"
@@ -335,7 +341,7 @@ fn pods_run_beside_static_ones_and_their_events_arrive() {
     with_cluster(async |cluster, node| {
         node.put(
             "s.yaml",
-            "{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {containers: [{name: main, image: 'busybox:1'}]}}",
+            "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {containers: [{name: main, image: 'busybox:1'}]}}",
         )?;
         node.start_agent()?;
         cluster.add(&bound_pod("a")).await?;

@@ -189,14 +189,17 @@ impl Cluster {
         .await
     }
 
-    /// The requests of the node since then: those of this verb with a path like this one (`*` for any).
+    /// The requests of the node since then: those of this verb with a path like this one (`*` for any). Events are among
+    /// them only when the path names them: all agents of a process record into one place, and each tells all of it.
     ///
     /// # Errors
     /// As [`Cluster::requests`].
     pub fn asked(&self, from: Timestamp, verb: &str, path: &str) -> Result<Vec<Request>> {
         let user = format!("system:node:{NODE_NAME}");
         let requests = self.requests()?.into_iter();
+        let events = path.contains("events");
         Ok(requests
+            .filter(|r| events || !r.path.contains("/events"))
             .filter(|r| r.at >= from && r.user == user && r.is(verb, path))
             .collect())
     }
