@@ -62,6 +62,8 @@ pub struct Clients {
     /// its own, which is made once it is used.
     pub watches: Arc<[Client]>,
     pools: Vec<Arc<Pool>>,
+    /// The one of the heartbeats, which is among them.
+    beats: Arc<Pool>,
     health: Arc<Health>,
 }
 
@@ -130,6 +132,7 @@ impl Clients {
                 .iter()
                 .map(|pool| client(pool, Some(options.rates.requests), DEADLINE, false))
                 .collect::<Result<_, _>>()?,
+            beats: own.clone(),
             pools: [shared, own].into_iter().chain(more).collect(),
             health,
         })
@@ -146,17 +149,16 @@ impl Clients {
     pub(super) fn returned(&self, silent: bool) {
         for pool in &self.pools {
             pool.redial();
-        }
-        let [shared, _] = &self.pools;
-        if silent {
-            shared.cut();
+            // That of the heartbeats is the one that the answer came over.
+            if silent && !Arc::ptr_eq(pool, &self.beats) {
+                pool.cut();
+            }
         }
     }
 
     /// Closes the connection of heartbeats.
     pub(super) fn cut_heartbeats(&self) {
-        let [_, own] = &self.pools;
-        own.cut();
+        self.beats.cut();
     }
 
     pub(super) fn health(&self) -> Arc<Health> {
