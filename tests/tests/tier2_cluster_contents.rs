@@ -103,7 +103,7 @@ fn volumes_follow_their_objects_while_the_pod_runs() {
             .await?;
         reads(&label, "y").await?;
         // The server goes: what is there stays, and what changed meanwhile comes when it is back.
-        cluster.line.cut();
+        cluster.line.refuse();
         cluster
             .client()
             .merge(&object, &json!({"data": {"k": "3"}}))
