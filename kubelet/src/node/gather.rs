@@ -16,6 +16,7 @@ use super::machine::{self, meminfo_bytes};
 use super::pressure::{Signals, Thresholds};
 use super::status::{Facts, RuntimeAbilities, reported_images};
 use super::types::{Address, Features, HandlerFeatures, Image, NodeInfo, RuntimeHandler, Swap};
+use super::version::plain_version;
 use crate::admission::{Amounts, Capacity};
 use crate::clock::Clock;
 use crate::config::{Config, KUBERNETES_VERSION};
@@ -237,6 +238,8 @@ impl Gatherer {
                 tokio::time::timeout(RUNTIME_PATIENCE, self.runtime.version()).await
             {
                 let (name, version) = (version.runtime_name, version.runtime_version);
+                let version = plain_version(&version);
+                let version = version.as_deref().unwrap_or("Unknown");
                 self.state.version = Some(format!("{name}://{version}"));
             }
             self.find_images().await;

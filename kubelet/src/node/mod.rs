@@ -20,6 +20,7 @@ mod register;
 mod report;
 pub mod status;
 pub mod types;
+mod version;
 
 #[cfg(test)]
 mod tests;

@@ -110,11 +110,7 @@ fn put_conditions(ours: &api::PodStatus, server: &ServerStatus, status: &mut Map
     let stale = server.conditions.iter();
     let stale = stale.filter(|type_| is_written_by_node(type_) && !has(type_));
     let gone = stale.map(|type_| json!({"$patch": "delete", "type": type_}));
-    let list: Vec<Value> = own
-        .iter()
-        .map(|c| serde_json::to_value(c).unwrap_or_default())
-        .chain(gone)
-        .collect();
+    let list: Vec<Value> = own.iter().map(|c| whole(c)).chain(gone).collect();
     if list.is_empty() {
         return;
     }
@@ -126,6 +122,18 @@ fn put_conditions(ours: &api::PodStatus, server: &ServerStatus, status: &mut Map
         .collect();
     status.insert("$setElementOrder/conditions".to_owned(), order.into());
     status.insert("conditions".to_owned(), list.into());
+}
+
+/// A condition with all its fields: elements are merged one by one, and what is not said of one stays as it was, such as
+/// the reason why a pod was not ready.
+fn whole(condition: &api::PodCondition) -> Value {
+    let mut whole = json!({"reason": null, "message": null});
+    if let (Value::Object(whole), Ok(Value::Object(told))) =
+        (&mut whole, serde_json::to_value(condition))
+    {
+        whole.extend(told);
+    }
+    whole
 }
 
 #[cfg(test)]
@@ -152,6 +160,7 @@ mod tests {
             "conditions": [
                 {"type": "example.com/gate", "status": "True"},
                 {"type": "Ready", "status": "True"},
+                {"type": "PodScheduled", "status": "False", "reason": "r", "message": "m"},
             ],
         }));
         let server = ServerStatus {
@@ -164,10 +173,13 @@ mod tests {
         let expected = json!({
             "metadata": {"uid": "u-1"},
             "status": {
-                "$setElementOrder/conditions": [{"type": "example.com/late"}, {"type": "Ready"}],
+                "$setElementOrder/conditions": [
+                    {"type": "example.com/late"}, {"type": "Ready"}, {"type": "PodScheduled"},
+                ],
                 "allocatedResources": null,
                 "conditions": [
-                    {"status": "True", "type": "Ready"},
+                    {"message": null, "reason": null, "status": "True", "type": "Ready"},
+                    {"message": "m", "reason": "r", "status": "False", "type": "PodScheduled"},
                     {"$patch": "delete", "type": "PodResizePending"},
                 ],
                 "containerStatuses": null,
