@@ -120,7 +120,7 @@ impl Reports {
         }
     }
 
-    /// Waits for the next time to look: `every`, or as soon as somebody else has the node's readiness unknown.
+    /// Waits for the next time to look: `every`, or as soon as the node's readiness is unknown to the API server.
     async fn next(&mut self, every: Duration) {
         let sleep = tokio::time::sleep(every);
         tokio::pin!(sleep);
@@ -148,7 +148,8 @@ impl Reports {
         match own {
             OwnNode::There(node) => {
                 let mut conditions = node.status.conditions.iter();
-                let unknown = conditions.any(|one| one.kind == "Ready" && one.status == "Unknown");
+                let ready = conditions.find(|one| one.kind == "Ready");
+                let unknown = ready.is_none_or(|ready| ready.status == "Unknown");
                 let cidr = pod_cidr(&node);
                 let new_cidr = cidr.is_some() && cidr != self.pod_cidr;
                 self.base = Some(node);
