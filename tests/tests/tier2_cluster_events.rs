@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use k8s_openapi::jiff::Timestamp;
 use tests::agent::{NODE_NAME, PodView as _};
-use tests::cluster::{LIMIT, bound_pod, with_cluster};
+use tests::cluster::{LIMIT, bound_pod, with_cluster_alone};
 use tests::fake_runtime::Program;
 use tests::wait::{eventually, throughout};
 
 #[test]
 fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
-    with_cluster(async |cluster, node| {
+    with_cluster_alone(async |cluster, node| {
         node.start_agent()?;
         cluster.add(&bound_pod("a")).await?;
         let pod = cluster.ready("a").await?;
@@ -40,7 +40,7 @@ fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
 
 #[test]
 fn an_event_that_repeats_is_one_object_that_counts() {
-    with_cluster(async |cluster, node| {
+    with_cluster_alone(async |cluster, node| {
         let crashes = Program::exits(1, Duration::from_millis(20));
         node.runtime.program("a/main", crashes);
         node.start_agent()?;
@@ -64,7 +64,7 @@ fn an_event_that_repeats_is_one_object_that_counts() {
 
 #[test]
 fn what_happens_during_an_outage_is_told_after_it_without_a_storm() {
-    with_cluster(async |cluster, node| {
+    with_cluster_alone(async |cluster, node| {
         node.start_agent()?;
         cluster.add(&bound_pod("a")).await?;
         cluster.ready("a").await?;

@@ -235,6 +235,28 @@ fn a_change_of_the_node_is_told_at_once() {
 }
 
 #[test]
+fn pressure_is_what_the_signals_say() {
+    with_cluster(async |cluster, node| {
+        hasten(node);
+        // No disk has so much to spare.
+        let thresholds = json!({ "memory.available": "1Mi", "nodefs.available": "99.99%" });
+        node.configure("evictionHard", thresholds);
+        node.start_agent()?;
+        let object = cluster.node_condition("DiskPressure", "True").await?;
+        let conditions = status(&object)?.conditions.clone().unwrap_or_default();
+        let shown: Vec<&str> = conditions
+            .iter()
+            .filter_map(|c| c.reason.as_deref())
+            .collect();
+        ensure!(
+            shown[..2] == ["KubeletHasSufficientMemory", "KubeletHasDiskPressure"],
+            "{shown:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn what_others_write_into_the_node_stays() {
     with_cluster(async |cluster, node| {
         hasten(node);

@@ -165,7 +165,7 @@ fn services_are_variables() {
 fn a_volume_follows_its_object() {
     with_cluster(async |cluster, node| {
         node.start_agent()?;
-        let mut pod = bound_pod("a");
+        let mut pod = bound_pod("volumes");
         pod["spec"]["volumes"] = json!([
             { "name": "c", "configMap": { "name": "c" } },
             { "name": "s", "secret": { "secretName": "s", "defaultMode": 256 } },
@@ -174,13 +174,13 @@ fn a_volume_follows_its_object() {
             { "name": "c", "mountPath": "/c" }, { "name": "s", "mountPath": "/s" },
         ]);
         let made = cluster.add(&pod).await?;
-        cluster.event("a", "FailedMount").await?;
+        cluster.event("volumes", "FailedMount").await?;
         cluster
             .add_object("configmaps", &map("c", &json!({ "k": "1" })))
             .await?;
         let secret = json!({ "metadata": { "name": "s" }, "stringData": { "k": "2" } });
         cluster.add_object("secrets", &secret).await?;
-        cluster.ready("a").await?;
+        cluster.ready("volumes").await?;
         let volumes = node.pod_dir(&made).join("volumes");
         let config = volumes.join("kubernetes.io~configmap/c");
         ensure!(fs::read_to_string(config.join("k"))? == "1");
@@ -197,9 +197,9 @@ fn a_volume_follows_its_object() {
             Ok(())
         })
         .await?;
-        let now = cluster.pod("a").await?;
+        let now = cluster.pod("volumes").await?;
         ensure!(now.statuses()[0].restart_count == 0);
-        cluster.delete_pod("a", Some(1)).await?;
+        cluster.delete_pod("volumes", Some(1)).await?;
         cluster.gone(node, &made).await
     });
 }

@@ -344,11 +344,11 @@ fn pods_run_beside_static_ones_and_their_events_arrive() {
             "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {containers: [{name: main, image: 'busybox:1'}]}}",
         )?;
         node.start_agent()?;
-        cluster.add(&bound_pod("a")).await?;
-        let pod = cluster.ready("a").await?;
+        cluster.add(&bound_pod("told")).await?;
+        let pod = cluster.ready("told").await?;
         node.ready("s").await?;
         for reason in ["Created", "Started"] {
-            let event = cluster.event("a", reason).await?;
+            let event = cluster.event("told", reason).await?;
             let about = &event.involved_object;
             ensure!(about.uid.as_deref() == Some(pod.uid()), "{event:?}");
             ensure!(about.field_path.as_deref() == Some("spec.containers{main}"));

@@ -1,27 +1,18 @@
 //! What a joined node asks of its server, counted with its events. On the double, and on a real API server when
-//! `KUBEBUILDER_ASSETS` is set. One test at a time: all agents of a process record their events into one place.
+//! `KUBEBUILDER_ASSETS` is set.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use tests::agent::NODE_NAME;
 use tests::apiserver::Request;
-use tests::cluster::{Cluster, LIMIT, bound_pod, with_cluster};
+use tests::cluster::{Cluster, LIMIT, bound_pod, with_cluster_alone};
 use tests::fake_runtime::Program;
-use tests::in_process::FakeNode;
 use tests::wait::eventually;
 
 const MANIFEST: &str = "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {terminationGracePeriodSeconds: 1, \
                         containers: [{name: main, image: 'busybox:1'}]}}";
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn alone(test: impl AsyncFnOnce(&Cluster, &FakeNode) -> Result<()>) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    with_cluster(test);
-}
 
 fn asked(cluster: &Cluster, from: Timestamp) -> Result<(Vec<Request>, Vec<Request>)> {
     let others = cluster.asked(from, "*", "*")?;
@@ -31,7 +22,7 @@ fn asked(cluster: &Cluster, from: Timestamp) -> Result<(Vec<Request>, Vec<Reques
 
 #[test]
 fn a_quiet_node_asks_little() {
-    alone(async |cluster, node| {
+    with_cluster_alone(async |cluster, node| {
         node.put("s.yaml", MANIFEST)?;
         node.start_agent()?;
         cluster.node_condition("Ready", "True").await?;
@@ -56,7 +47,7 @@ fn a_quiet_node_asks_little() {
 
 #[test]
 fn events_of_an_outage_come_afterwards_and_are_no_storm() {
-    alone(async |cluster, node| {
+    with_cluster_alone(async |cluster, node| {
         node.runtime
             .program("c/main", Program::exits(1, Duration::from_millis(100)));
         node.start_agent()?;

@@ -21,7 +21,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Once, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ const FOUNDED: Duration = Duration::from_secs(30);
 /// Two real control planes at a time are too many for a small machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 static SAID: Once = Once::new();
+/// Held to write by who wants no other joined agent in the process.
+static ALONE: RwLock<()> = RwLock::new(());
 
 /// A cluster; see the module. Dropping it ends everything of it.
 pub struct Cluster {
@@ -74,11 +76,26 @@ enum Server {
     ),
 }
 
-/// Runs `test` on a node that is joined to a cluster of its own and has no agent yet.
+/// Runs `test` on a node that is joined to a cluster of its own and has no agent yet. All agents of a process record their
+/// events into one place, and each tells all of them: who counts events runs [`with_cluster_alone`].
 ///
 /// # Panics
 /// When `test` fails; with the last requests, the end of the agent's log and the runtime's calls.
 pub fn with_cluster(test: impl AsyncFnOnce(&Cluster, &FakeNode) -> Result<()>) {
+    let _beside_others = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+    on_cluster(test);
+}
+
+/// As [`with_cluster`], while no other agent of a cluster runs in this process.
+///
+/// # Panics
+/// As [`with_cluster`].
+pub fn with_cluster_alone(test: impl AsyncFnOnce(&Cluster, &FakeNode) -> Result<()>) {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    on_cluster(test);
+}
+
+fn on_cluster(test: impl AsyncFnOnce(&Cluster, &FakeNode) -> Result<()>) {
     with_node(async |node| {
         let cluster = Cluster::start().await?;
         cluster.join(node)?;
@@ -92,6 +109,7 @@ pub fn with_cluster(test: impl AsyncFnOnce(&Cluster, &FakeNode) -> Result<()>) {
 /// # Panics
 /// As [`with_cluster`].
 pub fn with_double(test: impl AsyncFnOnce(&Cluster, &ApiServer, &FakeNode) -> Result<()>) {
+    let _beside_others = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     with_node(async |node| {
         let cluster = Cluster::with_double().await?;
         cluster.join(node)?;
@@ -363,6 +381,9 @@ impl Cluster {
     pub fn join(&self, node: &FakeNode) -> Result<()> {
         let file = self.node_kubeconfig(crate::agent::NODE_NAME, &node.path(""))?;
         node.set_flag("--kubeconfig", &file.display().to_string());
+        // How full the machine's disk is, is no affair of these tests.
+        let thresholds = json!({ "memory.available": "1Mi", "nodefs.available": "1Mi" });
+        node.configure("evictionHard", thresholds);
         Ok(())
     }
 
