@@ -46,6 +46,8 @@ pub(super) fn tools(
     images: &Connection,
 ) -> Result<Tools, AgentError> {
     check_machine(config)?;
+    // First of all: how much disk there is for pods is asked of the root directory.
+    let dirs = PodDirs::new(&config.paths.root)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let capacity = NodeCapacity {
         memory_bytes: node::memory_bytes()?,
@@ -55,7 +57,6 @@ pub(super) fn tools(
     let allocatable = quantities(&for_pods);
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
-    let dirs = PodDirs::new(&config.paths.root)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
