@@ -1,4 +1,5 @@
-//! What happens, as the API server has it. On the double, and on a real API server when `KUBEBUILDER_ASSETS` is set.
+//! What happens, as the API server has it. Events are counted for the whole process, so that each test has a pod of its own.
+//! On the double, and on a real API server when `KUBEBUILDER_ASSETS` is set.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use tests::wait::{eventually, throughout};
 fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
     with_cluster_alone(async |cluster, node| {
         node.start_agent()?;
-        cluster.add(&bound_pod("a")).await?;
-        let pod = cluster.ready("a").await?;
-        let started = cluster.event("a", "Started").await?;
+        cluster.add(&bound_pod("told")).await?;
+        let pod = cluster.ready("told").await?;
+        let started = cluster.event("told", "Started").await?;
         let about = &started.involved_object;
         ensure!(about.kind.as_deref() == Some("Pod"), "{about:?}");
         ensure!(about.uid.as_deref() == Some(&*pod.uid()), "{about:?}");
@@ -28,7 +29,7 @@ fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
         ensure!(started.reporting_instance.as_deref() == Some(NODE_NAME));
         ensure!(started.count == Some(1) && started.type_.as_deref() == Some("Normal"));
         let name = started.metadata.name.clone().unwrap_or_default();
-        ensure!(name.starts_with("a."), "{name}");
+        ensure!(name.starts_with("told."), "{name}");
         // It happened before there was anybody to tell.
         let starting = cluster.event(NODE_NAME, "Starting").await?;
         let about = &starting.involved_object;
@@ -42,18 +43,18 @@ fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
 fn an_event_that_repeats_is_one_object_that_counts() {
     with_cluster_alone(async |cluster, node| {
         let crashes = Program::exits(1, Duration::from_millis(20));
-        node.runtime.program("a/main", crashes);
+        node.runtime.program("repeats/main", crashes);
         node.start_agent()?;
-        cluster.add(&bound_pod("a")).await?;
+        cluster.add(&bound_pod("repeats")).await?;
         let told = eventually("the container was started twice", LIMIT, async || {
-            let event = cluster.event("a", "Started").await?;
+            let event = cluster.event("repeats", "Started").await?;
             ensure!(event.count >= Some(2), "{:?}", event.count);
             Ok(event)
         })
         .await?;
         let all = cluster.client().events("default").await?;
         let same = all.iter().filter(|event| {
-            event.reason == told.reason && event.involved_object.name.as_deref() == Some("a")
+            event.reason == told.reason && event.involved_object.name.as_deref() == Some("repeats")
         });
         ensure!(same.count() == 1);
         let (first, last) = (&told.first_timestamp, &told.last_timestamp);
@@ -66,15 +67,15 @@ fn an_event_that_repeats_is_one_object_that_counts() {
 fn what_happens_during_an_outage_is_told_after_it_without_a_storm() {
     with_cluster_alone(async |cluster, node| {
         node.start_agent()?;
-        cluster.add(&bound_pod("a")).await?;
-        cluster.ready("a").await?;
-        cluster.event("a", "Started").await?;
+        cluster.add(&bound_pod("cut")).await?;
+        cluster.ready("cut").await?;
+        cluster.event("cut", "Started").await?;
         cluster.line.refuse();
-        let main = node.runtime.running("default/a/main").pop();
+        let main = node.runtime.running("default/cut/main").pop();
         let main = main.context("it does not run")?;
         ensure!(node.runtime.kill_container(&main.id, 1));
         eventually("it runs again", LIMIT, async || {
-            let running = node.runtime.running("default/a/main");
+            let running = node.runtime.running("default/cut/main");
             ensure!(running.iter().any(|c| c.id != main.id));
             Ok(())
         })
@@ -83,7 +84,7 @@ fn what_happens_during_an_outage_is_told_after_it_without_a_storm() {
         let from = Timestamp::now();
         cluster.line.open();
         eventually("the second start is told", LIMIT, async || {
-            let event = cluster.event("a", "Started").await?;
+            let event = cluster.event("cut", "Started").await?;
             ensure!(event.count == Some(2), "{:?}", event.count);
             Ok(())
         })
