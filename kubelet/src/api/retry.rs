@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::returned::returns_within;
+
 /// Delays that double, each spread at random so that nodes that failed together do not come back together.
 #[derive(Clone, Debug)]
 pub struct Retry {
@@ -32,6 +34,14 @@ impl Retry {
         let delay = self.next;
         self.next = (delay * 2).min(self.most);
         spread(delay)
+    }
+
+    /// Waits for the next delay, or until an API server that had gone is back. One that has just begun may refuse what
+    /// it does not know yet, or end watches at once: then the delays begin anew, so that nobody waits out long ones.
+    pub async fn pause(&mut self) {
+        if returns_within(self.delay()).await {
+            self.reset();
+        }
     }
 
     /// It worked: the next failure is the first one.

@@ -32,12 +32,22 @@ const NOTICE: Duration = Duration::from_millis(100);
 
 /// Waits for `delay`, or until an API server that had gone is back, whichever is first.
 pub async fn pause(delay: Duration) {
+    returns_within(delay).await;
+}
+
+/// Waits likewise, and says whether it was the server's return.
+pub(super) async fn returns_within(delay: Duration) -> bool {
     let mut returns = RETURNS.subscribe();
     // Cancel-safe: both only wait.
     tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        _ = returns.changed() => {}
+        () = tokio::time::sleep(delay) => false,
+        _ = returns.changed() => true,
     }
+}
+
+/// Tells all who [`pause`] that an API server is back.
+pub(super) fn tell_return() {
+    RETURNS.send_modify(|count| *count += 1);
 }
 
 /// What the requests of one agent say of its API server.
@@ -105,7 +115,7 @@ pub async fn run_return(clients: Clients) {
         }
         clients.returned(health.silent.swap(false, Ordering::Relaxed));
         tokio::time::sleep(NOTICE).await;
-        RETURNS.send_modify(|count| *count += 1);
+        tell_return();
         // One that comes and goes must not have everybody try all the time.
         let failures = health.failures.load(Ordering::Relaxed);
         let again = tokio::time::timeout(STEADY, away.wait_for(|away| *away)).await;

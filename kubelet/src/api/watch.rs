@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use super::retry::{Retry, random};
-use super::returned::pause;
+use super::returned::returns_within;
 use crate::errors::error_chain;
 
 /// Objects a page of a list: what is held at once while they are read.
@@ -61,7 +61,7 @@ struct Endless<K> {
     what: String,
     events: Events<K>,
     retry: Retry,
-    pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pause: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     failed: Option<Instant>,
     said: Option<String>,
 }
@@ -107,8 +107,12 @@ impl<K: Resource + Send + 'static> Stream for Endless<K> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event<K>>> {
         loop {
             if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(context));
+                let returned = ready!(pause.as_mut().poll(context));
                 self.pause = None;
+                // A server that has just begun may end at once what it accepts: that is a first failure.
+                if returned {
+                    self.retry.reset();
+                }
             }
             match ready!(self.events.as_mut().poll_next(context)) {
                 Some(Ok(mut event)) => {
@@ -125,10 +129,57 @@ impl<K: Resource + Send + 'static> Stream for Endless<K> {
                 }
                 Some(Err(error)) => {
                     let delay = self.failed(&error);
-                    self.pause = Some(Box::pin(pause(delay)));
+                    self.pause = Some(Box::pin(returns_within(delay)));
                 }
                 None => return Poll::Ready(None),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+    use tokio_stream::StreamExt as _;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::*;
+    use crate::api::returned::tell_return;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_just_returned_is_not_waited_for_as_one_that_is_away() {
+        let (errors, events) = mpsc::unbounded_channel();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let events = UnboundedReceiverStream::new(events).map(move |event| {
+            count.fetch_add(1, Ordering::Relaxed);
+            event
+        });
+        let mut watch = Endless::<ConfigMap> {
+            what: "/api/v1/configmaps".to_owned(),
+            events: Box::pin(events),
+            retry: Retry::of_watches(),
+            pause: None,
+            failed: None,
+            said: None,
+        };
+        for _ in 0..20 {
+            let error = watcher::Error::NoResourceVersion;
+            errors.send(Err(error)).unwrap();
+        }
+        let away = timeout(Duration::from_secs(60), watch.next()).await;
+        assert!(away.is_err());
+        // By now it waits for 13 s at least, each time.
+        let before = taken.load(Ordering::Relaxed);
+        tell_return();
+        let back = timeout(Duration::from_secs(8), watch.next()).await;
+        assert!(back.is_err());
+        let tries = taken.load(Ordering::Relaxed) - before;
+        assert!(tries >= 3, "{tries}");
     }
 }

@@ -19,7 +19,7 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::{self, ApiError, ClientOptions, Clients, Endpoint, Identity, Pem, Rates, Retry};
+use crate::api::{ApiError, ClientOptions, Clients, Endpoint, Identity, Pem, Rates, Retry};
 use crate::clock::Clock;
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
@@ -69,7 +69,7 @@ pub async fn join(config: &Config, api: &ApiConfig, clock: &Clock) -> Joined {
                     tracing::error!("cannot connect to the API server: {text}; it is tried again");
                     said = Some(text);
                 }
-                api::pause(retry.delay()).await;
+                retry.pause().await;
             }
         }
     }

@@ -59,7 +59,7 @@ impl ClientCertificate {
                         "cannot renew the client certificate: {}",
                         error_chain(&error)
                     );
-                    api::pause(retry.delay()).await;
+                    retry.pause().await;
                     self.at_once = true;
                 }
             }

@@ -80,7 +80,7 @@ impl Lease {
                     if !std::mem::replace(&mut self.said, true) {
                         tracing::warn!("cannot renew the node's lease: {}", error_chain(&error));
                     }
-                    api::pause(retry.delay()).await;
+                    retry.pause().await;
                 }
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::cell::Cell;
 use super::data::{Found, Token};
 use super::references::TokenWish;
-use crate::api::{Retry, pause, random};
+use crate::api::{Retry, random};
 use crate::errors::error_chain;
 use crate::pod::{PodName, PodUid};
 
@@ -73,7 +73,7 @@ pub(super) async fn keep_token(
                     };
                     cell.set(Found::Unknown(Some(why.into())));
                 }
-                pause(retry.delay()).await;
+                retry.pause().await;
             }
         }
     }
