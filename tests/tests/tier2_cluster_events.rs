@@ -19,7 +19,7 @@ fn events_of_pods_and_of_the_node_are_told_as_upstreams_recorder_tells_them() {
         let started = cluster.event("told", "Started").await?;
         let about = &started.involved_object;
         ensure!(about.kind.as_deref() == Some("Pod"), "{about:?}");
-        ensure!(about.uid.as_deref() == Some(&*pod.uid()), "{about:?}");
+        ensure!(about.uid.as_deref() == Some(pod.uid()), "{about:?}");
         let path = about.field_path.as_deref();
         ensure!(path == Some("spec.containers{main}"), "{about:?}");
         let source = started.source.clone().unwrap_or_default();

@@ -114,7 +114,7 @@ impl Reports {
                         "cannot register the node: {}",
                         error_chain(&error)
                     ));
-                    api::pause(retry.delay()).await;
+                    retry.pause().await;
                 }
             }
         }

@@ -77,7 +77,7 @@ pub fn derive(before: &NodeStatus, facts: &Facts, now: Timestamp) -> (NodeStatus
     }
     status.allocatable.extend(has.allocatable);
     if let Some(addresses) = &facts.addresses
-        && !(facts.addresses_of_cloud && !before.addresses.is_empty())
+        && (!facts.addresses_of_cloud || before.addresses.is_empty())
     {
         status.addresses.clone_from(addresses);
     }

@@ -106,13 +106,7 @@ impl Cluster {
         }
     }
 
-    fn object(
-        &self,
-        kind: Kind,
-        namespace: &str,
-        name: &str,
-        news: &Arc<News>,
-    ) -> Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>> {
+    fn object(&self, kind: Kind, namespace: &str, name: &str, news: &Arc<News>) -> Arc<OpenObject> {
         let key = (kind, Box::from(namespace), Box::from(name));
         let connections = self.connections();
         self.objects
@@ -199,9 +193,12 @@ impl<K: Eq + Hash + Clone, T> Drop for Open<K, T> {
     }
 }
 
+/// An object that is watched, by its kind, namespace and name.
+type OpenObject = Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>;
+
 /// What a pod holds.
 enum Opened {
-    Object(Arc<Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>>),
+    Object(Arc<OpenObject>),
     Token(Arc<Open<TokenKey, Token>>),
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Status;
 use kube::{Api, Client, Error};
 use serde_json::Value;
 
@@ -115,16 +116,22 @@ fn judge(error: &Error) -> Outcome {
     match status.code {
         404 => Outcome::Gone,
         409 => Outcome::Conflict,
+        422 if is_of_another(status) => Outcome::Conflict,
         // Credentials are renewed by others; everything else of these is the server's own trouble.
         401 | 408 | 425 | 429 | 500.. => Outcome::Away(text(), wished),
         _ => Outcome::Refused(text()),
     }
 }
 
+/// Whether a patch was meant for a pod that had the name before: its UID is in the patch, and a UID cannot be changed.
+fn is_of_another(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.field == "metadata.uid")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::Status;
 
     #[test]
     fn answers_are_told_apart() {
@@ -143,6 +150,13 @@ mod tests {
         assert_eq!(judged(404, 0), "gone");
         assert_eq!(judged(409, 0), "conflict");
         assert_eq!(judged(422, 0), "refused: said so (422)");
+        let mut other = Status::failure("field is immutable", "Invalid").with_code(422);
+        let details = serde_json::json!({"causes": [{"field": "metadata.uid", "reason": "FieldValueInvalid", "message": "m"}]});
+        other.details = serde_json::from_value(details).unwrap();
+        assert!(matches!(
+            judge(&Error::Api(Box::new(other))),
+            Outcome::Conflict
+        ));
         assert_eq!(judged(403, 0), "refused: said so (403)");
         assert_eq!(judged(429, 3), "away 3s: said so (429)");
         assert_eq!(judged(503, 900), "away 10s: said so (503)");

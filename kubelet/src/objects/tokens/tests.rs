@@ -23,8 +23,11 @@ fn key() -> TokenKey {
     }
 }
 
+/// Path and body of each request.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// What was asked for, and an API that grants it with a number behind `token-`; while `fails` it refuses.
-fn granting(seconds: i64) -> (Api, Arc<Mutex<Vec<(String, Value)>>>, Arc<AtomicBool>) {
+fn granting(seconds: i64) -> (Api, Asked, Arc<AtomicBool>) {
     let (api, asked, fails) = (
         Api::default(),
         Arc::new(Mutex::new(Vec::new())),

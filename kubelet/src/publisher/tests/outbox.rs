@@ -65,7 +65,7 @@ fn a_status_goes_out_once_and_at_rest_there_is_nothing_to_wait_for() {
     let api = api(&[&pod]);
     let mut outbox = Outbox::default();
     let shown = view(&pod, status(Phase::Running), Word::Current);
-    outbox.follow(&api, &[shown.clone()], ms(0));
+    outbox.follow(&api, std::slice::from_ref(&shown), ms(0));
     assert!(outbox.next(ms(0)).is_none());
     assert_eq!(outbox.wake_in(ms(0)), Some(ms(100)));
     let job = outbox.next(ms(100)).unwrap();
@@ -170,7 +170,7 @@ fn a_deleted_pod_is_removed_once_its_last_status_is_shown() {
     let known = api(&[&pod]);
     let mut outbox = Outbox::default();
     let ended = view(&pod, status(Phase::Failed), Word::Current);
-    outbox.follow(&known, &[ended.clone()], ms(0));
+    outbox.follow(&known, std::slice::from_ref(&ended), ms(0));
     let job = outbox.next(ms(100)).unwrap();
     outbox.done(patched(&job, |_| {}), ms(100), 0);
     assert!(
@@ -181,7 +181,7 @@ fn a_deleted_pod_is_removed_once_its_last_status_is_shown() {
         word: Word::Last,
         ..ended
     };
-    outbox.follow(&known, &[last.clone()], ms(2000));
+    outbox.follow(&known, std::slice::from_ref(&last), ms(2000));
     let job = outbox.next(ms(2000)).unwrap();
     assert_eq!(phase_of(&job), "DELETE");
     let deleted = Done {
