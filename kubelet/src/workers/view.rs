@@ -69,18 +69,23 @@ impl Worker {
 
     pub(super) fn view(&self, pod: &Arc<Pod>, plan: &PodPlan) -> View {
         let now = self.tools.clock.now().monotonic;
+        // Read once: who reads a second time while holding the first waits for the registry, which waits for the first.
+        let (wanted, pending) = {
+            let orders = self.orders.borrow();
+            (orders.wanted, orders.resize.clone())
+        };
         View {
             pod: pod.clone(),
             probes: self.probes.news(),
             waiting: self.waiting(plan, now),
             start_time: self.memory.start_time,
-            terminating: self.orders.borrow().wanted == Wanted::Stop,
+            terminating: wanted == Wanted::Stop,
             finished: plan.finished || self.memory.is_over(),
             rejected: self.memory.rejected.clone(),
             failure: self.memory.failure.clone(),
             stop_signals: self.tools.node.settings.stop_signals,
             resize: Progress {
-                pending: self.orders.borrow().resize.clone(),
+                pending,
                 actuating: self.memory.resizing.clone(),
             },
             host_ips: self.tools.node.status_ips.clone(),

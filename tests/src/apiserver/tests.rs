@@ -138,7 +138,9 @@ async fn tokens_and_rules_are_what_the_test_says() {
     let maps = path("configmaps", "kube-public", "");
     jane.create(&maps, &info).await.unwrap();
     let anyone = cluster.client_with("").unwrap();
-    assert_eq!(refused(anyone.get(&maps).await).0, 401);
+    assert_eq!(refused(anyone.get(&maps).await).0, 403, "anonymous");
+    let stranger = cluster.client_with("wrong").unwrap();
+    assert_eq!(refused(stranger.get(&maps).await).0, 401);
 }
 
 #[tokio::test]
