@@ -59,6 +59,7 @@ pub mod probes;
 pub mod process;
 pub mod publisher;
 pub mod record;
+mod resident;
 pub mod resize;
 pub mod runtime;
 pub mod runtime_class;

@@ -29,6 +29,7 @@ use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rot
 use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
+use crate::resident::run_giving_back;
 use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
@@ -253,6 +254,8 @@ pub async fn run(
         };
         singletons.spawn("cluster", Box::pin(cluster.run()));
     }
+    let changes = tools.board.changes();
+    singletons.spawn("unused code", run_giving_back(changes));
     singletons.spawn(
         "registry of pods",
         run_registry(tools, desired, heartbeat, shutdown, heard.node),
