@@ -459,3 +459,6 @@ fn attempts_on_disk(tools: &Tools, pod: &Pod, uid: &PodUid) -> BTreeMap<Arc<str>
     let attempts = pod::containers(pod).map(|(_, c)| (c.name.as_str().into(), next(&c.name)));
     attempts.filter(|(_, attempt)| *attempt > 0).collect()
 }
+
+#[cfg(test)]
+mod tests;
