@@ -419,7 +419,7 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
     let kernel = kernel_version(&node::kernel_release()?).unwrap_or_default();
     Ok(NodeFeatures {
         node_name: config.node.name.clone(),
-        labels: node_labels(config),
+        labels: node::initial_labels(config),
         sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
         supplemental_groups_policy: false,
         app_armor: node::has_apparmor(),
@@ -427,19 +427,4 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         hugepages: true,
         api_server: config.api.is_some(),
     })
-}
-
-/// The labels that a node without an API server goes by: its own, and those of `--node-labels`.
-fn node_labels(config: &Config) -> BTreeMap<String, String> {
-    let arch = node::architecture();
-    let own = [
-        ("kubernetes.io/hostname", config.node.name.as_str()),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", arch),
-        ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", arch),
-    ];
-    let mut labels = config.node.labels.clone();
-    labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    labels
 }

@@ -95,7 +95,7 @@ impl NodeSettings {
         }
         Self {
             name: node.name.clone(),
-            labels: labels(config),
+            labels: initial_labels(config),
             taints,
             annotations,
             provider_id: node.provider_id.clone(),
@@ -127,8 +127,9 @@ fn taint(taint: &crate::config::NodeTaint) -> Taint {
     }
 }
 
-/// The labels of a node that nobody has labelled yet: `--node-labels` goes before the agent's own.
-fn labels(config: &Config) -> BTreeMap<String, String> {
+/// The labels of a node that nobody has labelled yet, and of one without an API server: `--node-labels` goes before the
+/// agent's own.
+pub(crate) fn initial_labels(config: &Config) -> BTreeMap<String, String> {
     let arch = machine::architecture();
     let own = [
         ("kubernetes.io/hostname", config.node.name.as_str()),

@@ -25,6 +25,7 @@ mod version;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::gather::initial_labels;
 pub use self::gather::{Gatherer, NodeSettings};
 pub use self::lease::{LeaseSettings, run_lease};
 pub use self::machine::{
