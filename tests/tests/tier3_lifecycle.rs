@@ -180,7 +180,7 @@ fn a_crash_loop_backs_off_and_no_other_pod_notices() {
         node.put("calm.yaml", &pod("calm", "1", IDLE))?;
         let calm = agent.ready("calm", LIMIT).await?.instances();
         node.put("crash.yaml", &pod("crash", "1", "exit 7"))?;
-        eventually("the crash loop backs off", LIMIT, async || {
+        let second_ended = eventually("the crash loop backs off", LIMIT, async || {
             let pod = agent.pod("crash")?;
             let status = pod.container("main")?;
             let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
@@ -200,25 +200,32 @@ fn a_crash_loop_backs_off_and_no_other_pod_notices() {
                 .last_state
                 .as_ref()
                 .and_then(|s| s.terminated.as_ref());
-            ensure!(last.is_some_and(|t| t.exit_code == 7 && t.reason.as_deref() == Some("Error")));
+            let last = last.with_context(|| pod.describe())?;
+            ensure!(last.exit_code == 7 && last.reason.as_deref() == Some("Error"));
             ensure!(status.restart_count == 1 && pod.phase() == "Running");
-            Ok(())
+            Ok(last.finished_at.clone())
         })
         .await?;
-        // It holds back for ten seconds, and then tries again. The times are the runtime's, in whole seconds.
+        // It holds back for ten seconds, and then tries again. The times are the runtime's, in whole seconds. The third
+        // attempt lives for milliseconds: whoever looks late finds it as the last state of a container that waits.
         let held_back = eventually("the third attempt", LIMIT, async || {
             let pod = agent.pod("crash")?;
             let status = pod.container("main")?;
             ensure!(status.restart_count == 2, "{}", pod.describe());
             let state = status.state.clone().unwrap_or_default();
+            let last = status.last_state.clone().unwrap_or_default().terminated;
+            let last = last.with_context(|| pod.describe())?;
             let running = state.running.and_then(|r| r.started_at);
             let ended = state.terminated.and_then(|t| t.started_at);
-            let last = status.last_state.as_ref();
-            let last = last.and_then(|s| s.terminated.as_ref()?.finished_at.as_ref());
-            // While it waits for the fourth attempt, the third one is its last state.
-            let started = running.or(ended).with_context(|| pod.describe())?;
-            let last = last.with_context(|| pod.describe())?;
-            Ok(started.0.as_second() - last.0.as_second())
+            let (started, before) = match running.or(ended) {
+                Some(started) => (Some(started), last.finished_at),
+                None => (last.started_at, second_ended.clone()),
+            };
+            let (started, before) = started.zip(before).with_context(|| pod.describe())?;
+            let held_back = started.0.as_second() - before.0.as_second();
+            // Created and not started yet: the last state is still that of the second attempt.
+            ensure!(held_back > 0, "{}", pod.describe());
+            Ok(held_back)
         })
         .await?;
         ensure!((9..25).contains(&held_back), "{held_back} s");
