@@ -10,6 +10,7 @@ mod events;
 mod health;
 mod list;
 mod listen;
+mod node_api;
 mod pods;
 mod socket;
 
@@ -26,6 +27,7 @@ use axum::routing::get;
 
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
+pub use node_api::{NodeApi, node_api_routes, read_only_routes};
 pub use pods::PodsView;
 pub use socket::{SocketError, SocketFile};
 
@@ -36,16 +38,6 @@ pub fn healthz_routes(checks: HealthChecks) -> Router {
     with_health(checks).fallback(not_found)
 }
 
-/// The routes of the read-only port: no authentication, nothing that changes anything.
-pub fn read_only_routes(checks: HealthChecks, pods: Arc<dyn PodsView>) -> Router {
-    let list = move || pods::list(Arc::clone(&pods));
-    with_health(checks)
-        .route("/pods", get(list.clone()))
-        .route("/pods/", get(list))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-}
-
 /// The routes of the agent's own socket: those of the read-only port, and what has happened.
 pub fn socket_routes(
     checks: HealthChecks,
@@ -53,9 +45,8 @@ pub fn socket_routes(
     recorder: &'static Recorder,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
-    read_only_routes(checks, pods)
-        .route("/events", get(events))
-        .method_not_allowed_fallback(method_not_allowed)
+    let routes = node_api::reading(checks, pods, Router::new());
+    node_api::finished(routes.route("/events", get(events)))
 }
 
 /// Health is answered to every method, as Go's mux does for a handler without one.
