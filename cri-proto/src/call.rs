@@ -7,6 +7,9 @@ use tonic::{Request, Response, Status};
 
 use crate::CriError;
 
+/// Hears of each call that has ended: CRI's name of it, how long it took, and whether it failed.
+pub type CallObserver = fn(method: &'static str, elapsed: Duration, failed: bool);
+
 /// No deadline is longer, so that sums with a user's grace period stay what timers and the wire can hold.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -14,6 +17,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// Cancel-safe in so far as dropping the future resets the stream: the runtime sees its context cancelled.
 pub(crate) async fn unary<M, T, F>(
+    observer: Option<CallObserver>,
     method: &'static str,
     deadline: Option<Duration>,
     message: M,
@@ -33,11 +37,14 @@ where
     let answer = match deadline {
         Some(deadline) => tokio::time::timeout(deadline, sent)
             .await
-            .map_err(|_| CriError::deadline(method, deadline))?,
-        None => sent.await,
+            .map_err(|_| deadline),
+        None => Ok(sent.await),
     };
     let elapsed = began.elapsed();
-    match answer {
+    if let Some(observer) = observer {
+        observer(method, elapsed, !matches!(answer, Ok(Ok(_))));
+    }
+    match answer.map_err(|deadline| CriError::deadline(method, deadline))? {
         Ok(response) => {
             tracing::trace!(method, ?elapsed, "CRI call");
             Ok(response.into_inner())
@@ -54,9 +61,13 @@ where
 macro_rules! rpc {
     ($self:ident, $name:literal, $method:ident, $deadline:expr, $message:expr) => {{
         let mut client = $self.client.clone();
-        crate::call::unary($name, $deadline, $message, |request| async move {
-            client.$method(request).await
-        })
+        crate::call::unary(
+            $self.observer,
+            $name,
+            $deadline,
+            $message,
+            |request| async move { client.$method(request).await },
+        )
         .await
     }};
 }

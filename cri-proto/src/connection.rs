@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use crate::call::CallObserver;
 use crate::{Endpoint, EndpointError, ImageClient, RuntimeClient};
 
 /// Largest answer taken, as upstream's; a list of some ten thousand containers fits.
@@ -34,6 +35,8 @@ pub struct ConnectOptions {
     pub backoff_min: Duration,
     /// Longest such pause.
     pub backoff_max: Duration,
+    /// Hears of each call of RuntimeService and ImageService that has ended; streams and calls given up on do not count.
+    pub observer: Option<CallObserver>,
 }
 
 impl Default for ConnectOptions {
@@ -44,6 +47,7 @@ impl Default for ConnectOptions {
             max_receive_bytes: MAX_RECEIVE_BYTES,
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(3),
+            observer: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
-use crate::call::{gone_is_fine, rpc};
+use crate::call::{CallObserver, gone_is_fine, rpc};
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::{Connection, CriError, v1};
 
@@ -15,6 +15,7 @@ use crate::{Connection, CriError, v1};
 pub struct ImageClient {
     client: ImageServiceClient<Channel>,
     request_timeout: Duration,
+    observer: Option<CallObserver>,
 }
 
 impl ImageClient {
@@ -24,6 +25,7 @@ impl ImageClient {
             client: ImageServiceClient::new(connection.channel())
                 .max_decoding_message_size(options.max_receive_bytes),
             request_timeout: options.request_timeout,
+            observer: options.observer,
         }
     }
 

@@ -20,6 +20,7 @@ mod images;
 mod redact;
 mod runtime;
 
+pub use call::CallObserver;
 pub use connection::{ConnectOptions, Connection, MAX_RECEIVE_BYTES, REQUEST_TIMEOUT};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CriError, CriErrorKind, MAX_MESSAGE_BYTES, Retry};

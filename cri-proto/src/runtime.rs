@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
-use crate::call::{gone_is_fine, rpc, whole_seconds};
+use crate::call::{CallObserver, gone_is_fine, rpc, whole_seconds};
 use crate::v1::runtime_service_client::RuntimeServiceClient;
 use crate::{Connection, ContainerEvents, CriError, v1};
 
@@ -16,6 +16,7 @@ use crate::{Connection, ContainerEvents, CriError, v1};
 pub struct RuntimeClient {
     client: RuntimeServiceClient<Channel>,
     request_timeout: Duration,
+    observer: Option<CallObserver>,
 }
 
 /// The runtime.
@@ -26,6 +27,7 @@ impl RuntimeClient {
             client: RuntimeServiceClient::new(connection.channel())
                 .max_decoding_message_size(options.max_receive_bytes),
             request_timeout: options.request_timeout,
+            observer: options.observer,
         }
     }
 
