@@ -7,6 +7,7 @@ mod build;
 mod cluster;
 mod driver;
 mod levels;
+mod metrics_routes;
 mod ports;
 
 use std::future::Future;
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
+use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
@@ -193,6 +195,9 @@ pub async fn run(
     About::node(&config.node.name).normal("Starting", "Starting kubelet.");
     let options = ConnectOptions {
         request_timeout: config.runtime.request_timeout,
+        observer: Some(|method, elapsed, failed| {
+            metrics::kubelet().runtime_call(method, elapsed, failed);
+        }),
         ..ConnectOptions::default()
     };
     let connection = Connection::connect(&unix(&config.runtime.socket), options.clone())?;
@@ -208,9 +213,23 @@ pub async fn run(
     let begun = levels.at_start().await?;
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
-    ports::serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
+    let reading = metrics_routes::routes(&config, &tools, &images);
+    ports::serve(
+        &config,
+        &tools,
+        &reading,
+        heartbeat.clone(),
+        &mut singletons,
+    )
+    .await?;
     // Until the end of this function, whichever way it ends.
-    let _socket = ports::serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
+    let _socket = ports::serve_socket(
+        &config,
+        &tools,
+        &reading,
+        heartbeat.clone(),
+        &mut singletons,
+    )?;
     let sources = start_sources(&config, clock.clone(), &mut singletons);
     let _watchdog = be_a_service(
         &config,

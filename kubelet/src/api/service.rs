@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
@@ -22,6 +22,7 @@ use super::returned::{Health, is_up};
 use super::sockets::Sockets;
 use super::token::TokenFile;
 use crate::clock::Clock;
+use crate::metrics::kubelet;
 
 /// A server that says nothing for so long is asked whether it is there, while anybody waits for it (client-go's HTTP/2).
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -145,8 +146,15 @@ impl Requests {
         if !turn.is_zero() {
             tokio::time::sleep(turn).await;
         }
-        let http = self.pool.http(self.clock.monotonic());
+        let begun = self.clock.monotonic();
+        let http = self.pool.http(begun);
+        let told = Told::of(&request);
         let answer = tokio::time::timeout(self.deadline, http.request(request)).await;
+        let took = self.clock.monotonic().saturating_sub(begun);
+        told.tell(
+            answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()),
+            took,
+        );
         match answer {
             Ok(Ok(response)) => {
                 match is_up(response.status()) {
@@ -189,6 +197,31 @@ impl Requests {
             watches.insert(key, now.saturating_add(turn));
         }
         turn
+    }
+}
+
+/// What is counted of a request.
+struct Told {
+    host: String,
+    method: Method,
+}
+
+impl Told {
+    fn of(request: &Request<Body>) -> Self {
+        let authority = request.uri().authority();
+        Self {
+            host: authority.map(ToString::to_string).unwrap_or_default(),
+            method: request.method().clone(),
+        }
+    }
+
+    /// A request without an answer has client-go's word in place of a code.
+    fn tell(&self, answer: Option<&Response<Incoming>>, took: Duration) {
+        let (host, method) = (self.host.as_str(), self.method.as_str());
+        let code = answer.map(Response::status);
+        let code = code.as_ref().map_or("<error>", |code| code.as_str());
+        kubelet().rest_requests.inc(&[code, host, method]);
+        kubelet().rest_duration.observe(&[host, method], took);
     }
 }
 

@@ -7,7 +7,7 @@
 //! ([`Cgroups::begin`]). Outputs: the cgroup parent a sandbox is created with.
 //! Tasks: none. What asks systemd waits for it without a thread, within deadlines; the rest blocks briefly on the
 //! kernel, and the removal of a pod, which may take some seconds, does so on a thread for that.
-//! Deliberately not here: container cgroups (the runtime makes those), usage statistics, and the question which driver.
+//! Deliberately not here: container cgroups (the runtime makes those), what is used of them (`stats` reads that), and the question which driver.
 //!
 //! With the systemd driver each level is a transient slice (`systemd`), and the same values are written to its files
 //! as well, as runc does it: controllers that systemd does not know have nothing but files.
@@ -21,6 +21,7 @@ mod hierarchy;
 mod levels;
 mod names;
 mod node_levels;
+mod places;
 mod pod_level;
 mod removal;
 pub mod resources;
@@ -41,6 +42,7 @@ use systemd::Systemd;
 
 pub use error::CgroupsError;
 pub use hierarchy::{Version, huge_page_bytes, huge_page_sizes};
+pub use places::CgroupMount;
 pub use systemd::{Deadlines, Endpoint, SystemdConfig, SystemdError};
 
 /// Where hierarchies are mounted, on every node there is.

@@ -9,6 +9,7 @@ use super::levels::{HugePages, Limits};
 use super::systemd::{self, Slice};
 use super::{Begun, CLASSES, Cgroups, CgroupsError, removal, resources};
 use crate::dir::Dir;
+use crate::metrics::kubelet;
 use crate::pod::{Pod, PodUid, QosClass, long_name};
 
 impl Cgroups {
@@ -23,9 +24,14 @@ impl Cgroups {
         if !self.config.per_qos {
             return Ok(format!("/{}", begun.names.base().join("/")));
         }
+        let began = tokio::time::Instant::now();
         let limits = self.kept(begun, self.pod_limits(pod)?);
         let class = resources::qos_class(pod);
         let name = begun.names.pod(class, uid);
+        let operation = match self.parents_of(begun, class, &name)?.is_empty() {
+            true => "create",
+            false => "update",
+        };
         if !self.has_class(begun, class)? {
             self.make_levels(begun).await?;
         }
@@ -49,6 +55,8 @@ impl Cgroups {
             let level = hierarchy.ensure_level(&parent, &name)?;
             self.apply(hierarchy, &level, &limits)?;
         }
+        let durations = &kubelet().cgroup_duration;
+        durations.observe(&[operation], began.elapsed());
         Ok(begun.names.path(class, &name))
     }
 
@@ -95,6 +103,7 @@ impl Cgroups {
             if parents.is_empty() {
                 continue;
             }
+            let began = tokio::time::Instant::now();
             let path = begun.names.path(class, &name);
             let (pod, level) = (uid.clone(), name.clone());
             let parents = blocking(move || {
@@ -110,6 +119,8 @@ impl Cgroups {
                 parents.try_for_each(|parent| Ok(removal::remove(parent, &name)?))
             })
             .await?;
+            let durations = &kubelet().cgroup_duration;
+            durations.observe(&["destroy"], began.elapsed());
         }
         Ok(())
     }

@@ -217,7 +217,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("podPidsLimit", Int64, I(-1)).built(),
     field("enableControllerAttachDetach", Bool, B(true)).built(),
     field("volumePluginDir", Path, T("/usr/libexec/kubernetes/kubelet-plugins/volume/exec/")).zero(),
-    field("volumeStatsAggPeriod", Duration, T("1m0s")).zero(),
+    field("volumeStatsAggPeriod", Duration, T("1m0s")).zero().built(),
     field("localStorageCapacityIsolation", Bool, B(true)).built(),
     // Runtime.
     field("containerRuntimeEndpoint", Text, T("unix:///run/containerd/containerd.sock")).zero().built(),

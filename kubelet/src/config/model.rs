@@ -82,6 +82,8 @@ pub struct NodeConfig {
     pub lease: Duration,
     /// `nodeStatusMaxImages`; none for all.
     pub status_max_images: Option<u32>,
+    /// `volumeStatsAggPeriod`; none where nobody is to look at what volumes take (negative).
+    pub volume_stats_every: Option<Duration>,
     /// `enableControllerAttachDetach`.
     pub controller_attach_detach: bool,
     /// `localStorageCapacityIsolation`.

@@ -137,6 +137,8 @@ impl Resolver<'_> {
             status_report_every: report,
             lease: Duration::from_secs(u64::from(self.count("nodeLeaseDurationSeconds"))),
             status_max_images: u32::try_from(s.int("nodeStatusMaxImages")).ok(),
+            volume_stats_every: (s.duration("volumeStatsAggPeriod").0 >= 0)
+                .then(|| self.span("volumeStatsAggPeriod")),
             controller_attach_detach: s.bool("enableControllerAttachDetach"),
             local_storage_isolation: s.bool("localStorageCapacityIsolation"),
             fail_on_swap: s.bool("failSwapOn"),

@@ -11,6 +11,7 @@ use super::store::Store;
 use crate::api::{self, Clients};
 use crate::clock::Clock;
 use crate::errors::error_chain;
+use crate::metrics::kubelet;
 
 /// The longest sleep: the wall clock may step, and certificates go by it.
 const NAP: Duration = Duration::from_secs(3600);
@@ -55,6 +56,7 @@ impl ClientCertificate {
                     tokio::time::sleep(MOST).await;
                 }
                 Err(error) => {
+                    kubelet().client_renew_errors.inc();
                     tracing::error!(
                         "cannot renew the client certificate: {}",
                         error_chain(&error)
@@ -72,6 +74,7 @@ impl ClientCertificate {
         let Ok(validity) = validity(&text) else {
             return;
         };
+        kubelet().client_certificate_until(validity.not_after.as_second());
         let at = deadline(validity, api::random());
         tracing::info!(%at, not_after = %validity.not_after, "the client certificate is to be renewed");
         loop {

@@ -376,7 +376,8 @@ impl PodLogs {
         Ok(root.ensure_child(&pod_dir_name(name, uid), OPEN)?)
     }
 
-    fn container_dir(
+    /// The directory of a container's logs; none where it has none.
+    pub(crate) fn container_dir(
         &self,
         name: &PodName,
         uid: &PodUid,

@@ -395,7 +395,7 @@ fn shown(condition: &RuntimeCondition) -> String {
 }
 
 /// What of `nodeInfo` stays while the machine runs.
-fn machine_info() -> NodeInfo {
+pub(crate) fn machine_info() -> NodeInfo {
     let read = |path: &str| {
         let text = std::fs::read_to_string(path).ok()?;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())

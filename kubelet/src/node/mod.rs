@@ -25,8 +25,8 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::gather::initial_labels;
 pub use self::gather::{Gatherer, NodeSettings};
+pub(crate) use self::gather::{initial_labels, machine_info};
 pub use self::lease::{LeaseSettings, run_lease};
 pub use self::machine::{
     NodeError, architecture, default_route_addresses, file_system_bytes, has_apparmor,

@@ -57,6 +57,8 @@ pub struct Observer {
     changes: watch::Sender<()>,
     /// Pods that a relist looks at.
     looking: Mutex<HashSet<PodUid>>,
+    /// When the last relist began.
+    relisted: Mutex<Option<tokio::time::Instant>>,
 }
 
 #[derive(Clone)]
@@ -102,6 +104,7 @@ impl Observer {
             found: watch::Sender::new(Arc::default()),
             changes: watch::Sender::new(()),
             looking: Mutex::default(),
+            relisted: Mutex::default(),
         })
     }
 
@@ -127,6 +130,22 @@ impl Observer {
     #[must_use]
     pub fn subscribe(&self, uid: &PodUid) -> watch::Receiver<Arc<ObservedPod>> {
         self.slot(uid).observed.subscribe()
+    }
+
+    /// The last observation of one pod; none where nothing of it is known.
+    #[must_use]
+    pub fn observed(&self, uid: &PodUid) -> Option<Arc<ObservedPod>> {
+        let pods = self.lock_pods();
+        let observed = pods.get(uid)?.observed.borrow().clone();
+        Some(observed)
+    }
+
+    /// The last observations of all pods that something is known of.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ObservedPod>> {
+        let pods = self.lock_pods();
+        let all = pods.values().map(|slot| slot.observed.borrow().clone());
+        all.collect()
     }
 
     /// News whenever the observation of any pod changes.
@@ -311,8 +330,20 @@ impl Observer {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_relisted(&self) -> std::sync::MutexGuard<'_, Option<tokio::time::Instant>> {
+        self.relisted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_owners(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, PodUid>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Observer {
+    /// As if this had been seen of the pod.
+    pub(crate) fn show(&self, uid: &PodUid, observed: ObservedPod) {
+        self.publish(&self.slot(uid), Arc::new(observed));
     }
 }
 

@@ -8,6 +8,7 @@ use cri_proto::{CriError, v1};
 use tokio::task::JoinSet;
 
 use super::{Observer, Slot, inspect};
+use crate::metrics::kubelet;
 use crate::pod::{PodName, PodUid};
 use crate::runtime::ObservedPod;
 use crate::runtime::convert::label;
@@ -51,6 +52,8 @@ impl Observer {
     /// # Errors
     /// What the runtime answers to the lists; a pod that cannot be looked at is named in the log and left.
     pub async fn relist(self: &Arc<Self>) -> Result<(), CriError> {
+        let began = tokio::time::Instant::now();
+        let before = self.lock_relisted().replace(began);
         let sandboxes = self.runtime.list_pod_sandbox(None).await?;
         let containers = self.runtime.list_containers(None).await?;
         let listed = group(sandboxes, containers);
@@ -88,6 +91,9 @@ impl Observer {
             }
             news
         });
+        let interval = before.map(|before| began.duration_since(before));
+        let now = crate::clock::system_wall().as_second();
+        kubelet().relisted(began.elapsed(), interval, now);
         Ok(())
     }
 

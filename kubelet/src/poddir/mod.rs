@@ -22,7 +22,7 @@ pub use termination::{MAX_TERMINATION_MESSAGE, falls_back_to_logs};
 const PODS: &str = "pods";
 /// In a pod's directory.
 const CONTAINERS: &str = "containers";
-const ETC_HOSTS: &str = "etc-hosts";
+pub(crate) const ETC_HOSTS: &str = "etc-hosts";
 /// The pod's volumes.
 pub(crate) const VOLUMES: &str = "volumes";
 /// What the kinds of volume note for themselves.

@@ -10,6 +10,7 @@
 //! Does not: stop or start anything. A container whose probe has failed is ended by the plan.
 
 mod ask;
+mod counts;
 pub(crate) mod facts;
 mod machine;
 mod pod;

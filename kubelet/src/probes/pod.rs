@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::ask::{Ask, Prober};
+use super::counts::Counts;
 use super::facts::Facts;
 use super::spec::ProbeKey;
 use super::task::ProbeTask;
@@ -78,6 +79,7 @@ impl PodProbes {
                     continue;
                 }
                 let task = ProbeTask {
+                    counts: Counts::of(pod, &key),
                     pod: pod.clone(),
                     key: key.clone(),
                     clock: self.clock.clone(),

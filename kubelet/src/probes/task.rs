@@ -10,11 +10,13 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::watch;
 
 use super::ask::{Answer, Ask, Question, Unasked};
+use super::counts::Counts;
 use super::facts::Facts;
 use super::machine::{First, Instance, Machine, Outcome, nanos};
 use super::spec::{ProbeKey, ProbeKind, Timing};
 use crate::clock::Clock;
 use crate::events::About;
+use crate::metrics::ProbeResult;
 use crate::pod::{self, Pod};
 use crate::runtime::{ContainerId, ContainerState, ObservedPod};
 
@@ -32,6 +34,8 @@ pub(super) struct ProbeTask {
     pub(super) ask: Arc<dyn Ask>,
     pub(super) observed: watch::Receiver<Arc<ObservedPod>>,
     pub(super) facts: watch::Sender<Facts>,
+    /// What is counted of it; forgotten with the task, as upstream does.
+    pub(super) counts: Counts,
 }
 
 /// Where the probe stands in the pod's spec.
@@ -146,12 +150,13 @@ impl ProbeTask {
             answer = self.ask(spec, &id) => answer,
         };
         self.tell(&answer);
-        let outcome = match answer {
-            Ok(Answer::Success | Answer::Warning(_)) => Outcome::Success,
-            Ok(Answer::Failure(_)) => Outcome::Failure,
-            Err(_) => Outcome::Unknown,
+        let (outcome, result) = match answer {
+            Ok(Answer::Success | Answer::Warning(_)) => (Outcome::Success, ProbeResult::Successful),
+            Ok(Answer::Failure(_)) => (Outcome::Failure, ProbeResult::Failed),
+            Err(_) => (Outcome::Unknown, ProbeResult::Unknown),
         };
         let now = nanos(self.clock.monotonic());
+        self.counts.count(result, now.saturating_sub(begun));
         if let Some(passes) = machine.done(&id, outcome, begun, now) {
             self.facts
                 .send_if_modified(|facts| facts.take(&self.key, &id, passes));

@@ -20,6 +20,7 @@ mod host_path;
 mod keyed;
 mod ownership;
 mod payload;
+mod present;
 mod projected;
 mod teardown;
 mod written;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Volume;
 
+use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodUid};
 use crate::poddir::{PodDir, PodDirs};
 
@@ -38,6 +40,7 @@ use contents::Written;
 pub use contents::{Contents, Inputs};
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
+pub(crate) use present::{plugin, present};
 
 /// Where a volume lies on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +95,22 @@ impl Volumes {
         let mut failed = Vec::new();
         for volume in pod::spec(pod).volumes.iter().flatten() {
             let kind = kind(volume);
+            let began = tokio::time::Instant::now();
             let done = match kind {
                 Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
                 Kind::HostPath(source) => host_path::check(source),
                 Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
+            if let Some(plugin) = plugin(volume) {
+                let status = if done.is_ok() {
+                    "success"
+                } else {
+                    "fail-unknown"
+                };
+                let of = ["false", "volume_mount", status, &plugin];
+                kubelet().storage_duration.observe(&of, began.elapsed());
+            }
             match done {
                 Ok(path) => {
                     let read_only = matches!(kind, Kind::Written(_));

@@ -12,6 +12,7 @@ use super::hold::Hold;
 use super::permits::StartPermit;
 use super::start::StartError;
 use crate::events::About;
+use crate::metrics::kubelet;
 use crate::plan::{ContainerStart, PodPlan, Step};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::record::BackoffKey;
@@ -164,7 +165,17 @@ impl Worker {
             return Err(failed);
         }
         applied.acted = true;
+        let container_type = match start.kind {
+            ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+            ContainerKind::Ephemeral => "ephemeral_container",
+            ContainerKind::Regular => "container",
+        };
+        kubelet().started_containers.inc(&[container_type]);
         let started = patiently(permit, Box::pin(self.start_container(pod, sandbox, start))).await;
+        if let Err(error) = &started {
+            let errors = &kubelet().started_containers_errors;
+            errors.inc(&[&error.waiting().reason, container_type]);
+        }
         let now = self.tools.clock.now();
         // A restart that fails counts as much as one that succeeds.
         if let Some((ended, container)) = start.replaces.zip(pod::container(pod, &start.name)) {

@@ -146,7 +146,9 @@ impl Worker {
                 false => self.probes.sync(&pod),
             }
             let observed = self.observed.borrow_and_update().clone();
-            self.memory.note_exits(&observed, self.tools.clock.now());
+            let now = self.tools.clock.now();
+            let pass = self.timing.begin_pass(observed.is_empty(), now.monotonic);
+            self.memory.note_exits(&observed, now);
             let plan = if self.memory.is_over() {
                 end_of(&pod, &observed, self.memory.leaving)
             } else {
@@ -160,6 +162,7 @@ impl Worker {
             }
             self.tell_backoffs(&pod, &observed, &plan);
             let mut applied = self.apply_in_view(&pod, &observed, &plan).await;
+            pass.end(self.tools.clock.monotonic());
             self.probes.hooks_over();
             if applied.acted {
                 if self.memory.stale {

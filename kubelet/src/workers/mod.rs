@@ -42,6 +42,7 @@ mod start;
 mod stop;
 mod stuck;
 mod terminate;
+mod timing;
 mod told;
 mod upkeep;
 mod view;
@@ -192,6 +193,7 @@ struct Worker {
     upkeep: upkeep::Upkeep,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
+    timing: timing::Timing,
 }
 
 impl Worker {
@@ -219,6 +221,7 @@ impl Worker {
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
             board: None,
+            timing: timing::Timing::new(tools.clock.monotonic()),
             name: PodName::of(&pod),
             tools,
             uid,

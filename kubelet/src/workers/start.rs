@@ -16,6 +16,7 @@ use crate::events::About;
 use crate::hooks::HookError;
 use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
 use crate::logs::LogsError;
+use crate::metrics::kubelet;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::{PodDir, PodDirError, etc_hosts};
@@ -269,12 +270,14 @@ impl Worker {
         self.prepare(pod).await?;
         let config = self.sandbox_config(pod, attempt)?;
         self.memory.sandbox_config = Some(config.clone());
+        kubelet().started_pods.inc();
         match self.tools.runtime.run_pod_sandbox(config, handler).await {
             Ok(id) => {
                 self.tools.observer.claim(&self.uid, &id);
                 Ok(SandboxId::from(id))
             }
             Err(error) => {
+                kubelet().started_pods_errors.inc();
                 if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {
                     self.memory.sandbox_attempt = attempt + 1;
                 }

@@ -110,6 +110,10 @@ impl Worker {
     /// Derives the status, puts it on the board, and keeps in the record what the runtime does not hold.
     pub(super) fn publish(&mut self, pod: &Arc<Pod>, observed: &ObservedPod, plan: &PodPlan) {
         self.view(pod, plan).show(observed);
+        let phase = self.memory.status.borrow().as_ref().map(|s| s.phase);
+        if let Some(phase) = phase {
+            self.timing.shown(phase, self.tools.clock.monotonic());
+        }
         self.keep_shown(pod);
     }
 

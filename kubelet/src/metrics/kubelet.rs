@@ -1,0 +1,381 @@
+//! What the agent counts, under upstream's names (`pkg/kubelet/metrics/metrics.go` and the registries it shares).
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
+use super::text::{Exposition, Family};
+
+/// Prometheus' own bounds, seconds.
+const DEFAULT: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Of calls to the runtime: each two and a half times the one before.
+const OPERATION: &[f64] = &[
+    0.005,
+    0.0125,
+    0.031_25,
+    0.078_125,
+    0.195_312_5,
+    0.488_281_25,
+    1.220_703_125,
+    3.051_757_812_5,
+    7.629_394_531_25,
+    19.073_486_328_125,
+    47.683_715_820_312_5,
+    119.209_289_550_781_25,
+    298.023_223_876_953_1,
+    745.058_059_692_382_8,
+];
+const POD_START: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0,
+    300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+const STORAGE: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0,
+];
+const REST: &[f64] = &[
+    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+];
+
+const HTTP: &[&str] = &["long_running", "method", "path", "server_type"];
+
+/// Nobody has a client certificate.
+const NONE: i64 = i64::MAX;
+
+const CLIENT_TTL: Family = Family::gauge(
+    "kubelet_certificate_manager_client_ttl_seconds",
+    "[ALPHA] Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF.",
+);
+
+const LAST_SEEN: Family = Family::gauge(
+    "kubelet_pleg_last_seen_seconds",
+    "[ALPHA] Timestamp in seconds when PLEG was last seen active.",
+);
+
+/// A time, or a time between two.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "seconds of this millennium are far below 2^53"
+)]
+fn seconds(seconds: i64) -> f64 {
+    seconds as f64
+}
+
+/// All that is counted while the process lives.
+#[derive(Debug)]
+pub struct Kubelet {
+    /// Calls to the runtime, by `operation_type`.
+    pub runtime_operations: CounterVec,
+    /// Those that failed.
+    pub runtime_errors: CounterVec,
+    /// How long they took.
+    pub runtime_duration: HistogramVec,
+    /// How long a list of everything in the runtime took.
+    pub relist_duration: Histogram,
+    /// How long after the one before it each such list began.
+    pub relist_interval: Histogram,
+    relisted_at: AtomicI64,
+    /// How long a worker took to do what it had planned, by `operation_type`.
+    pub worker_duration: HistogramVec,
+    /// From the moment a pod is known until its first worker looks at it.
+    pub worker_start: Histogram,
+    /// From the moment a pod is known until it runs.
+    pub pod_start: Histogram,
+    /// Sandboxes that were asked for.
+    pub started_pods: Counter,
+    /// Those that were not made.
+    pub started_pods_errors: Counter,
+    /// Containers that were asked for, by `container_type`.
+    pub started_containers: CounterVec,
+    /// Those that were not started, by `code` and `container_type`.
+    pub started_containers_errors: CounterVec,
+    /// What was done to cgroups, by `operation_type`.
+    pub cgroup_duration: HistogramVec,
+    /// Volumes set up and given back, by `migrated`, `operation_name`, `status` and `volume_plugin`.
+    pub storage_duration: HistogramVec,
+    /// Requests to the agent's ports, by `long_running`, `method`, `path` and `server_type`.
+    pub http_requests: CounterVec,
+    /// Those that have not been answered.
+    pub http_inflight: GaugeVec,
+    /// How long the answers took to begin.
+    pub http_duration: HistogramVec,
+    /// Requests to the API server, by `code`, `host` and `method`.
+    pub rest_requests: CounterVec,
+    /// How long they took, by `host` and `verb`.
+    pub rest_duration: HistogramVec,
+    /// Renewals of the client certificate that failed.
+    pub client_renew_errors: Counter,
+    client_not_after: AtomicI64,
+    /// Probes, by `container`, `namespace`, `pod`, `pod_uid`, `probe_type` and `result`.
+    pub probes: CounterVec,
+    /// How long they took, by `container`, `namespace`, `pod` and `probe_type`.
+    pub probe_duration: HistogramVec,
+}
+
+/// What is counted in this process.
+#[must_use]
+pub fn kubelet() -> &'static Kubelet {
+    &KUBELET
+}
+
+static KUBELET: Kubelet = Kubelet {
+    runtime_operations: CounterVec::new(
+        "kubelet_runtime_operations_total",
+        "[ALPHA] Cumulative number of runtime operations by operation type.",
+        &["operation_type"],
+    ),
+    runtime_errors: CounterVec::new(
+        "kubelet_runtime_operations_errors_total",
+        "[ALPHA] Cumulative number of runtime operation errors by operation type.",
+        &["operation_type"],
+    ),
+    runtime_duration: HistogramVec::new(
+        "kubelet_runtime_operations_duration_seconds",
+        "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.",
+        &["operation_type"],
+        OPERATION,
+    ),
+    relist_duration: Histogram::new(
+        "kubelet_pleg_relist_duration_seconds",
+        "[ALPHA] Duration in seconds for relisting pods in PLEG.",
+        DEFAULT,
+    ),
+    relist_interval: Histogram::new(
+        "kubelet_pleg_relist_interval_seconds",
+        "[ALPHA] Interval in seconds between relisting in PLEG.",
+        DEFAULT,
+    ),
+    relisted_at: AtomicI64::new(0),
+    worker_duration: HistogramVec::new(
+        "kubelet_pod_worker_duration_seconds",
+        "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
+        &["operation_type"],
+        DEFAULT,
+    ),
+    worker_start: Histogram::new(
+        "kubelet_pod_worker_start_duration_seconds",
+        "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.",
+        DEFAULT,
+    ),
+    pod_start: Histogram::new(
+        "kubelet_pod_start_duration_seconds",
+        "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+        POD_START,
+    ),
+    started_pods: Counter::new(
+        "kubelet_started_pods_total",
+        "[ALPHA] Cumulative number of pods started",
+    ),
+    started_pods_errors: Counter::new(
+        "kubelet_started_pods_errors_total",
+        "[ALPHA] Cumulative number of errors when starting pods",
+    ),
+    started_containers: CounterVec::new(
+        "kubelet_started_containers_total",
+        "[ALPHA] Cumulative number of containers started",
+        &["container_type"],
+    ),
+    started_containers_errors: CounterVec::new(
+        "kubelet_started_containers_errors_total",
+        "[ALPHA] Cumulative number of errors when starting containers",
+        &["code", "container_type"],
+    ),
+    cgroup_duration: HistogramVec::new(
+        "kubelet_cgroup_manager_duration_seconds",
+        "[ALPHA] Duration in seconds for cgroup manager operations. Broken down by method.",
+        &["operation_type"],
+        DEFAULT,
+    ),
+    storage_duration: HistogramVec::new(
+        "storage_operation_duration_seconds",
+        "[ALPHA] Storage operation duration",
+        &["migrated", "operation_name", "status", "volume_plugin"],
+        STORAGE,
+    ),
+    http_requests: CounterVec::new(
+        "kubelet_http_requests_total",
+        "[ALPHA] Number of the http requests received since the server started",
+        HTTP,
+    ),
+    http_inflight: GaugeVec::new(
+        "kubelet_http_inflight_requests",
+        "[ALPHA] Number of the inflight http requests",
+        HTTP,
+    ),
+    http_duration: HistogramVec::new(
+        "kubelet_http_requests_duration_seconds",
+        "[ALPHA] Duration in seconds to serve http requests",
+        HTTP,
+        DEFAULT,
+    ),
+    rest_requests: CounterVec::new(
+        "rest_client_requests_total",
+        "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.",
+        &["code", "host", "method"],
+    ),
+    rest_duration: HistogramVec::new(
+        "rest_client_request_duration_seconds",
+        "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
+        &["host", "verb"],
+        REST,
+    ),
+    client_renew_errors: Counter::new(
+        "kubelet_certificate_manager_client_expiration_renew_errors",
+        "[ALPHA] Counter of certificate renewal errors.",
+    ),
+    client_not_after: AtomicI64::new(NONE),
+    probes: CounterVec::new(
+        "prober_probe_total",
+        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+        &[
+            "container",
+            "namespace",
+            "pod",
+            "pod_uid",
+            "probe_type",
+            "result",
+        ],
+    ),
+    probe_duration: HistogramVec::new(
+        "prober_probe_duration_seconds",
+        "[ALPHA] Duration in seconds for a probe response.",
+        &["container", "namespace", "pod", "probe_type"],
+        DEFAULT,
+    ),
+};
+
+/// How a probe ended, as `prober_probe_total` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// It passed.
+    Successful,
+    /// It did not.
+    Failed,
+    /// The container could not be asked.
+    Unknown,
+}
+
+impl ProbeResult {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Successful, Self::Failed, Self::Unknown];
+
+    /// The value of the label `result`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Successful => "successful",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Kubelet {
+    /// One call to the runtime. `method` is CRI's name of it.
+    pub fn runtime_call(&self, method: &str, elapsed: Duration, failed: bool) {
+        let Some(operation) = operation_of(method) else {
+            return;
+        };
+        self.runtime_operations.inc(&[operation]);
+        self.runtime_duration.observe(&[operation], elapsed);
+        if failed {
+            self.runtime_errors.inc(&[operation]);
+        }
+    }
+
+    /// A list of everything in the runtime has been made, which took `elapsed` and began `interval` after the one before
+    /// it; `now` is in seconds since the epoch.
+    pub fn relisted(&self, elapsed: Duration, interval: Option<Duration>, now: i64) {
+        self.relist_duration.observe(elapsed);
+        if let Some(interval) = interval {
+            self.relist_interval.observe(interval);
+        }
+        self.relisted_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Until when the client certificate is valid, seconds since the epoch.
+    pub fn client_certificate_until(&self, seconds: i64) {
+        self.client_not_after.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Writes what `/metrics` has of this; `joined`: the node is one of a cluster. `now` is in seconds since the epoch.
+    pub fn write(&self, out: &mut Exposition, joined: bool, now: i64) {
+        if joined {
+            self.client_renew_errors.write(out);
+            let not_after = self.client_not_after.load(Ordering::Relaxed);
+            let left = match not_after {
+                NONE => f64::INFINITY,
+                at => seconds(at.saturating_sub(now)),
+            };
+            out.single(CLIENT_TTL, left);
+        }
+        self.cgroup_duration.write(out);
+        self.http_inflight.write(out);
+        self.http_duration.write(out);
+        self.http_requests.write(out);
+        let relisted_at = self.relisted_at.load(Ordering::Relaxed);
+        out.single(LAST_SEEN, seconds(relisted_at));
+        self.relist_duration.write(out);
+        self.relist_interval.write(out);
+        self.pod_start.write(out);
+        self.worker_duration.write(out);
+        self.worker_start.write(out);
+        self.runtime_duration.write(out);
+        self.runtime_errors.write(out);
+        self.runtime_operations.write(out);
+        self.started_containers_errors.write(out);
+        self.started_containers.write(out);
+        self.started_pods_errors.write(out);
+        self.started_pods.write(out);
+        self.rest_duration.write(out);
+        self.rest_requests.write(out);
+        self.storage_duration.write(out);
+    }
+
+    /// Writes what `/metrics/probes` has.
+    pub fn write_probes(&self, out: &mut Exposition) {
+        self.probe_duration.write(out);
+        self.probes.write(out);
+    }
+}
+
+/// What upstream calls a call to the runtime (`kuberuntime/instrumented_services.go`); none of those it does not count.
+#[must_use]
+pub fn operation_of(method: &str) -> Option<&'static str> {
+    Some(match method {
+        "Version" => "version",
+        "Status" => "status",
+        "CreateContainer" => "create_container",
+        "StartContainer" => "start_container",
+        "StopContainer" => "stop_container",
+        "RemoveContainer" => "remove_container",
+        "ListContainers" => "list_containers",
+        "ContainerStatus" => "container_status",
+        "UpdateContainerResources" => "update_container",
+        "ReopenContainerLog" => "reopen_container_log",
+        "ExecSync" => "exec_sync",
+        "Exec" => "exec",
+        "Attach" => "attach",
+        "PortForward" => "port_forward",
+        "RunPodSandbox" => "run_podsandbox",
+        "StopPodSandbox" => "stop_podsandbox",
+        "RemovePodSandbox" => "remove_podsandbox",
+        "PodSandboxStatus" => "podsandbox_status",
+        "ListPodSandbox" => "list_podsandbox",
+        "UpdatePodSandboxResources" => "update_podsandbox_resources",
+        "ContainerStats" => "container_stats",
+        "ListContainerStats" => "list_container_stats",
+        "PodSandboxStats" => "podsandbox_stats",
+        "ListPodSandboxStats" => "list_podsandbox_stats",
+        "UpdateRuntimeConfig" => "update_runtime_config",
+        "CheckpointContainer" => "checkpoint_container",
+        "RuntimeConfig" => "runtime_config",
+        "ImageFsInfo" => "image_fs_info",
+        "ListImages" => "list_images",
+        "ImageStatus" => "image_status",
+        "PullImage" => "pull_image",
+        "RemoveImage" => "remove_image",
+        _ => return None,
+    })
+}

@@ -1,0 +1,18 @@
+//! What the agent counts of its own work, and the text format in which it is told.
+//!
+//! Owns: the counters, gauges and histograms of the process ([`kubelet`]), and the Prometheus text format
+//! ([`Exposition`], <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4).
+//! Inputs: calls of the rooms that do the work. Outputs: families of samples, written when somebody asks.
+//! Tasks: none.
+//! Deliberately not here: what containers use (`stats`), which endpoint has which family (`server`), and anything that
+//! can be read when it is asked for: it is not counted, but read then.
+
+mod instruments;
+mod kubelet;
+mod number;
+mod text;
+
+pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
+pub use kubelet::{Kubelet, ProbeResult, kubelet, operation_of};
+pub(crate) use text::float;
+pub use text::{Exposition, Family, Kind};

@@ -1,0 +1,92 @@
+//! What the volumes of pods take. A walk through all of their files each, so it is kept for a while.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::disk::{self, FileSystem, Taken};
+use crate::dir::Dir;
+use crate::pod::PodUid;
+use crate::poddir::{PodDirs, VOLUMES};
+
+/// Kinds whose volumes lie on the node's own disk and count as ephemeral storage.
+const ON_DISK: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
+/// `statfs` magic of tmpfs (`TMPFS_MAGIC`, linux/magic.h).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What a volume takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeUsage {
+    /// The volume's name in the pod's spec.
+    pub name: String,
+    /// The directory of its kind: `kubernetes.io~empty-dir`.
+    pub plugin: String,
+    /// When it was looked at.
+    pub at: Timestamp,
+    /// The file system it lies on.
+    pub file_system: FileSystem,
+    /// What it takes.
+    pub taken: Taken,
+    /// Whether it takes of the node's disk, for as long as the pod lives.
+    pub ephemeral: bool,
+}
+
+/// What was found, by pod, and since when.
+#[derive(Debug, Default)]
+pub(super) struct VolumeCache(HashMap<PodUid, (Duration, Vec<VolumeUsage>)>);
+
+impl VolumeCache {
+    /// What the volumes of the pod take, looked at anew where that was `every` ago. Blocks on the disk.
+    pub(super) fn of_pod(
+        &mut self,
+        dirs: &PodDirs,
+        uid: &PodUid,
+        every: Duration,
+        (at, now): (Timestamp, Duration),
+    ) -> &[VolumeUsage] {
+        let fresh = |(seen, _): &(Duration, Vec<VolumeUsage>)| now.saturating_sub(*seen) < every;
+        if !self.0.get(uid).is_some_and(fresh) {
+            let found = look(dirs, uid, at).unwrap_or_default();
+            self.0.insert(uid.clone(), (now, found));
+        }
+        self.0.get(uid).map_or(&[], |(_, found)| found)
+    }
+
+    /// Forgets pods that are gone.
+    pub(super) fn keep(&mut self, stays: impl Fn(&PodUid) -> bool) {
+        self.0.retain(|uid, _| stays(uid));
+    }
+}
+
+fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>> {
+    let pod = dirs.get(uid).ok()??;
+    let volumes = pod.dir().child(VOLUMES).ok()??;
+    let mut found = Vec::new();
+    for plugin in volumes.subdirectories().ok()? {
+        let Some(kind) = volumes.child(&plugin).ok().flatten() else {
+            continue;
+        };
+        for name in kind.subdirectories().unwrap_or_default() {
+            if let Some(usage) = volume(&kind, &plugin, name, at) {
+                found.push(usage);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(found)
+}
+
+fn volume(kind: &Dir, plugin: &str, name: String, at: Timestamp) -> Option<VolumeUsage> {
+    let dir = kind.child_or_mount(&name).ok()??;
+    let in_memory = rustix::fs::statfs(dir.path())
+        .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == TMPFS_MAGIC));
+    Some(VolumeUsage {
+        at,
+        file_system: FileSystem::of(dir.path())?,
+        taken: disk::of_tree(&dir)?,
+        ephemeral: ON_DISK.contains(&plugin) && !in_memory,
+        plugin: plugin.to_owned(),
+        name,
+    })
+}
