@@ -15,6 +15,7 @@ pub mod images;
 pub mod in_process;
 pub mod logind;
 pub mod package;
+pub mod prometheus;
 pub mod random;
 pub mod scenario;
 pub mod service;

@@ -8,13 +8,16 @@ use super::{AgentError, Singletons};
 use crate::config::{Config, SOCKET_NAME, SocketSetting};
 use crate::errors::error_chain;
 use crate::events;
-use crate::server::{self, HealthChecks, Heartbeat, NodeApi, Server, SocketError, SocketFile};
+use crate::server::{
+    self, HealthChecks, Heartbeat, NodeApi, Server, ServerType, SocketError, SocketFile, counted,
+};
 use crate::workers::Tools;
 
 /// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
 pub(super) async fn serve(
     config: &Config,
     tools: &Tools,
+    reading: &Router,
     heartbeat: Heartbeat,
     singletons: &mut Singletons,
 ) -> Result<(), AgentError> {
@@ -30,7 +33,8 @@ pub(super) async fn serve(
         );
     }
     if let Some(address) = config.server.read_only {
-        let routes = server::read_only_routes(node_api(tools, checks));
+        let routes = server::read_only_routes(node_api(tools, checks, reading));
+        let routes = counted(routes, ServerType::ReadOnly);
         let server = Server::bind(address, "the read-only port", routes).await?;
         singletons.spawn(
             "read-only server",
@@ -45,6 +49,7 @@ pub(super) async fn serve(
 pub(super) fn serve_socket(
     config: &Config,
     tools: &Tools,
+    reading: &Router,
     heartbeat: Heartbeat,
     singletons: &mut Singletons,
 ) -> Result<Option<SocketFile>, SocketError> {
@@ -57,7 +62,7 @@ pub(super) fn serve_socket(
     };
     let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
     let pods = Arc::new(tools.board.clone());
-    let routes = server::socket_routes(checks, pods, events::recorder());
+    let routes = server::socket_routes(checks, pods, events::recorder(), reading.clone());
     match Server::bind_socket(&path, routes) {
         Ok((server, file)) => {
             singletons.spawn("socket", async move { match server.run().await {} });
@@ -75,11 +80,11 @@ pub(super) fn serve_socket(
 }
 
 /// What the node's API is made of: here the routers of the rooms are put together.
-fn node_api(tools: &Tools, checks: HealthChecks) -> NodeApi {
+fn node_api(tools: &Tools, checks: HealthChecks, reading: &Router) -> NodeApi {
     NodeApi {
         checks,
         pods: Arc::new(tools.board.clone()),
-        reading: Router::new(),
+        reading: reading.clone(),
         debugging: Router::new(),
     }
 }

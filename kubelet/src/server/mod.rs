@@ -6,10 +6,12 @@
 //!
 //! Deliberately not here: the authenticated API (10250), metrics, exec and logs; deciding what a pod's status is.
 
+mod counted;
 mod events;
 mod health;
 mod list;
 mod listen;
+pub mod metrics;
 mod node_api;
 mod pods;
 mod socket;
@@ -25,6 +27,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+pub use counted::{ServerType, counted};
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
 pub use node_api::{NodeApi, node_api_routes, read_only_routes};
@@ -43,9 +46,10 @@ pub fn socket_routes(
     checks: HealthChecks,
     pods: Arc<dyn PodsView>,
     recorder: &'static Recorder,
+    more: Router,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
-    let routes = node_api::reading(checks, pods, Router::new());
+    let routes = node_api::reading(checks, pods, more);
     node_api::finished(routes.route("/events", get(events)))
 }
 

@@ -283,7 +283,12 @@ async fn ask_socket(socket: &Path, path: &str) -> std::io::Result<(String, Strin
 
 fn serve_at(socket: &Path) -> Result<SocketFile, SocketError> {
     let recorder = crate::events::recorder();
-    let routes = socket_routes(checks(), Arc::new(Pods(vec![pod("a")])), recorder);
+    let routes = socket_routes(
+        checks(),
+        Arc::new(Pods(vec![pod("a")])),
+        recorder,
+        axum::Router::new(),
+    );
     let (server, file) = Server::bind_socket(socket, routes)?;
     tokio::spawn(server.run());
     Ok(file)
