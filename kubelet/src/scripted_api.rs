@@ -65,6 +65,11 @@ impl Log {
     pub(crate) fn lines(&self) -> Vec<String> {
         self.take().iter().map(Asked::line).collect()
     }
+
+    /// How many requests [`Log::take`] would give.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
 }
 
 /// A client whose requests `answer` answers, and the log of them.
