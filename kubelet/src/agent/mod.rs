@@ -26,13 +26,16 @@ use crate::cgroups::CgroupsError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
+use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
 use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
-use crate::server::{BindError, HealthChecks, Heartbeat, SocketError};
+use crate::server::{
+    BindError, HealthChecks, Heartbeat, SelfSignedError, ServingTlsError, SocketError,
+};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
@@ -41,6 +44,7 @@ use crate::workers::{Tools, run_registry};
 pub(crate) use build::node_features;
 use cluster::Cluster;
 pub use driver::DriverError;
+use ports::Ports;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,12 @@ pub enum AgentError {
     /// A port that cannot be served.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// Certificates of the node's API.
+    #[error("cannot serve the node's API")]
+    Tls(#[from] ServingTlsError),
+    /// The same, where they are the agent's own.
+    #[error(transparent)]
+    SelfSigned(#[from] SelfSignedError),
     /// The agent's own socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -160,6 +170,8 @@ pub struct Surroundings {
     pub service: Service,
     /// What has the configuration read again; none where nothing does.
     pub reloads: Option<Reloads>,
+    /// The log, for who may change it over the node's API; none where nobody may.
+    pub log: Option<LogHandle>,
 }
 
 impl Surroundings {
@@ -173,6 +185,7 @@ impl Surroundings {
             logind: LogindHost::of_node(),
             service: Service::default(),
             reloads: None,
+            log: None,
         }
     }
 }
@@ -189,6 +202,7 @@ pub async fn run(
     check_kubeconfig(&config).await?;
     let clock = surroundings.clock.clone();
     let (service, reloads) = (surroundings.service.clone(), surroundings.reloads.take());
+    let log = surroundings.log.take();
     // Before the first event: the API server is told of it when there is a connection.
     let joins = config.api.is_some();
     let outbox = joins.then(|| events::recorder().outbox(&config.node.name));
@@ -213,15 +227,17 @@ pub async fn run(
     let begun = levels.at_start().await?;
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
+    let (feeds, heard) = cluster::channels();
     let reading = metrics_routes::routes(&config, &tools, &images);
-    ports::serve(
-        &config,
-        &tools,
-        &reading,
-        heartbeat.clone(),
-        &mut singletons,
-    )
-    .await?;
+    let ports = Ports {
+        config: &config,
+        tools: &tools,
+        checks: HealthChecks::new(heartbeat.clone(), config.sources.sync_every),
+        reviews: heard.reviews,
+        log,
+        reading: reading.clone(),
+    };
+    ports.serve(&mut singletons).await?;
     // Until the end of this function, whichever way it ends.
     let _socket = ports::serve_socket(
         &config,
@@ -256,7 +272,6 @@ pub async fn run(
         run_events(tools.observer.clone(), connection),
     );
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
-    let (feeds, heard) = cluster::channels();
     let mut desired = sources.desired;
     if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
         desired = with_api_pods(desired, heard.pods, &mut singletons);

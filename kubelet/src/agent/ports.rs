@@ -1,47 +1,157 @@
 //! What the agent listens on.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
+use kube::Client;
+use tokio::sync::watch;
 
 use super::{AgentError, Singletons};
-use crate::config::{Config, SOCKET_NAME, SocketSetting};
+use crate::config::{Authorization, Config, SOCKET_NAME, SocketSetting};
 use crate::errors::error_chain;
 use crate::events;
+use crate::logging::LogHandle;
+use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
 use crate::server::{
-    self, HealthChecks, Heartbeat, NodeApi, Server, ServerType, SocketError, SocketFile, counted,
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, Server, ServerType, ServingTls, SetVerbosity,
+    counted, SocketError, SocketFile, TlsOptions, self_signed,
 };
 use crate::workers::Tools;
 
-/// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
-pub(super) async fn serve(
-    config: &Config,
-    tools: &Tools,
-    reading: &Router,
-    heartbeat: Heartbeat,
-    singletons: &mut Singletons,
-) -> Result<(), AgentError> {
-    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
-    if let Some(address) = config.server.healthz {
-        let routes = server::healthz_routes(checks.clone());
-        let server = Server::bind(address, "healthz", routes).await?;
-        singletons.spawn("healthz server", async move { match server.run().await {} });
+/// What `/logs` shows.
+const SYSTEM_LOGS: &str = "/var/log";
+
+/// What the ports are made of.
+pub(super) struct Ports<'a> {
+    pub(super) config: &'a Config,
+    pub(super) tools: &'a Tools,
+    pub(super) checks: HealthChecks,
+    /// How the API server is asked about users, once the node has joined.
+    pub(super) reviews: watch::Receiver<Option<Client>>,
+    pub(super) log: Option<LogHandle>,
+    /// Stats and metrics.
+    pub(super) reading: Router,
+}
+
+impl Ports<'_> {
+    /// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
+    pub(super) async fn serve(self, singletons: &mut Singletons) -> Result<(), AgentError> {
+        let configured = &self.config.server;
+        if let Some(address) = configured.healthz {
+            let routes = server::healthz_routes(self.checks.clone());
+            let server = Server::bind(address, "healthz", routes).await?;
+            singletons.spawn("healthz server", async move { match server.run().await {} });
+        }
+        let api = self.node_api();
+        if let Some(address) = configured.read_only {
+            let routes = counted(server::read_only_routes(api.clone()), ServerType::ReadOnly);
+            let server = Server::bind(address, "the read-only port", routes).await?;
+            singletons.spawn(
+                "read-only server",
+                async move { match server.run().await {} },
+            );
+        }
+        let Some(address) = configured.main else {
+            return Ok(());
+        };
+        if !self.can_know_anybody() {
+            tracing::info!(
+                "port: {address} stays closed: without an API server to ask, only client certificates say who asks, and authentication.x509.clientCAFile is not set"
+            );
+            return Ok(());
+        }
+        let access = self.access()?;
+        let tls = self.tls(access.authority.clone())?;
+        let access = Access::new(access, self.reviews, &self.tools.clock);
+        let routes = auth::guarded(server::node_api_routes(api), Arc::new(access));
+        let routes = counted(routes, ServerType::ReadWrite);
+        let server = Server::bind_tls(address, "the node's API", Arc::new(tls), routes).await?;
+        singletons.spawn("node API", async move { match server.run().await {} });
+        Ok(())
     }
-    if let Some(address) = config.server.main {
-        tracing::info!(
-            "port: {address} is not served in this version: there are no logs, exec and metrics over it yet"
-        );
+
+    /// Whether there is anybody who would not be refused.
+    fn can_know_anybody(&self) -> bool {
+        let access = &self.config.server.access;
+        self.config.api.is_some() || access.client_ca.is_some() || access.anonymous
     }
-    if let Some(address) = config.server.read_only {
-        let routes = server::read_only_routes(node_api(tools, checks, reading));
-        let routes = counted(routes, ServerType::ReadOnly);
-        let server = Server::bind(address, "the read-only port", routes).await?;
-        singletons.spawn(
-            "read-only server",
-            async move { match server.run().await {} },
-        );
+
+    fn access(&self) -> Result<AccessSettings, AgentError> {
+        let access = &self.config.server.access;
+        let clock = &self.tools.clock;
+        let read = |file: &std::path::PathBuf| ClientAuthority::new(file.clone(), clock.clone());
+        let authority = access.client_ca.as_ref().map(read).transpose()?;
+        let alone = self.config.api.is_none();
+        let authorization = match access.authorization {
+            Authorization::Webhook { .. } if alone => {
+                tracing::warn!(
+                    "authorization.mode: Webhook has no API server to ask: everything on the node's API is refused; set AlwaysAllow to allow it to whoever is known"
+                );
+                None
+            }
+            set => Some(set),
+        };
+        Ok(AccessSettings {
+            node: self.config.node.name.clone(),
+            anonymous: access.anonymous,
+            authority: authority.map(Arc::new),
+            tokens: access.token_webhook.filter(|_| !alone),
+            authorization,
+            exec_verb: self.config.agent.exec_verb,
+        })
     }
-    Ok(())
+
+    fn tls(&self, authority: Option<Arc<ClientAuthority>>) -> Result<ServingTls, AgentError> {
+        let config = self.config;
+        let (certificate, key) = match &config.server.tls_files {
+            Some(files) => files.clone(),
+            None => {
+                let directory = &config.paths.certificates;
+                self_signed(directory, &config.node.name, &self.tools.clock)?
+            }
+        };
+        let options = TlsOptions {
+            only_13: config.server.only_tls13,
+            cipher_suites: config.server.tls_cipher_suites.clone(),
+        };
+        Ok(ServingTls::new(certificate, key, authority, options)?)
+    }
+
+    /// Here the routers of the rooms are put together.
+    fn node_api(&self) -> NodeApi {
+        let (config, tools) = (self.config, self.tools);
+        let debugging = config.server.debugging_handlers.then(|| Debugging {
+            handlers: Router::new().merge(server::running_pods_routes(tools.runtime.clone())),
+            configz: config.server.configz.clone(),
+            system_logs: config
+                .server
+                .system_log_handler
+                .then(|| Path::new(SYSTEM_LOGS).to_owned()),
+            set_verbosity: config
+                .server
+                .debug_flags_handler
+                .then(|| self.set_verbosity()),
+            profiling: config.server.profiling_handler,
+        });
+        NodeApi {
+            checks: self.checks.clone(),
+            pods: Arc::new(tools.board.clone()),
+            reading: self.reading.clone(),
+            debugging,
+        }
+    }
+
+    fn set_verbosity(&self) -> SetVerbosity {
+        let log = self.log.clone();
+        Arc::new(move |verbosity| {
+            let Some(log) = &log else {
+                return false;
+            };
+            log.set_verbosity(verbosity);
+            true
+        })
+    }
 }
 
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
@@ -76,15 +186,5 @@ pub(super) fn serve_socket(
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// What the node's API is made of: here the routers of the rooms are put together.
-fn node_api(tools: &Tools, checks: HealthChecks, reading: &Router) -> NodeApi {
-    NodeApi {
-        checks,
-        pods: Arc::new(tools.board.clone()),
-        reading: reading.clone(),
-        debugging: Router::new(),
     }
 }

@@ -1,12 +1,16 @@
 //! What the agent serves over HTTP.
 //!
-//! Owns: the listeners of healthz (10248), of the read-only API (10255) and of the agent's own socket, and their routes.
-//! Inputs: [`HealthChecks`], a [`PodsView`], a [`Recorder`]. Outputs: HTTP/1.1 responses. Each [`Server`] runs in the
-//! task that calls [`Server::run`] and spawns one task a connection, which end with it.
+//! Owns: the listeners of healthz (10248), of the node's API (10250, over TLS), of its read-only part (10255) and of the
+//! agent's own socket, and their routes; who may use the node's API ([`auth`]).
+//! Inputs: [`HealthChecks`], a [`PodsView`], a [`Recorder`], routers of other rooms ([`NodeApi`]), files of certificates.
+//! Outputs: HTTP/1.1 responses. Each [`Server`] runs in the task that calls [`Server::run`] and spawns one task a
+//! connection, which end with it.
 //!
-//! Deliberately not here: the authenticated API (10250), metrics, exec and logs; deciding what a pod's status is.
+//! Deliberately not here: deciding what a pod's status is.
 
+pub mod auth;
 mod counted;
+mod debug;
 mod events;
 mod health;
 mod list;
@@ -14,7 +18,11 @@ mod listen;
 pub mod metrics;
 mod node_api;
 mod pods;
+mod running_pods;
+mod self_signed;
 mod socket;
+mod system_logs;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -28,11 +36,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 pub use counted::{ServerType, counted};
+pub use debug::SetVerbosity;
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
-pub use node_api::{NodeApi, node_api_routes, read_only_routes};
+pub use node_api::{Debugging, NodeApi, node_api_routes, read_only_routes};
 pub use pods::PodsView;
+pub use running_pods::routes as running_pods_routes;
+pub use self_signed::{SelfSignedError, self_signed};
 pub use socket::{SocketError, SocketFile};
+pub use tls::{ServingTls, ServingTlsError, TlsOptions};
 
 use crate::events::Recorder;
 

@@ -46,7 +46,7 @@ fn api(pods: Vec<Arc<Pod>>) -> NodeApi {
         checks: checks(),
         pods: Arc::new(Pods(pods)),
         reading: Router::new(),
-        debugging: Router::new(),
+        debugging: None,
     }
 }
 
