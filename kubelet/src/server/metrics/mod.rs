@@ -59,10 +59,8 @@ pub fn routes(api: MetricsApi) -> Router {
         .route("/metrics/probes", any(of_probes))
         .route("/metrics/slis", any(of_slis))
         .route("/stats", any(moved))
-        .route("/stats/", get(no_such_stats).post(no_such_stats))
         .route("/stats/summary", get(summary).post(summary))
         .route("/stats/summary/", get(summary).post(summary))
-        .route("/stats/{*rest}", get(no_such_stats).post(no_such_stats))
         .with_state(api)
 }
 
@@ -130,10 +128,6 @@ async fn moved() -> Response {
         HeaderValue::from_static("text/html; charset=utf-8"),
     );
     response
-}
-
-async fn no_such_stats() -> Response {
-    text(StatusCode::NOT_FOUND, "404: Page Not Found")
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
