@@ -30,7 +30,7 @@ use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
-use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
+use crate::server::{self, BindError, HealthChecks, Heartbeat, OverviewInputs, Server, SocketError, SocketFile};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
@@ -209,9 +209,9 @@ pub async fn run(
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
     serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
-    // Until the end of this function, whichever way it ends.
-    let _socket = serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
     let sources = start_sources(&config, clock.clone(), &mut singletons);
+    // Until the end of this function, whichever way it ends.
+    let _socket = serve_socket(&config, &tools, &sources, heartbeat.clone(), &mut singletons)?;
     let _watchdog = be_a_service(
         &config,
         &tools,
@@ -452,6 +452,7 @@ async fn serve(
 fn serve_socket(
     config: &Config,
     tools: &Tools,
+    sources: &Sources,
     heartbeat: Heartbeat,
     singletons: &mut Singletons,
 ) -> Result<Option<SocketFile>, SocketError> {
@@ -462,9 +463,20 @@ fn serve_socket(
         SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
         SocketSetting::At(path) => path.clone(),
     };
-    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
     let pods = Arc::new(tools.board.clone());
-    let routes = server::socket_routes(checks, pods, events::recorder());
+    let overview = OverviewInputs {
+        node: config.node.name.to_string(),
+        clock: tools.clock.clone(),
+        checks: HealthChecks::new(heartbeat, config.sources.sync_every),
+        runtime: config.runtime.socket.clone(),
+        away: tools.observer.away(),
+        manifest_path: config.sources.static_pod_path.clone(),
+        manifests: sources.manifests.clone(),
+        desired: sources.desired.clone(),
+        kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
+        board: tools.board.clone(),
+    };
+    let routes = server::socket_routes(pods, events::recorder(), overview);
     match Server::bind_socket(&path, routes) {
         Ok((server, file)) => {
             singletons.spawn("socket", async move { match server.run().await {} });
@@ -472,7 +484,7 @@ fn serve_socket(
         }
         Err(error) if config.agent.socket == SocketSetting::Unset => {
             tracing::warn!(
-                "{}; 'kubelet events' cannot be answered",
+                "{}; 'kubelet get', 'kubelet status' and their like cannot be answered",
                 error_chain(&error)
             );
             Ok(None)

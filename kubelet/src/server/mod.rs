@@ -10,6 +10,7 @@ mod events;
 mod health;
 mod list;
 mod listen;
+pub(crate) mod overview;
 mod pods;
 mod socket;
 
@@ -26,6 +27,7 @@ use axum::routing::get;
 
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
+pub use overview::OverviewInputs;
 pub use pods::PodsView;
 pub use socket::{SocketError, SocketFile};
 
@@ -46,15 +48,16 @@ pub fn read_only_routes(checks: HealthChecks, pods: Arc<dyn PodsView>) -> Router
         .fallback(not_found)
 }
 
-/// The routes of the agent's own socket: those of the read-only port, and what has happened.
+/// The routes of the agent's own socket: those of the read-only port, what has happened, and how the agent is.
 pub fn socket_routes(
-    checks: HealthChecks,
     pods: Arc<dyn PodsView>,
     recorder: &'static Recorder,
+    overview: OverviewInputs,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
-    read_only_routes(checks, pods)
+    read_only_routes(overview.checks.clone(), pods)
         .route("/events", get(events))
+        .route("/status", get(move || overview::show(overview.clone())))
         .method_not_allowed_fallback(method_not_allowed)
 }
 
