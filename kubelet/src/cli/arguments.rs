@@ -34,6 +34,8 @@ pub(super) enum Command {
     /// Show one pod in detail, with its events
     #[command(subcommand)]
     Describe(Described),
+    /// Show what manifests would change if they lay in the manifest directory
+    Diff(DiffArguments),
     /// Show what has happened on this node, what happened last at the end
     Events(EventsArguments),
     /// List the pods of this node
@@ -132,6 +134,16 @@ pub(super) struct DescribeArguments {
     pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) scope: Scope,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Exit status: 0 when nothing would change, 1 when something would, 2 when that cannot be told.")]
+pub(super) struct DiffArguments {
+    /// Manifests, or - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) place: Place,
 }

@@ -9,6 +9,7 @@
 mod age;
 mod arguments;
 mod describe;
+mod diff;
 mod events;
 mod get;
 mod pods;
@@ -25,7 +26,10 @@ use clap::{CommandFactory as _, Parser as _};
 use crate::config::UsageError;
 use crate::errors::error_chain;
 use crate::validate;
-use arguments::{Command, CompletionArguments, Described, Line, Listed, ManualArguments};
+use arguments::{
+    Command, CompletionArguments, Described, DiffArguments, Line, Listed, ManualArguments,
+};
+use diff::Difference;
 
 /// Why a subcommand has nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,9 @@ pub enum CliError {
     /// There is nothing of that name.
     #[error("{0}")]
     NotFound(String),
+    /// A file that was named cannot be read.
+    #[error("cannot read {}", .0.display())]
+    File(PathBuf, #[source] io::Error),
     /// What came is no answer.
     #[error("the agent's answer cannot be understood: {0}")]
     Garbled(String),
@@ -113,6 +120,7 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
     let done = match &line.command {
         Command::Completion(arguments) => complete(arguments, &mut streams),
         Command::Describe(Described::Pod(arguments)) => describe::run(arguments, &mut streams, now),
+        Command::Diff(arguments) => return compare(arguments, &mut streams),
         Command::Events(arguments) => events::run(arguments, &mut streams, now),
         Command::Get(Listed::Pods(arguments)) => get::run(arguments, &mut streams, now),
         Command::Manual(arguments) => manual(arguments, &mut streams),
@@ -121,13 +129,29 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
     };
     match done {
         Ok(()) => 0,
+        Err(error) => fail(name, &error, &mut streams),
+    }
+}
+
+/// Tells of a failure; the exit status for it.
+fn fail(name: &str, error: &CliError, streams: &mut Streams<'_>) -> u8 {
+    match error {
         // Whoever read the first lines and went has what they wanted.
-        Err(CliError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(error) => {
+        CliError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        _ => {
             // Nobody is left to tell when that fails too.
-            let _ = streams.remark(&format!("kubelet {name}: {}", error_chain(&error)));
+            let _ = streams.remark(&format!("kubelet {name}: {}", error_chain(error)));
             1
         }
+    }
+}
+
+/// As `diff` and `kubectl diff`: 1 is no failure here.
+fn compare(arguments: &DiffArguments, streams: &mut Streams<'_>) -> u8 {
+    match diff::run(arguments, streams) {
+        Ok(Difference::None) => 0,
+        Ok(Difference::Some) => 1,
+        Err(error) => fail("diff", &error, streams) * 2,
     }
 }
 
@@ -173,6 +197,6 @@ mod tests {
     #[test]
     fn the_definition_holds_together_and_names_every_subcommand() {
         Line::command().debug_assert();
-        assert_eq!(names(), ["completion", "describe", "events", "get", "manual", "status", "validate"]);
+        assert_eq!(names(), ["completion", "describe", "diff", "events", "get", "manual", "status", "validate"]);
     }
 }

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 
 use crate::config::{CommandLine, Config, ConfigError, Environment, UsageError, load};
 pub use arguments::Arguments;
+pub(crate) use input::{STDIN, read as read_input};
 use arguments::Output;
 use report::Report;
 
