@@ -54,10 +54,7 @@ fn the_package_has_what_it_should_where_upstream_has_it() -> Result<()> {
             "/usr/share/bash-completion/completions/kubelet",
             "-rw-r--r--",
         ),
-        (
-            "/usr/share/zsh/vendor-completions/_kubelet",
-            "-rw-r--r--",
-        ),
+        ("/usr/share/zsh/vendor-completions/_kubelet", "-rw-r--r--"),
     ] {
         let found = contents
             .get(path)

@@ -30,7 +30,9 @@ use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
-use crate::server::{self, BindError, HealthChecks, Heartbeat, OverviewInputs, Server, SocketError, SocketFile};
+use crate::server::{
+    self, BindError, HealthChecks, Heartbeat, OverviewInputs, Server, SocketError, SocketFile,
+};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
@@ -211,7 +213,13 @@ pub async fn run(
     serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
     let sources = start_sources(&config, clock.clone(), &mut singletons);
     // Until the end of this function, whichever way it ends.
-    let _socket = serve_socket(&config, &tools, &sources, heartbeat.clone(), &mut singletons)?;
+    let _socket = serve_socket(
+        &config,
+        &tools,
+        &sources,
+        heartbeat.clone(),
+        &mut singletons,
+    )?;
     let _watchdog = be_a_service(
         &config,
         &tools,

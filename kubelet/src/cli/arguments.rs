@@ -22,7 +22,7 @@ pub(super) const DEFAULT_NAMESPACE: &str = "default";
     disable_help_subcommand = true,
     subcommand_required = true
 )]
-pub struct Line {
+pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -139,7 +139,9 @@ pub(super) struct DescribeArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Exit status: 0 when nothing would change, 1 when something would, 2 when that cannot be told.")]
+#[command(
+    after_help = "Exit status: 0 when nothing would change, 1 when something would, 2 when that cannot be told."
+)]
 pub(super) struct DiffArguments {
     /// Manifests, or - for standard input
     #[arg(value_name = "FILE", required = true)]

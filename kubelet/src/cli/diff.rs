@@ -39,7 +39,8 @@ pub(super) fn run(
     let node = NodeName::new(&overview.node);
     let mut found = Difference::None;
     for file in &arguments.files {
-        let bytes = read_input(file, &mut io::stdin()).map_err(|error| CliError::File(file.clone(), error))?;
+        let bytes = read_input(file, &mut io::stdin())
+            .map_err(|error| CliError::File(file.clone(), error))?;
         let manifest = read_manifest(&place(&manifests.path, file), &bytes, &node);
         let (text, difference) = judge(file, &manifest, &running);
         if difference == Difference::Some {
@@ -71,7 +72,9 @@ fn judge(file: &Path, manifest: &Manifest, running: &[Listed]) -> (String, Diffe
         let meta = &new.pod.metadata;
         let part = |text: &Option<String>| text.clone().unwrap_or_default();
         let (namespace, name) = (part(&meta.namespace), part(&meta.name));
-        let old = running.iter().find(|old| old.namespace() == namespace && old.name() == name);
+        let old = running
+            .iter()
+            .find(|old| old.namespace() == namespace && old.name() == name);
         let pod = format!("pod {namespace}/{name}");
         let Some(old) = old else {
             text.push_str(&format!("{pod}: would be created\n"));
@@ -83,14 +86,18 @@ fn judge(file: &Path, manifest: &Manifest, running: &[Listed]) -> (String, Diffe
             continue;
         }
         difference = Difference::Some;
-        text.push_str(&format!("{pod}: would be replaced: its containers end, and new ones start\n"));
+        text.push_str(&format!(
+            "{pod}: would be replaced: its containers end, and new ones start\n"
+        ));
         let new = serde_json::to_value(&*new.pod).unwrap_or_default();
         let changes = changes(&old.whole, &new);
         for (path, before, after) in &changes {
             text.push_str(&format!("  {path}: {before} -> {after}\n"));
         }
         if changes.is_empty() {
-            text.push_str("  nothing of the pod differs: the file's name, or how it is written, does\n");
+            text.push_str(
+                "  nothing of the pod differs: the file's name, or how it is written, does\n",
+            );
         }
     }
     if manifest.pods.is_empty() && manifest.problems.is_empty() {
@@ -121,7 +128,9 @@ fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<(String, String
         _ if old == new => return,
         // An empty one and none at all are the same.
         _ if is_empty(old) && is_empty(new) => return,
-        (Value::Object(_) | Value::Null, Value::Object(_) | Value::Null) => (fields(old), fields(new)),
+        (Value::Object(_) | Value::Null, Value::Object(_) | Value::Null) => {
+            (fields(old), fields(new))
+        }
         (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null) => (items(old), items(new)),
         _ => {
             found.push((path.to_owned(), shown(old), shown(new)));
@@ -162,7 +171,8 @@ fn is_empty(value: &Value) -> bool {
 
 fn fields(value: &Value) -> Vec<(String, Value)> {
     let map = value.as_object().into_iter().flatten();
-    map.map(|(key, value)| (key.clone(), value.clone())).collect()
+    map.map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// Items by their names, as the API merges them; by their places where they have none.

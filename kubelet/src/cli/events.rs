@@ -99,7 +99,9 @@ impl Item {
     /// Whether it is of the pod with this UID; one without a UID, of the pod with this name.
     pub(super) fn is_of(&self, uid: Option<&str>, name: &str) -> bool {
         let object = &self.involved_object;
-        object.kind == "Pod" && object.name == name && (uid.is_none() || object.uid.as_deref() == uid)
+        object.kind == "Pod"
+            && object.name == name
+            && (uid.is_none() || object.uid.as_deref() == uid)
     }
 
     /// What it says, on one line.
@@ -114,7 +116,12 @@ impl Item {
 
     /// `5s ago FailedMount: …`.
     pub(super) fn told(&self, now: Timestamp) -> String {
-        format!("{} ago {}: {}", since(self.last_timestamp, now), self.reason, self.message())
+        format!(
+            "{} ago {}: {}",
+            since(self.last_timestamp, now),
+            self.reason,
+            self.message()
+        )
     }
 
     /// `pod/web-node{main}`: the object, and the container in braces.
@@ -132,13 +139,26 @@ fn table(items: &[Item], with_namespace: bool, now: Timestamp) -> String {
     if items.is_empty() {
         return "No events found.\n".to_owned();
     }
-    let mut rows = vec![["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     rows.extend(items.iter().map(|item| {
-        vec![item.seen(now), item.kind.clone(), item.reason.clone(), item.object(), item.message()]
+        vec![
+            item.seen(now),
+            item.kind.clone(),
+            item.reason.clone(),
+            item.object(),
+            item.message(),
+        ]
     }));
     if with_namespace {
         let namespaces = items.iter().map(|item| item.metadata.namespace.as_str());
-        for (row, namespace) in rows.iter_mut().zip(std::iter::once("NAMESPACE").chain(namespaces)) {
+        for (row, namespace) in rows
+            .iter_mut()
+            .zip(std::iter::once("NAMESPACE").chain(namespaces))
+        {
             row.insert(0, namespace.to_owned());
         }
     }
@@ -151,11 +171,18 @@ pub(super) fn of_pod(items: &[&Item], now: Timestamp) -> String {
         return "Events:  <none>\n".to_owned();
     }
     let mut rows = vec![
-        ["  Type", "Reason", "Age", "From", "Message"].map(str::to_owned).to_vec(),
-        ["  ----", "------", "----", "----", "-------"].map(str::to_owned).to_vec(),
+        ["  Type", "Reason", "Age", "From", "Message"]
+            .map(str::to_owned)
+            .to_vec(),
+        ["  ----", "------", "----", "----", "-------"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     rows.extend(items.iter().map(|item| {
-        let from = item.source.as_ref().and_then(|source| source.component.clone());
+        let from = item
+            .source
+            .as_ref()
+            .and_then(|source| source.component.clone());
         vec![
             format!("  {}", item.kind),
             item.reason.clone(),

@@ -34,13 +34,20 @@ pub(super) fn run(
         Some(Format::Yaml) => whole(&shown, arguments, |value| {
             serde_saphyr::to_string(value).map_err(|error| error.to_string())
         })?,
-        Some(Format::Name) => shown.iter().map(|pod| format!("pod/{}\n", pod.name())).collect(),
+        Some(Format::Name) => shown
+            .iter()
+            .map(|pod| format!("pod/{}\n", pod.name()))
+            .collect(),
         wide => table(&shown, arguments, wide.is_some(), now),
     };
     streams.print(&text)?;
     if let Some(name) = missing.first() {
-        let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace:?}"));
-        return Err(CliError::NotFound(format!("pods {name:?} not found{place}")));
+        let place = namespace.map_or_else(String::new, |namespace| {
+            format!(" in namespace {namespace:?}")
+        });
+        return Err(CliError::NotFound(format!(
+            "pods {name:?} not found{place}"
+        )));
     }
     if shown.is_empty() && arguments.output.is_none_or(|format| format == Format::Wide) {
         streams.remark(&nothing(namespace, all.len()))?;
@@ -71,7 +78,9 @@ fn whole(
     let mut items: Vec<Value> = shown.iter().map(|pod| typed(pod.whole.clone())).collect();
     let value = match (arguments.names.len(), items.len()) {
         (1, 1) => items.remove(0),
-        _ => json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items}),
+        _ => {
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+        }
     };
     let text = write(&value).map_err(CliError::Garbled)?;
     Ok(format!("{}\n", text.trim_end()))
@@ -121,7 +130,9 @@ fn row(listed: &Listed, with_namespace: bool, wide: bool, now: Timestamp) -> Vec
         row.push(or_none(status.and_then(|status| status.pod_ip.as_ref())));
         let spec = listed.pod.spec.as_ref();
         row.push(or_none(spec.and_then(|spec| spec.node_name.as_ref())));
-        row.push(or_none(status.and_then(|status| status.nominated_node_name.as_ref())));
+        row.push(or_none(
+            status.and_then(|status| status.nominated_node_name.as_ref()),
+        ));
         row.push(gates(listed));
     }
     row
@@ -129,11 +140,19 @@ fn row(listed: &Listed, with_namespace: bool, wide: bool, now: Timestamp) -> Vec
 
 /// How many of the pod's readiness gates are open, `1/2`.
 fn gates(listed: &Listed) -> String {
-    let gates = listed.pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref());
+    let gates = listed
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_deref());
     let Some(gates) = gates.filter(|gates| !gates.is_empty()) else {
         return "<none>".to_owned();
     };
-    let conditions = listed.pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let conditions = listed
+        .pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
     let conditions = conditions.unwrap_or_default();
     let open = gates.iter().filter(|gate| {
         let mut conditions = conditions.iter();

@@ -79,7 +79,10 @@ impl Streams<'_> {
 #[must_use]
 pub fn names() -> Vec<String> {
     let definition = Line::command();
-    definition.get_subcommands().map(|one| one.get_name().to_owned()).collect()
+    definition
+        .get_subcommands()
+        .map(|one| one.get_name().to_owned())
+        .collect()
 }
 
 /// The subcommands, and what each does.
@@ -90,7 +93,9 @@ pub fn summaries() -> Vec<(String, String)> {
         let about = one.get_about().map(ToString::to_string);
         (one.get_name().to_owned(), about.unwrap_or_default())
     };
-    let shown = definition.get_subcommands().filter(|one| !one.is_hide_set());
+    let shown = definition
+        .get_subcommands()
+        .filter(|one| !one.is_hide_set());
     shown.map(summary).collect()
 }
 
@@ -171,11 +176,13 @@ fn manual(arguments: &ManualArguments, streams: &mut Streams<'_>) -> Result<(), 
     let mut definition = Line::command();
     definition.build();
     let Some(one) = definition.find_subcommand(name) else {
-        return Err(CliError::NotFound(format!("there is no subcommand {name:?}")));
+        return Err(CliError::NotFound(format!(
+            "there is no subcommand {name:?}"
+        )));
     };
-    // Its name as it is looked up: kubelet-get.
-    let page = one.clone().name(format!("kubelet-{name}"));
-    clap_mangen::Man::new(page).section("8").render(streams.output)?;
+    clap_mangen::Man::new(one.clone())
+        .section("8")
+        .render(streams.output)?;
     Ok(streams.output.flush()?)
 }
 
@@ -184,7 +191,11 @@ fn judge(arguments: &validate::Arguments, streams: &mut Streams<'_>) -> u8 {
         Ok(verdict) => verdict.exit_code(),
         Err(error) => {
             // Nobody is left to tell when that fails too.
-            let _ = streams.remark(&format!("kubelet {}: {}", validate::NAME, error_chain(&error)));
+            let _ = streams.remark(&format!(
+                "kubelet {}: {}",
+                validate::NAME,
+                error_chain(&error)
+            ));
             error.exit_code()
         }
     }
@@ -197,6 +208,18 @@ mod tests {
     #[test]
     fn the_definition_holds_together_and_names_every_subcommand() {
         Line::command().debug_assert();
-        assert_eq!(names(), ["completion", "describe", "diff", "events", "get", "manual", "status", "validate"]);
+        assert_eq!(
+            names(),
+            [
+                "completion",
+                "describe",
+                "diff",
+                "events",
+                "get",
+                "manual",
+                "status",
+                "validate"
+            ]
+        );
     }
 }

@@ -31,7 +31,11 @@ impl Listed {
 
     /// Whether it is called `name`, with the node's name behind it or without.
     pub(super) fn is_called(&self, name: &str) -> bool {
-        let node = self.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let node = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.as_deref());
         let in_manifest = node.and_then(|node| self.name().strip_suffix(node)?.strip_suffix('-'));
         self.name() == name || in_manifest == Some(name)
     }
@@ -56,7 +60,10 @@ pub(super) fn list(socket: &Path) -> Result<Vec<Listed>, CliError> {
 ///
 /// # Errors
 /// When nobody answers, or nothing that can be understood.
-pub(super) fn read<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, CliError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+) -> Result<T, CliError> {
     let mut text = String::new();
     socket::get(socket, path)?
         .read_to_string(&mut text)

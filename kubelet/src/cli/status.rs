@@ -72,11 +72,16 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
         (failing.len(), "not running"),
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0);
-    let counts: Vec<String> = counts.map(|(count, word)| format!("{count} {word}")).collect();
-    rows.push(vec!["Pods:".to_owned(), match counts.is_empty() {
-        true => "none".to_owned(),
-        false => counts.join(", "),
-    }]);
+    let counts: Vec<String> = counts
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    rows.push(vec![
+        "Pods:".to_owned(),
+        match counts.is_empty() {
+            true => "none".to_owned(),
+            false => counts.join(", "),
+        },
+    ]);
     text.push_str(&columns(&rows, OF_LISTS));
 
     if !failing.is_empty() {
@@ -85,7 +90,10 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
     for (pod, why) in failing {
         let summary = Summary::of(&pod.pod, now);
         let name = format!("{}/{}", pod.namespace(), pod.name());
-        text.push_str(&format!("  {name}   {} (for {})\n", summary.status, summary.age));
+        text.push_str(&format!(
+            "  {name}   {} (for {})\n",
+            summary.status, summary.age
+        ));
         for line in why {
             text.push_str(&format!("    {line}\n"));
         }
@@ -143,10 +151,16 @@ fn faults(text: &mut String, title: &str, faults: &[Fault]) {
 fn condition(listed: &Listed, overview: &Overview, events: &[Item], now: Timestamp) -> Condition {
     let pod = &listed.pod;
     let uid = pod.metadata.uid.as_deref();
-    let step = overview.steps.iter().find(|step| Some(step.uid.as_str()) == uid);
+    let step = overview
+        .steps
+        .iter()
+        .find(|step| Some(step.uid.as_str()) == uid);
     let step = step.map(|step| {
         let lasts = age::short(i64::try_from(step.seconds).unwrap_or(i64::MAX));
-        format!("the agent {} for {lasts} now; the runtime has not answered yet", step.what)
+        format!(
+            "the agent {} for {lasts} now; the runtime has not answered yet",
+            step.what
+        )
     });
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.as_deref().unwrap_or_default();
@@ -176,7 +190,10 @@ fn condition(listed: &Listed, overview: &Overview, events: &[Item], now: Timesta
     }
     why.extend(step);
     // What was said of it last tells most where the status tells little.
-    let warning = events.iter().rev().find(|event| event.is_warning() && event.is_of(uid, listed.name()));
+    let warning = events
+        .iter()
+        .rev()
+        .find(|event| event.is_warning() && event.is_of(uid, listed.name()));
     if let Some(event) = warning {
         why.push(format!("last warning: {}", event.told(now)));
     }
@@ -193,19 +210,32 @@ fn wrong(container: &ContainerStatus, now: Timestamp) -> Option<String> {
             return None;
         }
         let message = waiting.message.as_deref().unwrap_or_default();
-        let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let last = container
+            .last_state
+            .as_ref()
+            .and_then(|last| last.terminated.as_ref());
         let last = last.map_or_else(String::new, |ended| {
             let ago = ended.finished_at.as_ref();
             let ago = ago.map_or_else(String::new, |time| format!(" {} ago", since(time.0, now)));
             let restarts = container.restart_count;
-            format!(" (last exit code {}{ago}, {restarts} restarts)", ended.exit_code)
+            format!(
+                " (last exit code {}{ago}, {restarts} restarts)",
+                ended.exit_code
+            )
         });
         return Some(format!("{name}: {reason}: {message}{last}"));
     }
-    let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
+    let ended = state
+        .terminated
+        .as_ref()
+        .filter(|ended| ended.exit_code != 0)?;
     let reason = ended.reason.as_deref().unwrap_or("ended");
     let message = ended.message.as_deref().unwrap_or_default();
-    Some(format!("{name}: {reason}, exit code {} {message}", ended.exit_code).trim_end().to_owned())
+    Some(
+        format!("{name}: {reason}, exit code {} {message}", ended.exit_code)
+            .trim_end()
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]

@@ -47,9 +47,14 @@ impl Summary {
         let none = PodStatus::default();
         let status = pod.status.as_ref().unwrap_or(&none);
         let spec = pod.spec.as_ref();
-        let init_specs = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+        let init_specs = spec
+            .and_then(|spec| spec.init_containers.as_deref())
+            .unwrap_or_default();
         let containers = spec.map_or(0, |spec| spec.containers.len());
-        let sidecars = init_specs.iter().filter(|container| is_sidecar(container)).count();
+        let sidecars = init_specs
+            .iter()
+            .filter(|container| is_sidecar(container))
+            .count();
 
         let mut word = status.phase.clone().unwrap_or_default();
         if let Some(reason) = status.reason.as_deref().filter(|reason| !reason.is_empty()) {
@@ -66,7 +71,9 @@ impl Summary {
             let mut one_runs = false;
             for container in status.container_statuses.iter().flatten().rev() {
                 restarts.add(container);
-                let Some(state) = &container.state else { continue };
+                let Some(state) = &container.state else {
+                    continue;
+                };
                 match said(state) {
                     Some(said) => word = said,
                     None if container.ready && state.running.is_some() => {
@@ -126,7 +133,10 @@ impl Init {
                 found.sidecar_restarts.add(container);
             }
             let state = container.state.clone().unwrap_or_default();
-            let ended_well = state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0);
+            let ended_well = state
+                .terminated
+                .as_ref()
+                .is_some_and(|ended| ended.exit_code == 0);
             if ended_well {
                 continue;
             }
@@ -149,14 +159,20 @@ impl Init {
 /// What a state has to say for itself, when it does not run.
 fn said(state: &ContainerState) -> Option<String> {
     let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if let Some(reason) = state.waiting.as_ref().and_then(|waiting| not_empty(&waiting.reason)) {
+    if let Some(reason) = state
+        .waiting
+        .as_ref()
+        .and_then(|waiting| not_empty(&waiting.reason))
+    {
         return Some(reason);
     }
     let ended = state.terminated.as_ref()?;
-    Some(not_empty(&ended.reason).unwrap_or_else(|| match ended.signal {
-        Some(signal) if signal != 0 => format!("Signal:{signal}"),
-        _ => format!("ExitCode:{}", ended.exit_code),
-    }))
+    Some(
+        not_empty(&ended.reason).unwrap_or_else(|| match ended.signal {
+            Some(signal) if signal != 0 => format!("Signal:{signal}"),
+            _ => format!("ExitCode:{}", ended.exit_code),
+        }),
+    )
 }
 
 pub(super) fn is_sidecar(container: &Container) -> bool {
@@ -171,7 +187,10 @@ fn is_true(status: &PodStatus, condition: &str) -> bool {
 /// When the pod was made; a static one that no API server knows was made when it was taken in.
 pub(super) fn begun(pod: &Pod) -> Option<Timestamp> {
     let made = pod.metadata.creation_timestamp.as_ref();
-    let taken = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    let taken = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.start_time.as_ref());
     made.or(taken).map(|time| time.0)
 }
 

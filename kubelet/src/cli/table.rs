@@ -10,7 +10,10 @@ pub(super) fn columns(rows: &[Vec<String>], gap: usize) -> String {
     let many = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<usize> = (0..many).map(width).collect();
     let mut text = String::new();
@@ -33,7 +36,11 @@ mod tests {
 
     #[test]
     fn each_column_is_as_wide_as_its_widest_cell() {
-        let rows = [["NAME", "READY", "AGE"], ["a-long-name", "1/1", "5m"], ["ö", "", ""]];
+        let rows = [
+            ["NAME", "READY", "AGE"],
+            ["a-long-name", "1/1", "5m"],
+            ["ö", "", ""],
+        ];
         let rows = rows.map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(
             columns(&rows, OF_LISTS),

@@ -93,8 +93,8 @@ pub(crate) struct StepOfPod {
 }
 
 impl OverviewInputs {
-    fn now(&self) -> Overview {
-        let up = self.clock.monotonic();
+    /// How it is, `up` after the agent began.
+    pub(super) fn at(&self, up: Duration) -> Overview {
         let set = self.manifests.as_ref().map(|set| set.borrow().clone());
         let steps = self.board.steps().into_iter().filter_map(|(uid, step)| {
             let lasts = up.saturating_sub(step.since);
@@ -131,7 +131,9 @@ impl Manifests {
         });
         let odd = set.warnings.iter().map(|found| Fault {
             place: format!("{}:{}", found.path.display(), found.at),
-            message: format!("{} {}", found.field, found.message).trim_start().to_owned(),
+            message: format!("{} {}", found.field, found.message)
+                .trim_start()
+                .to_owned(),
         });
         Self {
             path,
@@ -144,7 +146,7 @@ impl Manifests {
 
 /// Answers with how it is now.
 pub(super) async fn show(inputs: OverviewInputs) -> Response {
-    match serde_json::to_vec(&inputs.now()) {
+    match serde_json::to_vec(&inputs.at(inputs.clock.monotonic())) {
         Ok(json) => {
             let kind = HeaderValue::from_static("application/json");
             ([(header::CONTENT_TYPE, kind)], json).into_response()

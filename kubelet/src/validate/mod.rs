@@ -19,8 +19,8 @@ use std::io::{self, Read, Write};
 
 use crate::config::{CommandLine, Config, ConfigError, Environment, UsageError, load};
 pub use arguments::Arguments;
-pub(crate) use input::{STDIN, read as read_input};
 use arguments::Output;
+pub(crate) use input::{STDIN, read as read_input};
 use report::Report;
 
 /// The word that asks for it.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStatus, EnvFromSource, EnvVar, ExecAction, HTTPGetAction, Probe,
-    VolumeMount,
+    Container, ContainerState, ContainerStatus, EnvFromSource, EnvVar, ExecAction, HTTPGetAction,
+    Probe, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -21,7 +21,11 @@ pub(super) fn write(lines: &mut Lines, specs: &[Container], statuses: &[Containe
 
 fn container(lines: &mut Lines, spec: &Container, status: Option<&ContainerStatus>) {
     let known = |text: Option<&String>| text.cloned().unwrap_or_default();
-    lines.entry(2, "Container ID", known(status.and_then(|status| status.container_id.as_ref())));
+    lines.entry(
+        2,
+        "Container ID",
+        known(status.and_then(|status| status.container_id.as_ref())),
+    );
     lines.entry(2, "Image", known(spec.image.as_ref()));
     lines.entry(2, "Image ID", known(status.map(|status| &status.image_id)));
     ports(lines, spec);
@@ -106,7 +110,10 @@ fn state(lines: &mut Lines, title: &str, state: &ContainerState) {
         if let Some(signal) = ended.signal.filter(|signal| *signal > 0) {
             lines.entry(3, "Signal", signal.to_string());
         }
-        for (key, time) in [("Started", &ended.started_at), ("Finished", &ended.finished_at)] {
+        for (key, time) in [
+            ("Started", &ended.started_at),
+            ("Finished", &ended.finished_at),
+        ] {
             if let Some(time) = time {
                 lines.entry(3, key, date(time));
             }
@@ -167,7 +174,11 @@ fn url(get: &HTTPGetAction) -> String {
     let scheme = get.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
     let path = get.path.as_deref().unwrap_or_default();
     let path = path.strip_prefix('/').unwrap_or(path);
-    format!("{scheme}://{}:{}/{path}", get.host.as_deref().unwrap_or_default(), port(&get.port))
+    format!(
+        "{scheme}://{}:{}/{path}",
+        get.host.as_deref().unwrap_or_default(),
+        port(&get.port)
+    )
 }
 
 fn port(port: &IntOrString) -> String {
@@ -184,7 +195,8 @@ fn environment(lines: &mut Lines, spec: &Container) {
         for source in from {
             let (name, kind, optional) = of(source);
             let prefix = source.prefix.as_deref().filter(|prefix| !prefix.is_empty());
-            let prefix = prefix.map_or_else(String::new, |prefix| format!(" with prefix '{prefix}'"));
+            let prefix =
+                prefix.map_or_else(String::new, |prefix| format!(" with prefix '{prefix}'"));
             lines.row(3, name, format!("{kind}{prefix}  Optional: {optional}"));
         }
     }
@@ -216,17 +228,32 @@ fn value(variable: &EnvVar) -> String {
         return format!("({version}:{})", field.field_path);
     }
     if let Some(resource) = &from.resource_field_ref {
-        let container = resource.container_name.as_deref().filter(|name| !name.is_empty());
+        let container = resource
+            .container_name
+            .as_deref()
+            .filter(|name| !name.is_empty());
         let container = container.map_or_else(String::new, |name| format!("{name} "));
         return format!("{container}({})", resource.resource);
     }
     let keyed = |key: &str, kind: &str, name: &str, optional: Option<bool>| {
-        format!("<set to the key '{key}' {kind} '{name}'>  Optional: {}", optional.unwrap_or_default())
+        format!(
+            "<set to the key '{key}' {kind} '{name}'>  Optional: {}",
+            optional.unwrap_or_default()
+        )
     };
-    match (&from.secret_key_ref, &from.config_map_key_ref, &from.file_key_ref) {
+    match (
+        &from.secret_key_ref,
+        &from.config_map_key_ref,
+        &from.file_key_ref,
+    ) {
         (Some(secret), ..) => keyed(&secret.key, "in secret", &secret.name, secret.optional),
         (_, Some(map), _) => keyed(&map.key, "of config map", &map.name, map.optional),
-        (_, _, Some(file)) => keyed(&file.key, "in a file of volume", &file.volume_name, file.optional),
+        (_, _, Some(file)) => keyed(
+            &file.key,
+            "in a file of volume",
+            &file.volume_name,
+            file.optional,
+        ),
         _ => String::new(),
     }
 }
@@ -240,9 +267,24 @@ fn mounts(lines: &mut Lines, mounts: &[VolumeMount]) {
     let mut mounts: Vec<&VolumeMount> = mounts.iter().collect();
     mounts.sort_by(|a, b| a.mount_path.cmp(&b.mount_path));
     for mount in mounts {
-        let mut flags = vec![if mount.read_only == Some(true) { "ro" } else { "rw" }.to_owned()];
+        let mut flags = vec![
+            if mount.read_only == Some(true) {
+                "ro"
+            } else {
+                "rw"
+            }
+            .to_owned(),
+        ];
         let sub = mount.sub_path.as_deref().filter(|path| !path.is_empty());
         flags.extend(sub.map(|path| format!("path={path:?}")));
-        lines.line(3, &format!("{} from {} ({})", mount.mount_path, mount.name, flags.join(",")));
+        lines.line(
+            3,
+            &format!(
+                "{} from {} ({})",
+                mount.mount_path,
+                mount.name,
+                flags.join(",")
+            ),
+        );
     }
 }

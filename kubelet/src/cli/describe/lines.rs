@@ -57,7 +57,12 @@ impl Lines {
 
     fn align(&mut self) {
         let run = mem::take(&mut self.run);
-        let width = run.iter().map(|(first, _)| first.chars().count()).max().unwrap_or_default() + 2;
+        let width = run
+            .iter()
+            .map(|(first, _)| first.chars().count())
+            .max()
+            .unwrap_or_default()
+            + 2;
         for (first, second) in run {
             let gap = width - first.chars().count();
             // A value of several lines goes on below its first.

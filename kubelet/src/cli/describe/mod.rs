@@ -27,7 +27,9 @@ pub(super) fn run(
     let namespace = arguments.scope.namespace();
     let mut shown = pods::list(&socket)?;
     shown.retain(|pod| namespace.is_none_or(|namespace| pod.namespace() == namespace));
-    let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace:?}"));
+    let place = namespace.map_or_else(String::new, |namespace| {
+        format!(" in namespace {namespace:?}")
+    });
     if let Some(name) = &arguments.name {
         // As kubectl: the one of that name, or all whose names begin so.
         if shown.iter().any(|pod| pod.is_called(name)) {
@@ -36,7 +38,9 @@ pub(super) fn run(
             shown.retain(|pod| pod.name().starts_with(name.as_str()));
         }
         if shown.is_empty() {
-            return Err(CliError::NotFound(format!("pods {name:?} not found{place}")));
+            return Err(CliError::NotFound(format!(
+                "pods {name:?} not found{place}"
+            )));
         }
     }
     if shown.is_empty() {
@@ -56,7 +60,10 @@ fn text(listed: &Listed, events: &[Item], now: Timestamp) -> String {
     head(&mut lines, pod, spec, status);
     let specs = spec.init_containers.as_deref().unwrap_or_default();
     if !specs.is_empty() {
-        let statuses = status.init_container_statuses.as_deref().unwrap_or_default();
+        let statuses = status
+            .init_container_statuses
+            .as_deref()
+            .unwrap_or_default();
         lines.title(0, "Init Containers");
         containers::write(&mut lines, specs, statuses);
     }
@@ -72,12 +79,20 @@ fn text(listed: &Listed, events: &[Item], now: Timestamp) -> String {
     }
     volumes::write(&mut lines, spec.volumes.as_deref().unwrap_or_default());
     lines.entry(0, "QoS Class", status.qos_class.as_deref().unwrap_or(NONE));
-    pairs(&mut lines, "Node-Selectors", spec.node_selector.as_ref(), "=");
+    pairs(
+        &mut lines,
+        "Node-Selectors",
+        spec.node_selector.as_ref(),
+        "=",
+    );
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     lines.list("Tolerations", tolerations.iter().map(toleration));
     let mut text = lines.finish();
     let uid = pod.metadata.uid.as_deref();
-    let own: Vec<&Item> = events.iter().filter(|event| event.is_of(uid, listed.name())).collect();
+    let own: Vec<&Item> = events
+        .iter()
+        .filter(|event| event.is_of(uid, listed.name()))
+        .collect();
     text.push_str(&events::of_pod(&own, now));
     text
 }
@@ -99,19 +114,33 @@ fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus) {
         lines.entry(0, "Service Account", account);
     }
     let node = text(&spec.node_name);
-    lines.entry(0, "Node", match &status.host_ip {
-        Some(ip) => format!("{node}/{ip}"),
-        None => node,
-    });
+    lines.entry(
+        0,
+        "Node",
+        match &status.host_ip {
+            Some(ip) => format!("{node}/{ip}"),
+            None => node,
+        },
+    );
     if let Some(time) = &status.start_time {
         lines.entry(0, "Start Time", date(time));
     }
     pairs(lines, "Labels", pod.metadata.labels.as_ref(), "=");
-    pairs(lines, "Annotations", pod.metadata.annotations.as_ref(), ": ");
+    pairs(
+        lines,
+        "Annotations",
+        pod.metadata.annotations.as_ref(),
+        ": ",
+    );
     match (&pod.metadata.deletion_timestamp, &status.phase) {
-        (Some(time), phase) if phase.as_deref() != Some("Failed") && phase.as_deref() != Some("Succeeded") => {
+        (Some(time), phase)
+            if phase.as_deref() != Some("Failed") && phase.as_deref() != Some("Succeeded") =>
+        {
             lines.entry(0, "Status", format!("Terminating (since {})", date(time)));
-            let period = pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+            let period = pod
+                .metadata
+                .deletion_grace_period_seconds
+                .unwrap_or_default();
             lines.entry(0, "Termination Grace Period", format!("{period}s"));
         }
         (_, phase) => lines.entry(0, "Status", text(phase)),
@@ -132,7 +161,10 @@ fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus) {
         }
     }
     let owners = pod.metadata.owner_references.iter().flatten();
-    if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
+    if let Some(owner) = owners
+        .into_iter()
+        .find(|owner| owner.controller == Some(true))
+    {
         lines.entry(0, "Controlled By", format!("{}/{}", owner.kind, owner.name));
     }
 }
@@ -140,13 +172,20 @@ fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus) {
 /// A map, a line a pair.
 fn pairs(lines: &mut Lines, key: &str, map: Option<&BTreeMap<String, String>>, between: &str) {
     let pairs = map.into_iter().flatten();
-    lines.list(key, pairs.map(|(name, value)| format!("{name}{between}{}", value.trim())));
+    lines.list(
+        key,
+        pairs.map(|(name, value)| format!("{name}{between}{}", value.trim())),
+    );
 }
 
 /// `key=value:effect op=Exists for 300s`, as kubectl writes it.
 fn toleration(toleration: &Toleration) -> String {
     let part = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (key, value, effect) = (part(&toleration.key), part(&toleration.value), part(&toleration.effect));
+    let (key, value, effect) = (
+        part(&toleration.key),
+        part(&toleration.value),
+        part(&toleration.effect),
+    );
     let mut text = key;
     if !value.is_empty() {
         text.push('=');

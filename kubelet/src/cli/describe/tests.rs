@@ -70,7 +70,10 @@ fn a_pod_is_described_as_kubectl_does() {
         }))
         .unwrap()
     };
-    let events = [event("u", "Back-off restarting"), event("another", "not of this pod")];
+    let events = [
+        event("u", "Back-off restarting"),
+        event("another", "not of this pod"),
+    ];
     let text = text(&listed, &events, "2026-01-02T03:05:00Z".parse().unwrap());
     let expected = include_str!("tests/described.txt");
     assert_eq!(text, expected);
@@ -84,7 +87,12 @@ fn little_is_known_of_a_pod_that_was_just_taken_in() {
         whole,
     };
     let text = text(&listed, &[], Timestamp::UNIX_EPOCH);
-    for line in ["Labels:       <none>", "IPs:          <none>", "Volumes:         <none>", "Events:  <none>"] {
+    for line in [
+        "Labels:       <none>",
+        "IPs:          <none>",
+        "Volumes:         <none>",
+        "Events:  <none>",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
 }
@@ -100,6 +108,9 @@ fn a_pod_that_ends_says_since_when() {
         whole,
     };
     let text = text(&listed, &[], Timestamp::UNIX_EPOCH);
-    assert!(text.contains("Terminating (since Fri, 02 Jan 2026"), "{text}");
+    assert!(
+        text.contains("Terminating (since Fri, 02 Jan 2026"),
+        "{text}"
+    );
     assert!(text.contains("Termination Grace Period:  30s\n"), "{text}");
 }

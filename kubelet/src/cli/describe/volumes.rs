@@ -1,8 +1,8 @@
 //! The volumes of a description: kubectl's words for each kind, and what tells where its files come from.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ProjectedVolumeSource, SecretVolumeSource,
-    Volume,
+    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, ProjectedVolumeSource,
+    SecretVolumeSource, Volume,
 };
 use serde_json::Value;
 
@@ -30,7 +30,11 @@ fn one(lines: &mut Lines, volume: &Volume) {
     } else if let Some(map) = &volume.config_map {
         of_config_map(lines, map);
     } else if volume.downward_api.is_some() {
-        lines.entry(2, "Type", "DownwardAPI (a volume populated by information about the pod)");
+        lines.entry(
+            2,
+            "Type",
+            "DownwardAPI (a volume populated by information about the pod)",
+        );
     } else if let Some(projected) = &volume.projected {
         of_projected(lines, projected);
     } else if let Some(claim) = &volume.persistent_volume_claim {
@@ -40,7 +44,11 @@ fn one(lines: &mut Lines, volume: &Volume) {
             "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)",
         );
         lines.entry(2, "ClaimName", &claim.claim_name);
-        lines.entry(2, "ReadOnly", claim.read_only.unwrap_or_default().to_string());
+        lines.entry(
+            2,
+            "ReadOnly",
+            claim.read_only.unwrap_or_default().to_string(),
+        );
     } else {
         lines.entry(2, "Type", kind(volume));
     }
@@ -53,16 +61,31 @@ fn host_path(lines: &mut Lines, path: &HostPathVolumeSource) {
 }
 
 fn empty_dir(lines: &mut Lines, directory: &EmptyDirVolumeSource) {
-    lines.entry(2, "Type", "EmptyDir (a temporary directory that shares a pod's lifetime)");
+    lines.entry(
+        2,
+        "Type",
+        "EmptyDir (a temporary directory that shares a pod's lifetime)",
+    );
     lines.entry(2, "Medium", directory.medium.as_deref().unwrap_or_default());
-    let limit = directory.size_limit.as_ref().map_or("<unset>", |limit| limit.0.as_str());
+    let limit = directory
+        .size_limit
+        .as_ref()
+        .map_or("<unset>", |limit| limit.0.as_str());
     lines.entry(2, "SizeLimit", limit);
 }
 
 fn of_secret(lines: &mut Lines, secret: &SecretVolumeSource) {
     lines.entry(2, "Type", "Secret (a volume populated by a Secret)");
-    lines.entry(2, "SecretName", secret.secret_name.as_deref().unwrap_or_default());
-    lines.entry(2, "Optional", secret.optional.unwrap_or_default().to_string());
+    lines.entry(
+        2,
+        "SecretName",
+        secret.secret_name.as_deref().unwrap_or_default(),
+    );
+    lines.entry(
+        2,
+        "Optional",
+        secret.optional.unwrap_or_default().to_string(),
+    );
 }
 
 fn of_config_map(lines: &mut Lines, map: &ConfigMapVolumeSource) {
@@ -72,7 +95,11 @@ fn of_config_map(lines: &mut Lines, map: &ConfigMapVolumeSource) {
 }
 
 fn of_projected(lines: &mut Lines, projected: &ProjectedVolumeSource) {
-    lines.entry(2, "Type", "Projected (a volume that contains injected data from multiple sources)");
+    lines.entry(
+        2,
+        "Type",
+        "Projected (a volume that contains injected data from multiple sources)",
+    );
     for source in projected.sources.iter().flatten() {
         if let Some(secret) = &source.secret {
             lines.entry(2, "SecretName", &secret.name);

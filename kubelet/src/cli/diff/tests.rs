@@ -34,9 +34,15 @@ spec:
 #[test]
 fn the_same_file_changes_nothing_and_a_new_pod_is_created() {
     let (text, difference) = judged(WEB, &running(WEB));
-    assert_eq!((text.as_str(), difference), ("pod default/web-n1: unchanged\n", Difference::None));
+    assert_eq!(
+        (text.as_str(), difference),
+        ("pod default/web-n1: unchanged\n", Difference::None)
+    );
     let (text, difference) = judged(WEB, &[]);
-    assert_eq!((text.as_str(), difference), ("pod default/web-n1: would be created\n", Difference::Some));
+    assert_eq!(
+        (text.as_str(), difference),
+        ("pod default/web-n1: would be created\n", Difference::Some)
+    );
 }
 
 #[test]
@@ -76,13 +82,19 @@ fn what_would_not_run_is_told_with_its_place() {
     assert!(text.starts_with("web.yaml:6:"), "{text}");
     assert!(text.trim_end().ends_with("it would not run"), "{text}");
     let (text, difference) = judged("", &[]);
-    assert_eq!((text.as_str(), difference), ("web.yaml: holds no pod\n", Difference::None));
+    assert_eq!(
+        (text.as_str(), difference),
+        ("web.yaml: holds no pod\n", Difference::None)
+    );
 }
 
 #[test]
 fn items_without_names_go_by_their_places() {
     let mut found = Vec::new();
     compare("a", &json!(["x", "y"]), &json!(["x", "z", "w"]), &mut found);
-    let found: Vec<_> = found.iter().map(|(path, old, new)| format!("{path} {old} {new}")).collect();
+    let found: Vec<_> = found
+        .iter()
+        .map(|(path, old, new)| format!("{path} {old} {new}"))
+        .collect();
     assert_eq!(found, ["a[1] \"y\" \"z\"", "a[2] (none) \"w\""]);
 }

@@ -5,8 +5,13 @@ use super::super::arguments::{Command, Line};
 use super::*;
 
 fn parsed(line: &str) -> Result<EventsArguments, String> {
-    let words = ["kubelet", "events"].into_iter().chain(line.split_whitespace());
-    match Line::try_parse_from(words).map_err(|error| error.to_string())?.command {
+    let words = ["kubelet", "events"]
+        .into_iter()
+        .chain(line.split_whitespace());
+    match Line::try_parse_from(words)
+        .map_err(|error| error.to_string())?
+        .command
+    {
         Command::Events(arguments) => Ok(arguments),
         other => panic!("{other:?}"),
     }
@@ -16,7 +21,10 @@ fn parsed(line: &str) -> Result<EventsArguments, String> {
 fn flags_become_a_request() {
     let plain = parsed("").unwrap();
     assert_eq!(request(&plain), "/events");
-    assert_eq!(plain.place.socket(), Path::new("/var/lib/kubelet/agent.sock"));
+    assert_eq!(
+        plain.place.socket(),
+        Path::new("/var/lib/kubelet/agent.sock")
+    );
     let full = parsed("-n kube-system --pod=web -o json --root-dir /r").unwrap();
     assert_eq!(request(&full), "/events?namespace=kube-system&pod=web");
     assert_eq!(full.place.socket(), Path::new("/r/agent.sock"));

@@ -5,7 +5,9 @@ use super::super::arguments::{Command, Line, Listed as Kinds};
 use super::*;
 
 fn arguments(line: &str) -> GetArguments {
-    let words = ["kubelet", "get", "pods"].into_iter().chain(line.split_whitespace());
+    let words = ["kubelet", "get", "pods"]
+        .into_iter()
+        .chain(line.split_whitespace());
     match Line::try_parse_from(words).unwrap().command {
         Command::Get(Kinds::Pods(arguments)) => arguments,
         other => panic!("{other:?}"),
@@ -38,7 +40,12 @@ fn listed(namespace: &str, name: &str) -> Listed {
 fn shown(line: &str, pods: &[&Listed]) -> String {
     let arguments = arguments(line);
     let wide = arguments.output == Some(Format::Wide);
-    table(pods, &arguments, wide, "2026-01-02T03:05:00Z".parse().unwrap())
+    table(
+        pods,
+        &arguments,
+        wide,
+        "2026-01-02T03:05:00Z".parse().unwrap(),
+    )
 }
 
 #[test]
@@ -72,18 +79,26 @@ fn a_pod_goes_by_its_name_with_and_without_the_node() {
 #[test]
 fn one_named_object_stands_alone_and_several_are_a_list() {
     let pod = listed("default", "web-n1");
-    let text = |line: &str| {
-        whole(&[&pod], &arguments(line), |value| Ok(value.to_string())).unwrap()
-    };
+    let text =
+        |line: &str| whole(&[&pod], &arguments(line), |value| Ok(value.to_string())).unwrap();
     let alone: Value = serde_json::from_str(&text("web -o json")).unwrap();
-    assert_eq!((&alone["kind"], &alone["apiVersion"]), (&json!("Pod"), &json!("v1")));
+    assert_eq!(
+        (&alone["kind"], &alone["apiVersion"]),
+        (&json!("Pod"), &json!("v1"))
+    );
     let list: Value = serde_json::from_str(&text("-o json")).unwrap();
-    assert_eq!((&list["kind"], &list["items"][0]["kind"]), (&json!("List"), &json!("Pod")));
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["kind"]),
+        (&json!("List"), &json!("Pod"))
+    );
 }
 
 #[test]
 fn an_empty_list_says_where_there_is_more() {
-    assert_eq!(nothing(Some("default"), 0), "No resources found in default namespace.");
+    assert_eq!(
+        nothing(Some("default"), 0),
+        "No resources found in default namespace."
+    );
     assert!(nothing(Some("default"), 3).ends_with("(-A shows 3 in others.)"));
     assert_eq!(nothing(None, 0), "No resources found");
 }
@@ -91,7 +106,17 @@ fn an_empty_list_says_where_there_is_more() {
 #[test]
 fn what_no_pod_can_be_called_is_refused() {
     let error = Line::try_parse_from(["kubelet", "get", "pods", "a&b"]).unwrap_err();
-    assert!(error.to_string().contains("names are of lower case letters"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("names are of lower case letters"),
+        "{error}"
+    );
     let error = Line::try_parse_from(["kubelet", "get", "nodes"]).unwrap_err();
-    assert!(error.to_string().contains("unrecognized subcommand 'nodes'"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("unrecognized subcommand 'nodes'"),
+        "{error}"
+    );
 }

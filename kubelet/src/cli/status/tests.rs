@@ -56,7 +56,11 @@ fn a_node_that_is_well_is_four_lines() {
     let pods = [
         pod("web-n1", "2026-01-02T03:00:00Z", &ready),
         pod("new-n1", "2026-01-02T03:09:58Z", &young),
-        pod("job-n1", "2026-01-02T03:00:00Z", &json!({"phase": "Succeeded"})),
+        pod(
+            "job-n1",
+            "2026-01-02T03:00:00Z",
+            &json!({"phase": "Succeeded"}),
+        ),
     ];
     assert_eq!(
         shown(overview(), &pods, &[]),
@@ -72,28 +76,42 @@ Pods:         1 running, 1 starting, 1 ended
     empty["manifests"] = Value::Null;
     empty["kubeconfig"] = "/etc/kubernetes/kubelet.conf".into();
     let text = shown(empty, &[], &[]);
-    assert!(text.contains("Manifests:    none: staticPodPath is not set\n"), "{text}");
-    assert!(text.contains("API server:   by /etc/kubernetes/kubelet.conf\n"), "{text}");
+    assert!(
+        text.contains("Manifests:    none: staticPodPath is not set\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("API server:   by /etc/kubernetes/kubelet.conf\n"),
+        "{text}"
+    );
     assert!(text.ends_with("Pods:         none\n"), "{text}");
 }
 
 #[test]
 fn each_pod_that_does_not_run_says_why() {
     let began = "2026-01-02T03:05:00Z";
-    let waits = |reason: &str, message: &str| {
-        json!({"phase": "Running", "containerStatuses": container(&json!({"waiting": {"reason": reason, "message": message}}))})
-    };
+    let waits = |reason: &str, message: &str| json!({"phase": "Running", "containerStatuses": container(&json!({"waiting": {"reason": reason, "message": message}}))});
     let creating = json!({"phase": "Pending", "containerStatuses": container(&json!({"waiting": {"reason": "ContainerCreating"}}))});
     let pods = [
-        pod("pull-n1", began, &waits("ImagePullBackOff", "Back-off pulling image \"x\"")),
+        pod(
+            "pull-n1",
+            began,
+            &waits("ImagePullBackOff", "Back-off pulling image \"x\""),
+        ),
         pod("hung-n1", began, &creating),
-        pod("out-n1", began, &json!({"phase": "Failed", "reason": "OutOfcpu", "message": "no cpu left"})),
+        pod(
+            "out-n1",
+            began,
+            &json!({"phase": "Failed", "reason": "OutOfcpu", "message": "no cpu left"}),
+        ),
         pod("slow-n1", began, &json!({"phase": "Running"})),
     ];
     let mut with = overview();
     with["steps"] = json!([{"uid": "uid-of-hung-n1", "what": "makes the sandbox", "seconds": 61}]);
     let text = shown(with, &pods, &[event("hung-n1")]);
-    let (_, below) = text.split_once("Pods:         4 not running\n\nNot running:\n").unwrap();
+    let (_, below) = text
+        .split_once("Pods:         4 not running\n\nNot running:\n")
+        .unwrap();
     assert_eq!(
         below,
         "  default/pull-n1   ImagePullBackOff (for 5m)
@@ -112,16 +130,32 @@ fn each_pod_that_does_not_run_says_why() {
 #[test]
 fn faults_name_their_place_and_do_not_fill_the_screen() {
     let mut with = overview();
-    let fault = |line: u32| json!({"place": format!("/m/a.yaml:{line}:1"), "message": "unknown field"});
+    let fault =
+        |line: u32| json!({"place": format!("/m/a.yaml:{line}:1"), "message": "unknown field"});
     with["manifests"]["refused"] = (1..=12).map(fault).collect();
     with["manifests"]["odd"] = json!([fault(20)]);
     with["runtimeAway"] = "connection refused".into();
     with["unhealthy"] = "syncloop: sync Loop took longer than expected".into();
     let text = shown(with, &[], &[]);
     assert!(text.contains("2 pods, 12 faults\n"), "{text}");
-    assert!(text.contains("\nRefused manifests:\n  /m/a.yaml:1:1: unknown field\n"), "{text}");
-    assert!(text.contains("/m/a.yaml:10:1: unknown field\n  and 2 more: see 'kubelet validate'\n"), "{text}");
-    assert!(text.contains("\nOdd in manifests that run:\n  /m/a.yaml:20:1"), "{text}");
-    assert!(text.contains("containerd.sock does not answer: connection refused\n"), "{text}");
-    assert!(text.starts_with("kubelet 0.1.0 on n1, up 3m5s, not healthy: syncloop"), "{text}");
+    assert!(
+        text.contains("\nRefused manifests:\n  /m/a.yaml:1:1: unknown field\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("/m/a.yaml:10:1: unknown field\n  and 2 more: see 'kubelet validate'\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nOdd in manifests that run:\n  /m/a.yaml:20:1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("containerd.sock does not answer: connection refused\n"),
+        "{text}"
+    );
+    assert!(
+        text.starts_with("kubelet 0.1.0 on n1, up 3m5s, not healthy: syncloop"),
+        "{text}"
+    );
 }

@@ -37,7 +37,10 @@ fn ended(code: i32, reason: Option<&str>, signal: Option<i32>) -> Value {
 }
 
 fn over() -> Value {
-    json!([container("i", true, 0, ended(0, Some("Completed"), None)), container("s", true, 0, running())])
+    json!([
+        container("i", true, 0, ended(0, Some("Completed"), None)),
+        container("s", true, 0, running())
+    ])
 }
 
 #[test]
@@ -59,7 +62,8 @@ fn a_pod_that_runs_counts_its_sidecar() {
 #[test]
 fn init_containers_say_where_they_are() {
     let with = |state: Value| {
-        let status = json!({"phase": "Pending", "initContainerStatuses": [container("i", false, 2, state)]});
+        let status =
+            json!({"phase": "Pending", "initContainerStatuses": [container("i", false, 2, state)]});
         let found = of(status);
         (found.status, found.restarts)
     };
@@ -80,7 +84,11 @@ fn the_first_container_that_does_not_run_has_the_word() {
     for (a, b, word) in [
         (waiting("CrashLoopBackOff"), running(), "CrashLoopBackOff"),
         (running(), waiting("ErrImagePull"), "ErrImagePull"),
-        (waiting("ContainerCreating"), waiting("ErrImagePull"), "ContainerCreating"),
+        (
+            waiting("ContainerCreating"),
+            waiting("ErrImagePull"),
+            "ContainerCreating",
+        ),
         (ended(2, None, None), running(), "ExitCode:2"),
         (ended(0, Some("Completed"), None), running(), "NotReady"),
     ] {
@@ -103,14 +111,18 @@ fn the_first_container_that_does_not_run_has_the_word() {
 #[test]
 fn restarts_say_when_the_last_was() {
     let mut crashed = container("a", true, 3, running());
-    crashed["lastState"] = json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-02T03:05:00Z"}});
+    crashed["lastState"] =
+        json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-02T03:05:00Z"}});
     let status = json!({"phase": "Running", "initContainerStatuses": over(), "containerStatuses": [crashed]});
     assert_eq!(of(status).restarts, "3 (5m ago)");
 }
 
 #[test]
 fn reasons_and_deletion_go_before_the_phase() {
-    assert_eq!(of(json!({"phase": "Failed", "reason": "Evicted"})).status, "Evicted");
+    assert_eq!(
+        of(json!({"phase": "Failed", "reason": "Evicted"})).status,
+        "Evicted"
+    );
     let pod = |phase: &str| {
         summary(json!({
             "metadata": {"deletionTimestamp": NOW, "creationTimestamp": "2026-01-01T03:10:00Z"},

@@ -219,8 +219,13 @@ fn what_is_not_understood_is_named() {
 
 #[test]
 fn help_version_and_subcommands() {
-    let parsed =
-        |arguments: &[&str]| parse(arguments.iter().map(|a| (*a).to_owned()), &["status"]).unwrap();
+    let parsed = |arguments: &[&str]| {
+        parse(
+            arguments.iter().map(|a| (*a).to_owned()),
+            &["status".to_owned()],
+        )
+        .unwrap()
+    };
     assert!(matches!(parsed(&["-h"]), Invocation::Help));
     assert!(matches!(
         parsed(&["--v=2", "--help", "--version"]),
