@@ -10,7 +10,7 @@ use kubelet::config::{
 use kubelet::errors::error_chain;
 use kubelet::process::{self, LockFile, ProcessError, RootLock};
 use kubelet::service::{self, Reloader, Reloads, Service, signals};
-use kubelet::{agent, cli, logging, validate};
+use kubelet::{agent, cli, logging};
 
 /// Threads that run tasks: an agent that waits needs few.
 const WORKER_THREADS: usize = 2;
@@ -23,9 +23,6 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
 } else {
     512 << 10
 };
-
-/// Only this kubelet's own words.
-const SUBCOMMANDS: [&str; 2] = [validate::NAME, cli::EVENTS];
 
 fn main() -> ExitCode {
     // First of all: only a process of one thread may change its environment.
@@ -40,28 +37,12 @@ fn main() -> ExitCode {
             return ExitCode::from(UsageError::EXIT_CODE);
         }
     };
-    match config::parse_arguments(arguments, &SUBCOMMANDS) {
+    match config::parse_arguments(arguments, &cli::names()) {
         Ok(Invocation::Run(line)) => run(line, &environment, huge_pages),
-        Ok(Invocation::Help) => print(&config::usage()),
+        Ok(Invocation::Help) => print(&config::usage(&cli::summaries())),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),
-        Ok(Invocation::Subcommand { name, arguments }) if name == cli::EVENTS => {
-            match cli::events(&arguments, &mut std::io::stdout().lock()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("kubelet {name}: {}", error_chain(&error));
-                    ExitCode::from(error.exit_code())
-                }
-            }
-        }
-        Ok(Invocation::Subcommand { arguments, .. }) => {
-            let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
-            match validate::run(&arguments, &mut input, &mut output) {
-                Ok(verdict) => ExitCode::from(verdict.exit_code()),
-                Err(error) => {
-                    eprintln!("kubelet {}: {}", validate::NAME, error_chain(&error));
-                    ExitCode::from(error.exit_code())
-                }
-            }
+        Ok(Invocation::Subcommand { name, arguments }) => {
+            ExitCode::from(cli::run(&name, &arguments))
         }
         Err(error) => {
             let line = format!("{} (kubelet --help lists all flags)", error_chain(&error));

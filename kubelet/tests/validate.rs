@@ -227,9 +227,12 @@ fn manifests_are_judged_for_the_node_of_a_configuration() {
 fn what_the_command_line_gets_wrong_is_64() {
     let room = room(&[("a.yaml", pod("a", ""))]);
     for (arguments, said) in [
-        (&["--conifg", "a.yaml"][..], "unknown flag: --conifg"),
-        (&[], "no FILE"),
-        (&["-o", "yaml", "a.yaml"], "text or json"),
+        (
+            &["--conifg", "a.yaml"][..],
+            "unexpected argument '--conifg'",
+        ),
+        (&[], "required arguments were not provided"),
+        (&["-o", "yaml", "a.yaml"], "[possible values: text, json]"),
         (&["--node-name", "a b", "a.yaml"], "cannot name a node"),
     ] {
         let run = validate(room.path(), arguments, "");

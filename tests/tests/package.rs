@@ -49,6 +49,12 @@ fn the_package_has_what_it_should_where_upstream_has_it() -> Result<()> {
             "-rw-r--r--",
         ),
         ("/usr/share/man/man8/kubelet.8.gz", "-rw-r--r--"),
+        ("/usr/share/man/man8/kubelet-status.8.gz", "-rw-r--r--"),
+        (
+            "/usr/share/bash-completion/completions/kubelet",
+            "-rw-r--r--",
+        ),
+        ("/usr/share/zsh/vendor-completions/_kubelet", "-rw-r--r--"),
     ] {
         let found = contents
             .get(path)

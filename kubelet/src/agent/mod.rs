@@ -238,15 +238,14 @@ pub async fn run(
         reading: reading.clone(),
     };
     ports.serve(&mut singletons).await?;
+    let sources = start_sources(&config, clock.clone(), &mut singletons);
     // Until the end of this function, whichever way it ends.
     let _socket = ports::serve_socket(
-        &config,
-        &tools,
-        &reading,
+        (&config, &tools, &sources),
+        reading,
         heartbeat.clone(),
         &mut singletons,
     )?;
-    let sources = start_sources(&config, clock.clone(), &mut singletons);
     let _watchdog = be_a_service(
         &config,
         &tools,

@@ -7,15 +7,15 @@ use axum::Router;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::{AgentError, Singletons};
+use super::{AgentError, Singletons, Sources};
 use crate::config::{Authorization, Config, SOCKET_NAME, SocketSetting};
 use crate::errors::error_chain;
 use crate::events;
 use crate::logging::LogHandle;
 use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
 use crate::server::{
-    self, Debugging, HealthChecks, Heartbeat, NodeApi, Server, ServerType, ServingTls, SetVerbosity,
-    counted, SocketError, SocketFile, TlsOptions, self_signed,
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, OverviewInputs, Server, ServerType,
+    ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted, self_signed,
 };
 use crate::workers::Tools;
 
@@ -157,9 +157,8 @@ impl Ports<'_> {
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
 /// first.
 pub(super) fn serve_socket(
-    config: &Config,
-    tools: &Tools,
-    reading: &Router,
+    (config, tools, sources): (&Config, &Tools, &Sources),
+    reading: Router,
     heartbeat: Heartbeat,
     singletons: &mut Singletons,
 ) -> Result<Option<SocketFile>, SocketError> {
@@ -170,9 +169,20 @@ pub(super) fn serve_socket(
         SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
         SocketSetting::At(path) => path.clone(),
     };
-    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
     let pods = Arc::new(tools.board.clone());
-    let routes = server::socket_routes(checks, pods, events::recorder(), reading.clone());
+    let overview = OverviewInputs {
+        node: config.node.name.to_string(),
+        clock: tools.clock.clone(),
+        checks: HealthChecks::new(heartbeat, config.sources.sync_every),
+        runtime: config.runtime.socket.clone(),
+        away: tools.observer.away(),
+        manifest_path: config.sources.static_pod_path.clone(),
+        manifests: sources.manifests.clone(),
+        desired: sources.desired.clone(),
+        kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
+        board: tools.board.clone(),
+    };
+    let routes = server::socket_routes(pods, events::recorder(), overview, reading);
     match Server::bind_socket(&path, routes) {
         Ok((server, file)) => {
             singletons.spawn("socket", async move { match server.run().await {} });
@@ -180,7 +190,7 @@ pub(super) fn serve_socket(
         }
         Err(error) if config.agent.socket == SocketSetting::Unset => {
             tracing::warn!(
-                "{}; 'kubelet events' cannot be answered",
+                "{}; 'kubelet get', 'kubelet status' and their like cannot be answered",
                 error_chain(&error)
             );
             Ok(None)

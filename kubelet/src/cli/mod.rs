@@ -1,32 +1,39 @@
-//! Subcommands that ask the running agent, over its unix socket.
+//! Subcommands: what somebody at this machine asks the running agent, over its unix socket, in the words of kubectl.
 //!
-//! Owns: their arguments, the request, what is printed. Inputs: the socket. Outputs: standard output, an exit status.
-//! Spawns nothing: one blocking exchange, in a process of its own.
+//! Owns: their arguments, the requests, what is printed. Inputs: the socket. Outputs: standard output and error, an exit
+//! status. Spawns nothing: blocking exchanges, in a process of its own.
 //!
-//! Deliberately not here: answering ([`server`](crate::server)), and `kubelet validate`, which asks nobody.
+//! Deliberately not here: answering ([`server`](crate::server)), and the judgement of `kubelet validate`, which asks
+//! nobody.
 
 mod age;
+mod arguments;
+mod describe;
+mod diff;
 mod events;
+mod get;
+mod pods;
 mod socket;
+mod status;
+mod summary;
+mod table;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::config::UsageError;
+use clap::{CommandFactory as _, Parser as _};
 
-pub use events::NAME as EVENTS;
+use crate::config::UsageError;
+use crate::errors::error_chain;
+use crate::validate;
+use arguments::{
+    Command, CompletionArguments, Described, DiffArguments, Line, Listed, ManualArguments,
+};
+use diff::Difference;
 
 /// Why a subcommand has nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The arguments cannot be understood.
-    #[error("{message}\nRun 'kubelet {command} --help' for usage.")]
-    Usage {
-        /// The subcommand.
-        command: &'static str,
-        /// What is wrong with them.
-        message: String,
-    },
     /// Nobody answers.
     #[error(
         "no agent answers at {}: is it running, and with this root directory (--root-dir)?",
@@ -36,29 +43,183 @@ pub enum CliError {
     /// The agent says no.
     #[error("the agent answers: {0}")]
     Refused(String),
+    /// There is nothing of that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// A file that was named cannot be read.
+    #[error("cannot read {}", .0.display())]
+    File(PathBuf, #[source] io::Error),
     /// What came is no answer.
     #[error("the agent's answer cannot be understood: {0}")]
     Garbled(String),
     /// The answer cannot be printed.
     #[error("cannot write")]
-    Write(#[source] io::Error),
+    Write(#[from] io::Error),
 }
 
-impl CliError {
-    /// The exit status of the process: 64 for what the command line got wrong, 1 for the rest.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage { .. } => UsageError::EXIT_CODE,
-            _ => 1,
+/// Where a subcommand writes.
+struct Streams<'a> {
+    output: &'a mut dyn Write,
+    /// What is no part of the answer goes here.
+    remarks: &'a mut dyn Write,
+}
+
+impl Streams<'_> {
+    fn print(&mut self, text: &str) -> Result<(), CliError> {
+        self.output.write_all(text.as_bytes())?;
+        Ok(self.output.flush()?)
+    }
+
+    fn remark(&mut self, text: &str) -> Result<(), CliError> {
+        Ok(writeln!(self.remarks, "{text}")?)
+    }
+}
+
+/// The words that ask for a subcommand.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let definition = Line::command();
+    definition
+        .get_subcommands()
+        .map(|one| one.get_name().to_owned())
+        .collect()
+}
+
+/// The subcommands, and what each does.
+#[must_use]
+pub fn summaries() -> Vec<(String, String)> {
+    let definition = Line::command();
+    let summary = |one: &clap::Command| {
+        let about = one.get_about().map(ToString::to_string);
+        (one.get_name().to_owned(), about.unwrap_or_default())
+    };
+    let shown = definition
+        .get_subcommands()
+        .filter(|one| !one.is_hide_set());
+    shown.map(summary).collect()
+}
+
+/// Does what the subcommand `name` with these `arguments` asks for, on this process's own streams. The exit status: 0 when
+/// it was done, 1 when not, 64 for what the command line got wrong.
+#[must_use]
+pub fn run(name: &str, arguments: &[String]) -> u8 {
+    let words = ["kubelet", name].into_iter();
+    let words = words.chain(arguments.iter().map(String::as_str));
+    let line = match Line::try_parse_from(words) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help was asked for, or the line is wrong: clap knows where which of them goes.
+            let printed = error.print();
+            return match (error.use_stderr(), printed) {
+                (true, _) => UsageError::EXIT_CODE,
+                (false, Ok(())) => 0,
+                (false, Err(_)) => 1,
+            };
+        }
+    };
+    let mut streams = Streams {
+        output: &mut io::stdout().lock(),
+        remarks: &mut io::stderr().lock(),
+    };
+    let now = crate::clock::system_wall();
+    let done = match &line.command {
+        Command::Completion(arguments) => complete(arguments, &mut streams),
+        Command::Describe(Described::Pod(arguments)) => describe::run(arguments, &mut streams, now),
+        Command::Diff(arguments) => return compare(arguments, &mut streams),
+        Command::Events(arguments) => events::run(arguments, &mut streams, now),
+        Command::Get(Listed::Pods(arguments)) => get::run(arguments, &mut streams, now),
+        Command::Manual(arguments) => manual(arguments, &mut streams),
+        Command::Status(arguments) => status::run(arguments, &mut streams, now),
+        Command::Validate(arguments) => return judge(arguments, &mut streams),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(error) => fail(name, &error, &mut streams),
+    }
+}
+
+/// Tells of a failure; the exit status for it.
+fn fail(name: &str, error: &CliError, streams: &mut Streams<'_>) -> u8 {
+    match error {
+        // Whoever read the first lines and went has what they wanted.
+        CliError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        _ => {
+            // Nobody is left to tell when that fails too.
+            let _ = streams.remark(&format!("kubelet {name}: {}", error_chain(error)));
+            1
         }
     }
 }
 
-/// Does what `arguments`, those behind the subcommand's name, ask for.
-///
-/// # Errors
-/// When the arguments make no sense, no agent answers, or `output` does not take the answer.
-pub fn events(arguments: &[String], output: &mut dyn io::Write) -> Result<(), CliError> {
-    events::run(arguments, output, crate::clock::system_wall())
+/// As `diff` and `kubectl diff`: 1 is no failure here.
+fn compare(arguments: &DiffArguments, streams: &mut Streams<'_>) -> u8 {
+    match diff::run(arguments, streams) {
+        Ok(Difference::None) => 0,
+        Ok(Difference::Some) => 1,
+        Err(error) => fail("diff", &error, streams) * 2,
+    }
+}
+
+fn complete(arguments: &CompletionArguments, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    let mut text = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Line::command(), "kubelet", &mut text);
+    streams.output.write_all(&text)?;
+    Ok(streams.output.flush()?)
+}
+
+/// For the package: the page of one subcommand, or the names of all that have one.
+fn manual(arguments: &ManualArguments, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    let Some(name) = &arguments.command else {
+        let names = summaries().into_iter().map(|(name, _)| name + "\n");
+        return streams.print(&names.collect::<String>());
+    };
+    let mut definition = Line::command();
+    definition.build();
+    let Some(one) = definition.find_subcommand(name) else {
+        return Err(CliError::NotFound(format!(
+            "there is no subcommand {name:?}"
+        )));
+    };
+    clap_mangen::Man::new(one.clone())
+        .section("8")
+        .render(streams.output)?;
+    Ok(streams.output.flush()?)
+}
+
+fn judge(arguments: &validate::Arguments, streams: &mut Streams<'_>) -> u8 {
+    match validate::run(arguments, &mut io::stdin(), streams.output) {
+        Ok(verdict) => verdict.exit_code(),
+        Err(error) => {
+            // Nobody is left to tell when that fails too.
+            let _ = streams.remark(&format!(
+                "kubelet {}: {}",
+                validate::NAME,
+                error_chain(&error)
+            ));
+            error.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together_and_names_every_subcommand() {
+        Line::command().debug_assert();
+        assert_eq!(
+            names(),
+            [
+                "completion",
+                "describe",
+                "diff",
+                "events",
+                "get",
+                "manual",
+                "status",
+                "validate"
+            ]
+        );
+    }
 }

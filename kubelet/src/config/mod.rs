@@ -59,8 +59,8 @@ pub const KUBERNETES_VERSION: &str = "v1.36.2";
 
 /// The text of `kubelet --help`.
 #[must_use]
-pub fn usage() -> String {
-    flags::usage()
+pub fn usage(commands: &[(String, String)]) -> String {
+    flags::usage(commands)
 }
 
 /// The line of `kubelet --version`; with all there is to know when `raw`.

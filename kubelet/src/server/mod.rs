@@ -17,6 +17,7 @@ mod list;
 mod listen;
 pub mod metrics;
 mod node_api;
+pub(crate) mod overview;
 mod pods;
 mod running_pods;
 mod self_signed;
@@ -40,6 +41,7 @@ pub use debug::SetVerbosity;
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
 pub use node_api::{Debugging, NodeApi, node_api_routes, read_only_routes};
+pub use overview::OverviewInputs;
 pub use pods::PodsView;
 pub use running_pods::routes as running_pods_routes;
 pub use self_signed::{SelfSignedError, self_signed};
@@ -53,16 +55,19 @@ pub fn healthz_routes(checks: HealthChecks) -> Router {
     with_health(checks).fallback(not_found)
 }
 
-/// The routes of the agent's own socket: those of the read-only port, and what has happened.
+/// The routes of the agent's own socket: those of the read-only port, what has happened, and how the agent is.
 pub fn socket_routes(
-    checks: HealthChecks,
     pods: Arc<dyn PodsView>,
     recorder: &'static Recorder,
+    overview: OverviewInputs,
     more: Router,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
-    let routes = node_api::reading(checks, pods, more);
-    node_api::finished(routes.route("/events", get(events)))
+    let routes = node_api::reading(overview.checks.clone(), pods, more);
+    let routes = routes
+        .route("/events", get(events))
+        .route("/status", get(move || overview::show(overview.clone())));
+    node_api::finished(routes)
 }
 
 /// Health is answered to every method, as Go's mux does for a handler without one.

@@ -281,14 +281,58 @@ async fn ask_socket(socket: &Path, path: &str) -> std::io::Result<(String, Strin
     Ok((head.lines().next().unwrap().to_owned(), body.to_owned()))
 }
 
+fn overview() -> OverviewInputs {
+    OverviewInputs {
+        node: "n1".to_owned(),
+        clock: Clock::system(),
+        checks: checks(),
+        runtime: "/run/runtime.sock".into(),
+        away: tokio::sync::watch::channel(Some("refused".into())).1,
+        manifest_path: None,
+        manifests: None,
+        desired: tokio::sync::watch::channel(Arc::default()).1,
+        kubeconfig: None,
+        board: crate::status::StatusBoard::new(),
+    }
+}
+
+#[tokio::test]
+async fn the_overview_is_what_kubelet_status_reads() {
+    use crate::status::StepAtWork;
+    let inputs = overview();
+    let writer = |uid: &str| {
+        let uid = crate::pod::PodUid::parse(uid).unwrap();
+        inputs.board.writer(&uid).unwrap()
+    };
+    let (at_it, just_begun) = (writer("a"), writer("b"));
+    let step = |since: Duration| {
+        Some(StepAtWork {
+            what: "makes the sandbox".into(),
+            since,
+        })
+    };
+    at_it.at(step(Duration::ZERO));
+    just_begun.at(step(Duration::from_secs(4)));
+    let shown = inputs.at(Duration::from_secs(8));
+    assert_eq!(shown.up_seconds, 8);
+    assert_eq!(shown.runtime_away.as_deref(), Some("refused"));
+    assert!(!shown.sources_read && shown.manifests.is_none());
+    let steps: Vec<_> = shown
+        .steps
+        .iter()
+        .map(|step| (step.uid.as_str(), step.seconds))
+        .collect();
+    assert_eq!(
+        steps,
+        [("a", 8)],
+        "the other is at it for four seconds only"
+    );
+}
+
 fn serve_at(socket: &Path) -> Result<SocketFile, SocketError> {
     let recorder = crate::events::recorder();
-    let routes = socket_routes(
-        checks(),
-        Arc::new(Pods(vec![pod("a")])),
-        recorder,
-        axum::Router::new(),
-    );
+    let pods = Arc::new(Pods(vec![pod("a")]));
+    let routes = socket_routes(pods, recorder, overview(), axum::Router::new());
     let (server, file) = Server::bind_socket(socket, routes)?;
     tokio::spawn(server.run());
     Ok(file)

@@ -27,7 +27,7 @@ mod tests;
 
 pub use derive::{PodFailure, Rejected, StatusInput, derive_status};
 pub use owned::{fingerprint, is_written_by_node};
-pub use publish::{PodView, StatusBoard, StatusWriter, Word, WriterTaken};
+pub use publish::{PodView, StatusBoard, StatusWriter, StepAtWork, Word, WriterTaken};
 pub use restore::restore;
 pub use serialise::{RUNTIME, serialise};
 pub use types::{

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -35,10 +36,20 @@ pub enum Word {
 #[error("the status of pod {0} already has a writer")]
 pub struct WriterTaken(pub PodUid);
 
+/// What a pod's worker is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepAtWork {
+    /// `makes the sandbox` …
+    pub what: Arc<str>,
+    /// Since when, by the monotonic clock.
+    pub since: Duration,
+}
+
 #[derive(Default)]
 struct Entry {
     claimed: bool,
     view: Option<PodView>,
+    step: Option<StepAtWork>,
 }
 
 /// The statuses of all pods. Cloning shares it.
@@ -85,6 +96,17 @@ impl StatusBoard {
     pub fn snapshot(&self) -> Vec<PodView> {
         let entries = self.lock();
         entries.values().filter_map(|e| e.view.clone()).collect()
+    }
+
+    /// What the workers are at, by the UIDs of their pods; without those that only wait.
+    #[must_use]
+    pub fn steps(&self) -> Vec<(PodUid, StepAtWork)> {
+        let entries = self.lock();
+        let at_work = entries.iter().filter_map(|(uid, entry)| {
+            let step = entry.step.clone()?;
+            Some((uid.clone(), step))
+        });
+        at_work.collect()
     }
 
     /// News whenever the status of any pod changes, or a pod goes.
@@ -149,6 +171,13 @@ impl StatusWriter {
         true
     }
 
+    /// Says what the pod's worker is at; none when it waits. That is no change of the status.
+    pub fn at(&self, step: Option<StepAtWork>) {
+        if let Some(entry) = self.board.lock().get_mut(&self.uid) {
+            entry.step = step;
+        }
+    }
+
     /// The status on the board.
     #[must_use]
     pub fn current(&self) -> Option<Arc<PodStatus>> {
@@ -169,6 +198,7 @@ impl Drop for StatusWriter {
         let mut entries = self.board.lock();
         if let Some(entry) = entries.get_mut(&self.uid) {
             entry.claimed = false;
+            entry.step = None;
             if entry.view.is_none() {
                 entries.remove(&self.uid);
             }
@@ -214,6 +244,25 @@ mod tests {
         let phases: Vec<_> = board.snapshot().iter().map(|v| v.status.phase).collect();
         assert_eq!(phases, [Phase::Pending, Phase::Running]);
         assert!(Arc::ptr_eq(&board.get(&uid("a")).unwrap().pod, &pod));
+    }
+
+    #[test]
+    fn a_step_is_shown_while_its_worker_is_at_it_and_is_no_change_of_the_status() {
+        let board = StatusBoard::new();
+        let writer = board.writer(&uid("a")).unwrap();
+        let changes = board.changes();
+        let step = StepAtWork {
+            what: "makes the sandbox".into(),
+            since: Duration::from_secs(7),
+        };
+        writer.at(Some(step.clone()));
+        assert_eq!(board.steps(), [(uid("a"), step.clone())]);
+        writer.at(None);
+        assert!(board.steps().is_empty());
+        writer.at(Some(step));
+        drop(writer);
+        assert!(board.steps().is_empty(), "its worker is gone");
+        assert!(!changes.has_changed().unwrap());
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::path::Path;
 use static_pods::tree::MAX_BYTES;
 
 /// Stands for standard input.
-pub(super) const STDIN: &str = "-";
+pub(crate) const STDIN: &str = "-";
 
 /// All of a file, or of `input` for `-`; one byte more than any of our files may have, at most. A pipe is read like a
 /// file: who names it means it.
-pub(super) fn read(path: &Path, input: &mut dyn Read) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, input: &mut dyn Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = MAX_BYTES as u64 + 1;
     if path == Path::new(STDIN) {

@@ -18,7 +18,9 @@ mod report;
 use std::io::{self, Read, Write};
 
 use crate::config::{CommandLine, Config, ConfigError, Environment, UsageError, load};
-use arguments::{Arguments, Output, Request};
+pub use arguments::Arguments;
+use arguments::Output;
+pub(crate) use input::{STDIN, read as read_input};
 use report::Report;
 
 /// The word that asks for it.
@@ -47,9 +49,6 @@ impl Verdict {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ValidateError {
-    /// The arguments cannot be understood.
-    #[error("{0}\nRun 'kubelet validate --help' for usage.")]
-    Usage(String),
     /// The node's name is of no use.
     #[error("the node has no usable name; give one with --node-name")]
     Node(#[source] ConfigError),
@@ -63,30 +62,23 @@ impl ValidateError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Node(_) => UsageError::EXIT_CODE,
+            Self::Node(_) => UsageError::EXIT_CODE,
             Self::Write(_) => 1,
         }
     }
 }
 
-/// Judges what `arguments`, those behind the subcommand's name, ask for.
+/// Judges what `arguments` ask for.
 ///
 /// # Errors
-/// When the arguments make no sense, or `output` does not take the report. What is wrong with a file, be it that it
+/// When the node's name is of no use, or `output` does not take the report. What is wrong with a file, be it that it
 /// cannot be read, is in the report.
 pub fn run(
-    arguments: &[String],
+    arguments: &Arguments,
     input: &mut dyn Read,
     output: &mut dyn Write,
 ) -> Result<Verdict, ValidateError> {
-    let arguments = match arguments::parse(arguments)? {
-        Request::Help => {
-            output.write_all(arguments::HELP.as_bytes())?;
-            return Ok(Verdict::Valid);
-        }
-        Request::Judge(arguments) => arguments,
-    };
-    let report = judge(&arguments, input)?;
+    let report = judge(arguments, input)?;
     match arguments.output {
         Output::Text => report.write_text(output)?,
         Output::Json => report.write_json(output)?,

@@ -17,6 +17,7 @@ use crate::plan::{ContainerStart, PodPlan, Step};
 use crate::pod::{self, ContainerKind, Pod};
 use crate::record::BackoffKey;
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
+use crate::status::{StatusWriter, StepAtWork};
 
 /// What came of a plan.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +26,38 @@ pub(super) struct Applied {
     pub(super) acted: bool,
     /// Something could not be done, and is tried again after its hold.
     pub(super) failed: bool,
+}
+
+/// What the worker is at, for whoever asks why a pod does not go on. Nothing once it is dropped, in whichever way.
+struct ShownStep(Option<Arc<StatusWriter>>);
+
+impl ShownStep {
+    fn at(&self, step: &Step, since: Duration) {
+        if let Some(board) = &self.0 {
+            let what = words(step).into();
+            board.at(Some(StepAtWork { what, since }));
+        }
+    }
+}
+
+impl Drop for ShownStep {
+    fn drop(&mut self) {
+        if let Some(board) = &self.0 {
+            board.at(None);
+        }
+    }
+}
+
+/// What a worker that takes `step` is at, as an end to "the agent".
+fn words(step: &Step) -> String {
+    match step {
+        Step::Stop(_) => "ends containers".to_owned(),
+        Step::StopSandbox(_) => "ends the sandbox".to_owned(),
+        Step::CreateSandbox { .. } => "makes the sandbox".to_owned(),
+        Step::Start(start) => format!("starts container {}", start.name),
+        Step::RemoveContainer(_) | Step::ResetContainer(_) => "removes a container".to_owned(),
+        Step::RemoveSandbox(_) => "removes a sandbox".to_owned(),
+    }
 }
 
 /// Whether the steps that follow still make sense.
@@ -43,6 +76,7 @@ impl Worker {
         plan: &PodPlan,
     ) -> Applied {
         self.kills.begin_pass();
+        let shown = ShownStep(self.board.clone());
         let mut applied = Applied::default();
         let mut permit: Option<StartPermit> = None;
         let mut sandbox = observed
@@ -56,6 +90,7 @@ impl Worker {
             }
             // What was made or started is looked at by itself, right away.
             self.memory.stale |= !matches!(step, Step::CreateSandbox { .. } | Step::Start(_));
+            shown.at(step, self.tools.clock.monotonic());
             let next = match step {
                 Step::Stop(stops) => self.stop(pod, stops, &mut applied).await,
                 Step::StopSandbox(id) => self.stop_sandbox(pod, id, &mut applied).await,

@@ -1,37 +1,47 @@
+use clap::Parser as _;
 use serde_json::json;
 
+use super::super::arguments::{Command, Line};
 use super::*;
 
-fn parsed(line: &str) -> Result<Arguments, String> {
-    let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    Arguments::parse(&words).map_err(|error| error.to_string())
+fn parsed(line: &str) -> Result<EventsArguments, String> {
+    let words = ["kubelet", "events"]
+        .into_iter()
+        .chain(line.split_whitespace());
+    match Line::try_parse_from(words)
+        .map_err(|error| error.to_string())?
+        .command
+    {
+        Command::Events(arguments) => Ok(arguments),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn flags_become_a_request() {
     let plain = parsed("").unwrap();
-    assert_eq!(plain.request(), "/events");
-    assert_eq!(plain.socket(), PathBuf::from("/var/lib/kubelet/agent.sock"));
+    assert_eq!(request(&plain), "/events");
+    assert_eq!(
+        plain.place.socket(),
+        Path::new("/var/lib/kubelet/agent.sock")
+    );
     let full = parsed("-n kube-system --pod=web -o json --root-dir /r").unwrap();
-    assert_eq!(full.request(), "/events?namespace=kube-system&pod=web");
-    assert_eq!(full.socket(), PathBuf::from("/r/agent.sock"));
-    assert!(full.json);
+    assert_eq!(request(&full), "/events?namespace=kube-system&pod=web");
+    assert_eq!(full.place.socket(), Path::new("/r/agent.sock"));
+    assert_eq!(full.output, EventsFormat::Json);
     let socket = parsed("--socket /run/k.sock --root-dir /r").unwrap();
-    assert_eq!(socket.socket(), PathBuf::from("/run/k.sock"));
-    assert!(parsed("--pod a --help --nonsense").unwrap().help);
+    assert_eq!(socket.place.socket(), Path::new("/run/k.sock"));
 }
 
 #[test]
 fn what_makes_no_sense_is_told() {
     for (line, said) in [
-        (
-            "web",
-            "unexpected argument \"web\"; a pod is named with --pod",
-        ),
-        ("--pods a", "unknown flag: --pods"),
-        ("--pod", "flag needs an argument: --pod"),
-        ("-o yaml", "takes text or json, not \"yaml\""),
-        ("--pod a&b", "nothing is called \"a&b\""),
+        ("web", "unexpected argument 'web'"),
+        ("--pods a", "a similar argument exists: '--pod'"),
+        ("--pod", "a value is required for '--pod <NAME>'"),
+        ("-o yaml", "invalid value 'yaml'"),
+        ("--pod a&b", "names are of lower case letters"),
+        ("-A -n a", "cannot be used with"),
     ] {
         let error = parsed(line).unwrap_err();
         assert!(error.contains(said), "{line}: {error}");
@@ -92,9 +102,12 @@ LAST SEEN         TYPE      REASON    OBJECT               MESSAGE
 
 #[test]
 fn nobody_at_the_socket_is_said_with_its_path() {
-    let words = ["--root-dir", "/no/such/root"].map(str::to_owned);
-    let error = run(&words, &mut Vec::new(), Timestamp::UNIX_EPOCH).unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    let arguments = parsed("--root-dir /no/such/root").unwrap();
+    let mut streams = Streams {
+        output: &mut Vec::new(),
+        remarks: &mut Vec::new(),
+    };
+    let error = run(&arguments, &mut streams, Timestamp::UNIX_EPOCH).unwrap_err();
     assert!(
         error.to_string().contains("/no/such/root/agent.sock"),
         "{error}"

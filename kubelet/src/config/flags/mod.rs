@@ -305,10 +305,10 @@ fn lookup(name: &str) -> Result<&'static Flag, UsageError> {
 /// At the first argument that cannot be understood.
 pub fn parse(
     arguments: impl IntoIterator<Item = String>,
-    subcommands: &[&str],
+    subcommands: &[String],
 ) -> Result<Invocation, UsageError> {
     let mut rest = arguments.into_iter().peekable();
-    if let Some(name) = rest.next_if(|word| subcommands.contains(&word.as_str())) {
+    if let Some(name) = rest.next_if(|word| subcommands.contains(word)) {
         return Ok(Invocation::Subcommand {
             name,
             arguments: rest.collect(),

@@ -219,8 +219,13 @@ fn what_is_not_understood_is_named() {
 
 #[test]
 fn help_version_and_subcommands() {
-    let parsed =
-        |arguments: &[&str]| parse(arguments.iter().map(|a| (*a).to_owned()), &["status"]).unwrap();
+    let parsed = |arguments: &[&str]| {
+        parse(
+            arguments.iter().map(|a| (*a).to_owned()),
+            &["status".to_owned()],
+        )
+        .unwrap()
+    };
     assert!(matches!(parsed(&["-h"]), Invocation::Help));
     assert!(matches!(
         parsed(&["--v=2", "--help", "--version"]),
@@ -248,7 +253,8 @@ fn help_version_and_subcommands() {
 
 #[test]
 fn help_names_every_flag() {
-    let text = usage();
+    let text = usage(&[("status".to_owned(), "Shows how it is".to_owned())]);
+    assert!(text.contains("\n  status   Shows how it is\n"));
     for flag in FLAGS {
         assert!(text.contains(&format!("--{}", flag.name)), "{}", flag.name);
     }

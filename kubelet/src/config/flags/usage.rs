@@ -8,8 +8,7 @@ from a directory of manifests and, once joined to a cluster, the pods the API se
 
 Usage:
   kubelet [flags]
-  kubelet validate [flags] FILE...    judges manifests and configuration files without running them
-  kubelet events [flags]              shows what has happened on this node
+  kubelet COMMAND [flags]
 ";
 
 const GROUPS: &[(Group, &str)] = &[
@@ -28,9 +27,15 @@ const GROUPS: &[(Group, &str)] = &[
     (Group::Leftover, "Accepted for the sake of old scripts"),
 ];
 
-/// The help text of `kubelet --help`.
-pub(crate) fn usage() -> String {
+/// The help text of `kubelet --help`. `commands` are the names of subcommands, and what each does.
+pub(crate) fn usage(commands: &[(String, String)]) -> String {
     let mut text = String::from(TEXT);
+    let width = commands.iter().map(|(name, _)| name.len()).max();
+    text.push_str("\nCommands, each with a --help of its own:\n");
+    for (name, what) in commands {
+        let width = width.unwrap_or_default();
+        text.push_str(&format!("  {name:width$}   {what}\n"));
+    }
     for (group, title) in GROUPS {
         text.push_str(&format!("\n{title}:\n"));
         for flag in FLAGS.iter().filter(|flag| flag.group == *group) {

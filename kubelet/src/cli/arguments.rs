@@ -1,0 +1,207 @@
+//! What the subcommands take: the one definition that the parser, the help, the completions and the manual page are made
+//! of.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::SOCKET_NAME;
+
+/// Upstream's default of `--root-dir`.
+const DEFAULT_ROOT: &str = "/var/lib/kubelet";
+/// kubectl's, where no context says otherwise.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
+/// The kubelet and its subcommands.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubelet",
+    about = "The node agent of Kubernetes; its subcommands ask the agent that runs on this machine",
+    after_help = "Without a subcommand it is the agent: 'kubelet --help' lists its flags.\n\n\
+        Exit status: 0 when the agent has answered, 1 when it has not, 64 when the command line is wrong.",
+    disable_help_subcommand = true,
+    subcommand_required = true
+)]
+pub(super) struct Line {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the shell's completions of these subcommands
+    Completion(CompletionArguments),
+    /// Show one pod in detail, with its events
+    #[command(subcommand)]
+    Describe(Described),
+    /// Show what manifests would change if they lay in the manifest directory
+    Diff(DiffArguments),
+    /// Show what has happened on this node, what happened last at the end
+    Events(EventsArguments),
+    /// List the pods of this node
+    #[command(subcommand)]
+    Get(Listed),
+    /// Print the manual page of a subcommand, as roff; without one, the names of those that have one
+    #[command(hide = true)]
+    Manual(ManualArguments),
+    /// Show on one screen how this node is, and why whatever does not run does not
+    Status(StatusArguments),
+    /// Judge manifests, and KubeletConfiguration files, as this kubelet would, without running anything
+    Validate(crate::validate::Arguments),
+}
+
+/// Which agent is asked.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Place {
+    /// The root directory of the agent to ask
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    root_dir: PathBuf,
+    /// The agent's socket, when its configuration has it elsewhere than agent.sock in the root directory
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Place {
+    pub(super) fn socket(&self) -> PathBuf {
+        match &self.socket {
+            Some(socket) => socket.clone(),
+            None => self.root_dir.join(SOCKET_NAME),
+        }
+    }
+}
+
+/// Which namespaces.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Scope {
+    /// Of all namespaces
+    #[arg(short = 'A', long)]
+    pub(super) all_namespaces: bool,
+    /// Only of this namespace
+    #[arg(short, long, value_name = "NAME", value_parser = a_name, default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+}
+
+impl Scope {
+    /// The one namespace; none for all.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(&self.namespace)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Listed {
+    /// The pods of this node, static ones and those of the API server
+    #[command(visible_aliases = ["pod", "po"])]
+    Pods(GetArguments),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GetArguments {
+    /// Only these pods, by the name in the manifest or with the node's name behind it
+    #[arg(value_name = "NAME", value_parser = a_name)]
+    pub(super) names: Vec<String>,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    /// Besides columns: wide, with more of them; name; yaml or json, for the whole objects
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(super) output: Option<Format>,
+    /// Without the line of headings
+    #[arg(long)]
+    pub(super) no_headers: bool,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Wide,
+    Name,
+    Yaml,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Described {
+    /// One pod, or those whose names begin so
+    #[command(visible_aliases = ["pods", "po"])]
+    Pod(DescribeArguments),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DescribeArguments {
+    /// The pod, by the name in the manifest or with the node's name behind it; without one, all
+    #[arg(value_name = "NAME", value_parser = a_name)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: 0 when nothing would change, 1 when something would, 2 when that cannot be told."
+)]
+pub(super) struct DiffArguments {
+    /// Manifests, or - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+/// Which events.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "An agent keeps the last thousand events, none from before it started. A repeated event counts up: \"5s (x3 over 2m)\"."
+)]
+pub(super) struct EventsArguments {
+    /// Only of this namespace
+    #[arg(short, long, value_name = "NAME", value_parser = a_name)]
+    pub(super) namespace: Option<String>,
+    /// Of all namespaces, which is what is shown when none is named
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(super) all_namespaces: bool,
+    /// text, or json for a v1 EventList
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: EventsFormat,
+    /// Only of the pod with this name, as it is in the manifest or with the node's name behind it
+    #[arg(long, value_name = "NAME", value_parser = a_name)]
+    pub(super) pod: Option<String>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum EventsFormat {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CompletionArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ManualArguments {
+    #[arg(value_name = "COMMAND")]
+    pub(super) command: Option<String>,
+}
+
+/// What a namespace or a pod can be called.
+fn a_name(value: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    match !value.is_empty() && value.chars().all(fits) {
+        true => Ok(value.to_owned()),
+        false => Err("names are of lower case letters, digits, '-' and '.'".to_owned()),
+    }
+}

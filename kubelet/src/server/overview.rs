@@ -1,0 +1,156 @@
+//! `/status` of the agent's own socket: how the agent is, as `kubelet status` shows it beside the pods.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use static_pods::watch::ManifestSet;
+use tokio::sync::watch;
+
+use super::{HealthChecks, text};
+use crate::clock::Clock;
+use crate::sources::Desired;
+use crate::status::StatusBoard;
+
+/// A step that lasts no longer is nothing to speak of.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the answer comes from.
+#[derive(Clone)]
+pub struct OverviewInputs {
+    /// The node's name.
+    pub node: String,
+    /// Time since the agent began.
+    pub clock: Clock,
+    /// What `/healthz` asks.
+    pub checks: HealthChecks,
+    /// The runtime's socket.
+    pub runtime: PathBuf,
+    /// Why the runtime does not answer.
+    pub away: watch::Receiver<Option<Arc<str>>>,
+    /// `staticPodPath`.
+    pub manifest_path: Option<PathBuf>,
+    /// What is wrong with manifests; none without such a source.
+    pub manifests: Option<watch::Receiver<Arc<ManifestSet>>>,
+    /// Whether the sources have been read.
+    pub desired: watch::Receiver<Arc<Desired>>,
+    /// The kubeconfig of a node of a cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// What the workers are at.
+    pub board: StatusBoard,
+}
+
+/// The answer. Fields are added to it and never change their meaning: a newer program may ask an older agent.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Overview {
+    pub(crate) version: String,
+    pub(crate) node: String,
+    pub(crate) up_seconds: u64,
+    /// What is wrong with the agent itself; none when it is well.
+    pub(crate) unhealthy: Option<String>,
+    pub(crate) runtime: PathBuf,
+    /// Why the runtime does not answer; none when it does.
+    pub(crate) runtime_away: Option<String>,
+    pub(crate) manifests: Option<Manifests>,
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Whether every source has been read.
+    pub(crate) sources_read: bool,
+    /// The pods whose workers have been at one thing for longer than a few seconds.
+    pub(crate) steps: Vec<StepOfPod>,
+}
+
+/// The manifest directory.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifests {
+    pub(crate) path: PathBuf,
+    /// Pods there are manifests of.
+    pub(crate) pods: usize,
+    /// What is refused, and what is odd but runs.
+    pub(crate) refused: Vec<Fault>,
+    pub(crate) odd: Vec<Fault>,
+}
+
+/// A place in a file and what is wrong there.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Fault {
+    /// `FILE:LINE:COLUMN`.
+    pub(crate) place: String,
+    pub(crate) message: String,
+}
+
+/// What the agent does for a pod.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct StepOfPod {
+    pub(crate) uid: String,
+    /// `makes the sandbox` …
+    pub(crate) what: String,
+    pub(crate) seconds: u64,
+}
+
+impl OverviewInputs {
+    /// How it is, `up` after the agent began.
+    pub(super) fn at(&self, up: Duration) -> Overview {
+        let set = self.manifests.as_ref().map(|set| set.borrow().clone());
+        let steps = self.board.steps().into_iter().filter_map(|(uid, step)| {
+            let lasts = up.saturating_sub(step.since);
+            (lasts >= PATIENCE).then(|| StepOfPod {
+                uid: uid.to_string(),
+                what: step.what.to_string(),
+                seconds: lasts.as_secs(),
+            })
+        });
+        Overview {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            up_seconds: up.as_secs(),
+            unhealthy: self.checks.all().err(),
+            runtime: self.runtime.clone(),
+            runtime_away: self.away.borrow().as_deref().map(str::to_owned),
+            manifests: self
+                .manifest_path
+                .clone()
+                .zip(set)
+                .map(|(path, set)| Manifests::of(path, &set)),
+            kubeconfig: self.kubeconfig.clone(),
+            sources_read: self.desired.borrow().ready,
+            steps: steps.collect(),
+        }
+    }
+}
+
+impl Manifests {
+    fn of(path: PathBuf, set: &ManifestSet) -> Self {
+        let refused = set.problems.iter().map(|found| Fault {
+            place: format!("{}:{}", found.path.display(), found.at),
+            message: found.problem.to_string(),
+        });
+        let odd = set.warnings.iter().map(|found| Fault {
+            place: format!("{}:{}", found.path.display(), found.at),
+            message: format!("{} {}", found.field, found.message)
+                .trim_start()
+                .to_owned(),
+        });
+        Self {
+            path,
+            pods: set.pods.len(),
+            refused: refused.collect(),
+            odd: odd.collect(),
+        }
+    }
+}
+
+/// Answers with how it is now.
+pub(super) async fn show(inputs: OverviewInputs) -> Response {
+    match serde_json::to_vec(&inputs.at(inputs.clock.monotonic())) {
+        Ok(json) => {
+            let kind = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, kind)], json).into_response()
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
