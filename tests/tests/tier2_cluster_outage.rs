@@ -168,8 +168,31 @@ fn a_line_that_goes_silent_is_found_out() {
     });
 }
 
-/// Every request of the node meets `fault` for a while: nothing is disturbed, nobody hammers, and then all is well.
-fn under(fault: impl Fn(Fault) -> Fault) {
+#[test]
+fn a_server_that_stands_still_for_a_while_keeps_its_watches() {
+    with_cluster(async |cluster, node| {
+        settled(cluster, node).await?;
+        cluster.line.hold();
+        // Its mirror is asked for over the connection of the watches.
+        node.put("t.yaml", &MANIFEST.replace("name: s", "name: t"))?;
+        node.ready("t").await?;
+        // A renewal of the lease falls into it, and gets no answer in time.
+        undisturbed_of(node, "s", Duration::from_secs(13)).await?;
+        let back = Timestamp::now();
+        cluster.line.open();
+        cluster
+            .pod_shows("a mirror", &format!("t-{NODE_NAME}"), CAUGHT_UP, is_ready)
+            .await?;
+        converges(cluster, "b").await?;
+        let opened = cluster.asked(back, "watch", "*")?;
+        ensure!(opened.is_empty(), "{opened:#?}");
+        Ok(())
+    });
+}
+
+/// Every request of the node meets `fault` for a while: nothing is disturbed, there are no more than `most` of them, and then
+/// all is well.
+fn under(fault: impl Fn(Fault) -> Fault, most: usize) {
     with_double(async |cluster, double, node| {
         settled(cluster, node).await?;
         let from = Timestamp::now();
@@ -180,7 +203,7 @@ fn under(fault: impl Fn(Fault) -> Fault) {
         let span = Duration::from_secs(8);
         undisturbed(node, span).await?;
         let asked = cluster.asked(from, "*", "*")?;
-        ensure!(asked.len() <= 60, "{} requests in {span:?}", asked.len());
+        ensure!(asked.len() <= most, "{} requests in {span:?}", asked.len());
         let container = node.runtime.running("default/a/main").pop();
         let container = container.context("it does not run")?;
         ensure!(node.runtime.kill_container(&container.id, 1));
@@ -196,12 +219,17 @@ fn under(fault: impl Fn(Fault) -> Fault) {
 
 #[test]
 fn a_server_that_has_too_much_to_do_is_spared() {
-    under(|fault| fault.too_many(1));
+    under(|fault| fault.too_many(1), 60);
+}
+
+#[test]
+fn a_server_that_asks_for_time_is_given_it() {
+    under(|fault| fault.too_many(5), 20);
 }
 
 #[test]
 fn a_server_that_fails_is_asked_again_later() {
-    under(Fault::breaks);
+    under(Fault::breaks, 60);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use kube::Client;
 use kube::client::ConfigExt as _;
+use tokio::time::Instant;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 
@@ -149,14 +150,10 @@ impl Clients {
         }
     }
 
-    /// The server is back. Where it was `silent`, connections from before may be dead without anybody having said so.
-    pub(super) fn returned(&self, silent: bool) {
+    /// The server is back. It may have been `silent`, the last time at that moment.
+    pub(super) fn returned(&self, silent: Option<Instant>) {
         for pool in &self.pools {
-            pool.redial();
-            // That of the heartbeats is the one that the answer came over.
-            if silent && !Arc::ptr_eq(pool, &self.beats) {
-                pool.cut();
-            }
+            pool.returned(silent);
         }
     }
 

@@ -88,10 +88,8 @@ impl Connector {
             }
             false => Transport::Plain(stream),
         };
-        Ok(ApiStream {
-            transport,
-            _held: held,
-        })
+        held.hears();
+        Ok(ApiStream { transport, held })
     }
 }
 
@@ -99,7 +97,7 @@ impl Connector {
 #[derive(Debug)]
 pub(super) struct ApiStream {
     transport: Transport,
-    _held: Held,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -125,10 +123,15 @@ impl AsyncRead for ApiStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let before = buffer.filled().len();
+        let read = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if buffer.filled().len() > before {
+            self.held.hears();
         }
+        read
     }
 }
 

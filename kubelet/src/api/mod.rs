@@ -1,8 +1,8 @@
 //! The connection to the API server: from a kubeconfig to [`kube::Client`]s, and watches over them.
 //!
 //! Owns: the sockets to the API server, the TLS with which they are opened (certificates are read again when their files
-//! change), how often requests are made, how long is waited for an answer, and the word that the server is back
-//! ([`pause`]).
+//! change), how often requests are made, for how long a busy server is left alone, how long is waited for an answer, and
+//! the word that the server is back ([`pause`]).
 //! Inputs: a kubeconfig, rates. Outputs: [`Clients`]; an endless stream of changes ([`watch_objects`]).
 //! Tasks: [`run_return`], which asks an API server that has gone whether it is back; it sleeps otherwise. (hyper has one
 //! for each open connection.)
@@ -10,6 +10,7 @@
 
 mod clients;
 mod connector;
+mod hold;
 mod kubeconfig;
 mod rate;
 mod retry;
@@ -21,6 +22,7 @@ mod token;
 mod watch;
 
 pub use self::clients::{ClientOptions, Clients, Rates};
+pub(crate) use self::hold::MOST_WISHED;
 pub use self::kubeconfig::{ApiError, Endpoint, Identity, Pem};
 pub use self::retry::Retry;
 pub(crate) use self::retry::{random, spread};

@@ -3,15 +3,17 @@
 //! Whoever talks to it waits longer after each failure. When it returns, all of them should know at once rather than each
 //! at the end of its delay: while it is away, one task asks, about every half second.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::clients::Clients;
 use super::retry::spread;
+use super::service::READY;
 
 /// How many times an API server has returned, for all agents of the process: no more than a hint to try again.
 static RETURNS: std::sync::LazyLock<watch::Sender<u64>> =
@@ -57,8 +59,8 @@ pub(super) struct Health {
     failures: AtomicU64,
     /// Whether it is taken to be away.
     away: watch::Sender<bool>,
-    /// Whether it gave no answer at all, since it went.
-    silent: AtomicBool,
+    /// When a request last got no answer at all, if that happened since it went.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Health {
@@ -71,8 +73,13 @@ impl Health {
 
     /// A request got no answer in time.
     pub(super) fn was_silent(&self) {
-        self.silent.store(true, Ordering::Relaxed);
+        *self.silent() = Some(Instant::now());
         self.failed();
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing panics under this lock.
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request got an answer.
@@ -97,7 +104,7 @@ pub async fn run_return(clients: Clients) {
         if away.wait_for(|away| *away).await.is_err() {
             return std::future::pending().await;
         }
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         loop {
             let every = match began.elapsed() > LONG {
                 true => least.max(ASK_LATER),
@@ -113,7 +120,8 @@ pub async fn run_return(clients: Clients) {
             }
             ask(&clients).await;
         }
-        clients.returned(health.silent.swap(false, Ordering::Relaxed));
+        let silent = health.silent().take();
+        clients.returned(silent);
         tokio::time::sleep(NOTICE).await;
         tell_return();
         // One that comes and goes must not have everybody try all the time.
@@ -129,7 +137,7 @@ pub async fn run_return(clients: Clients) {
 
 /// Any answer tells; the service that makes the request takes note of it.
 async fn ask(clients: &Clients) {
-    let request = Request::builder().method(Method::GET).uri("/readyz");
+    let request = Request::builder().method(Method::GET).uri(READY);
     let Ok(request) = request.body(kube::client::Body::empty()) else {
         return;
     };
@@ -153,7 +161,7 @@ mod tests {
         health.failed();
         health.was_silent();
         assert!(*away.borrow_and_update());
-        assert!(health.silent.load(Ordering::Relaxed));
+        assert!(health.silent().is_some());
         health.failed();
         assert!(!away.has_changed().unwrap());
         health.answered();

@@ -14,8 +14,10 @@ use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
+use tokio::time::Instant;
 
 use super::connector::Connector;
+use super::hold::{self, Hold};
 use super::rate::Bucket;
 use super::retry::spread;
 use super::returned::{Health, is_up};
@@ -37,6 +39,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(800);
 /// at its files each minute).
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// Says whether the server can do anything.
+pub(super) const READY: &str = "/readyz";
+
 type Http = HttpClient<Connector, Body>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -45,6 +50,7 @@ pub(super) struct Pool {
     connector: Connector,
     http: Mutex<Http>,
     looked: Mutex<Duration>,
+    hold: Hold,
 }
 
 impl Pool {
@@ -52,20 +58,33 @@ impl Pool {
         Self {
             http: Mutex::new(http(&connector)),
             looked: Mutex::default(),
+            hold: Hold::default(),
             connector,
         }
     }
 
     /// Closes all connections, whatever goes over them.
     pub(super) fn cut(&self) {
-        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http(&self.connector);
-        let sockets: &Sockets = &self.connector.sockets;
-        sockets.cut();
+        self.cut_unheard(None);
     }
 
-    /// See [`Sockets::redial`].
-    pub(super) fn redial(&self) {
-        self.connector.sockets.redial();
+    fn cut_unheard(&self, since: Option<Instant>) {
+        let sockets: &Sockets = &self.connector.sockets;
+        if !sockets.cut(since) {
+            // Nothing goes over a connection that is about to be found closed.
+            *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http(&self.connector);
+        }
+    }
+
+    /// The server is back: whoever is about to connect begins anew, and what the one before it wished for is over. Where
+    /// it was `silent`, connections over which nothing came since then may be dead without anybody having said so; the
+    /// others go on, and the watches over them need not be opened again.
+    pub(super) fn returned(&self, silent: Option<Instant>) {
+        self.hold.lift();
+        match silent {
+            Some(since) => self.cut_unheard(Some(since)),
+            None => self.connector.sockets.redial(),
+        }
     }
 
     fn http(&self, now: Duration) -> Http {
@@ -146,6 +165,10 @@ impl Requests {
         if !turn.is_zero() {
             tokio::time::sleep(turn).await;
         }
+        // Whether it is there at all may always be asked.
+        if !request.uri().path().ends_with(READY) {
+            self.pool.hold.wait().await;
+        }
         let begun = self.clock.monotonic();
         let http = self.pool.http(begun);
         let told = Told::of(&request);
@@ -157,6 +180,12 @@ impl Requests {
         );
         match answer {
             Ok(Ok(response)) => {
+                if let Some(wish) = hold::wish(&response) {
+                    // It is there, and says when.
+                    self.health.answered();
+                    self.pool.hold.follow(wish);
+                    return Err(hold::refusal(wish).into());
+                }
                 match is_up(response.status()) {
                     true => self.health.answered(),
                     false => self.health.failed(),

@@ -144,6 +144,9 @@ async fn serve(
         async move {
             let mut response = Response::new(kube::client::Body::from(body.into_bytes()));
             *response.status_mut() = status;
+            if status == StatusCode::TOO_MANY_REQUESTS {
+                response.headers_mut().insert("retry-after", 1.into());
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -422,4 +425,65 @@ async fn an_api_server_that_returns_is_noticed_within_a_second_or_two() {
         back.elapsed()
     );
     task.abort();
+}
+
+/// Has too much to do once for each path, and says so as kube-apiserver does, in a line of text.
+fn busy_once() -> Answer {
+    let (asked, inner) = (Mutex::new(Vec::new()), short_watches());
+    let node = a_node();
+    Arc::new(move |seen| {
+        let mut asked = asked.lock().unwrap();
+        if !asked.contains(&seen.path) {
+            asked.push(seen.path.clone());
+            let text = "Too many requests, please try again later.\n";
+            return (StatusCode::TOO_MANY_REQUESTS, text.to_owned());
+        }
+        match seen.path.ends_with("/configmaps") {
+            true => inner(seen),
+            false => node(seen),
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_time_is_given_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let server = Server::start(&ca, "127.0.0.1", busy_once()).await;
+    let anybody = "    insecure-skip-tls-verify: true\n";
+    let endpoint = kubeconfig(directory.path(), server.address, anybody, "    token: t\n").await;
+    let clients = open(endpoint).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let Err(kube::Error::Api(status)) = get(&clients.main).await else {
+        panic!("it was not refused");
+    };
+    let wish = status.details.unwrap().retry_after_seconds;
+    assert_eq!(
+        (status.code, &*status.reason, wish),
+        (429, "TooManyRequests", 1)
+    );
+    // Another connection, to which nothing of the sort was said; and whether it is there may be asked at any time.
+    get(&clients.heartbeat).await.unwrap();
+    let ready = hyper::Request::get("/readyz").body(kube::client::Body::empty());
+    clients.main.send(ready.unwrap()).await.unwrap_err();
+    let soon = began.elapsed();
+    assert!(soon < Duration::from_millis(900), "{soon:?}");
+    // Events go over the one that has to be left alone.
+    get(&clients.events).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+
+    // So do watches.
+    let began = tokio::time::Instant::now();
+    let api: Api<ConfigMap> = Api::namespaced(clients.watches[0].clone(), "default");
+    let mut events = watch_objects(api, watcher::Config::default());
+    while !matches!(events.next().await, Some(Event::InitDone)) {}
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    let lists = server.seen();
+    assert_eq!(
+        lists
+            .iter()
+            .filter(|seen| seen.path.ends_with("/configmaps"))
+            .count(),
+        2
+    );
 }

@@ -21,6 +21,9 @@ const OWN: &[&str] = &["kubelet", "static_pods", "cri_proto"];
 /// Writes the whole of an answer that it cannot read, which may hold secrets: it says nothing at any level. Whoever asked
 /// says what failed.
 const SILENT: &str = "kube_client::client";
+/// Warns of each refusal of a watch anew, of which `api/watch.rs` says once what it is: heard from the verbosity on that
+/// shows what other crates do.
+const REPEATS: &str = "kube_runtime::watcher";
 
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -47,7 +50,13 @@ impl Filter {
 
     pub(super) fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        target != SILENT && *metadata.level() <= self.level(target)
+        let level = self.level(target);
+        let is_heard = match target {
+            SILENT => false,
+            REPEATS => level >= Level::DEBUG,
+            _ => true,
+        };
+        is_heard && *metadata.level() <= level
     }
 
     /// The least severe level that is written for `target`.
@@ -170,8 +179,8 @@ mod tests {
         assert_eq!(filter.level("kubelet::workers::queue"), Level::DEBUG);
     }
 
-    #[test]
-    fn what_would_write_secrets_is_silent() {
+    /// How many of these events are written.
+    fn written(filter: Filter, events: impl FnOnce()) -> u32 {
         use tracing::subscriber::with_default;
         use tracing_subscriber::layer::{Layer, SubscriberExt as _};
         use tracing_subscriber::{Registry, filter::filter_fn};
@@ -186,15 +195,30 @@ mod tests {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let filter = Filter::new(10, Vec::new());
         let seen = std::sync::Arc::new(AtomicU32::new(0));
         let only = filter_fn(move |metadata| filter.enabled(metadata));
         let subscriber = Registry::default().with(Count(seen.clone()).with_filter(only));
-        with_default(subscriber, || {
+        with_default(subscriber, events);
+        seen.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn what_would_write_secrets_is_silent() {
+        let seen = written(Filter::new(10, Vec::new()), || {
             tracing::error!(target: "kube_client::client", "{{\"data\": \"hush\"}}");
             tracing::error!(target: "kube_client::client::builder", "failed with status 500");
         });
-        assert_eq!(seen.load(Ordering::Relaxed), 1);
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn a_refused_watch_is_told_of_by_who_watches_alone() {
+        let events = || {
+            tracing::warn!(target: "kube_runtime::watcher", "watch list error with 403");
+            tracing::warn!(target: "kubelet::api::watch", "forbidden; it is tried again until it works");
+        };
+        assert_eq!(written(Filter::new(2, Vec::new()), events), 1);
+        assert_eq!(written(Filter::new(8, Vec::new()), events), 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use kube::core::Status;
 use kube::{Api, Client, Error};
 use serde_json::Value;
 
+use crate::api::MOST_WISHED;
 use crate::errors::error_chain;
 use crate::pod::{PodName, PodUid};
 use crate::sources::ServerStatus;
@@ -16,8 +17,6 @@ use crate::sources::ServerStatus;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same while the API server is away: its return must not be missed for a connection that leads nowhere.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(2);
-/// The longest that the API server's own wish (`Retry-After`) puts anything off.
-const MOST_WISHED: Duration = Duration::from_secs(10);
 
 /// One thing to do at the API server.
 #[derive(Debug)]
@@ -159,7 +158,7 @@ mod tests {
         ));
         assert_eq!(judged(403, 0), "refused: said so (403)");
         assert_eq!(judged(429, 3), "away 3s: said so (429)");
-        assert_eq!(judged(503, 900), "away 10s: said so (503)");
+        assert_eq!(judged(503, 900), "away 30s: said so (503)");
         assert_eq!(judged(500, 0), "away 0ns: said so (500)");
     }
 }

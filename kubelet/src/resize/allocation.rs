@@ -121,12 +121,15 @@ impl Amounts {
                     list.get_or_insert_default().insert(name.to_owned(), amount);
                 }
                 None => {
-                    if let Some(list) = list {
-                        list.remove(name);
+                    if let Some(given) = list {
+                        given.remove(name);
                     }
+                    // A list that is there is a word of its own, of a pod as a whole.
+                    list.take_if(|given| given.is_empty());
                 }
             }
         }
+        into.take_if(|resources| *resources == ResourceRequirements::default());
     }
 }
 

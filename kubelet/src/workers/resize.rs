@@ -134,17 +134,7 @@ impl Worker {
             name: name.clone(),
             source,
         })?;
-        let memory = stats.memory.unwrap_or_default();
-        let used = memory.usage_bytes.or(memory.working_set_bytes);
-        match used.map(|used| used.value) {
-            Some(used) if used < limit.max(0).unsigned_abs() => Ok(()),
-            Some(used) => Err(ResizeError::InUse(format!(
-                "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
-            ))),
-            None => Err(ResizeError::InUse(format!(
-                "missing container {name:?} memory usage"
-            ))),
-        }
+        check_limit(name, limit, stats.memory)
     }
 
     async fn update(&self, pod: &Pod, change: &Change) -> Result<(), ResizeError> {
@@ -168,5 +158,51 @@ impl Worker {
             name: name.clone(),
             source,
         })
+    }
+}
+
+/// Whether the container, which uses `memory`, can live with a `limit` of so many bytes.
+fn check_limit(name: &str, limit: i64, memory: Option<v1::MemoryUsage>) -> Result<(), ResizeError> {
+    let memory = memory.unwrap_or_default();
+    let used = memory.usage_bytes.or(memory.working_set_bytes);
+    match used.map(|used| used.value) {
+        Some(used) if used < limit.max(0).unsigned_abs() => Ok(()),
+        Some(used) => Err(ResizeError::InUse(format!(
+            "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
+        ))),
+        None => Err(ResizeError::InUse(format!(
+            "missing container {name:?} memory usage"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_not_set_below_what_is_in_use() {
+        let bytes = |value| Some(v1::UInt64Value { value });
+        let of = |usage, working_set, limit| {
+            let memory = v1::MemoryUsage {
+                usage_bytes: usage,
+                working_set_bytes: working_set,
+                ..v1::MemoryUsage::default()
+            };
+            let checked = check_limit("main", limit, Some(memory));
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(of(bytes(99), None, 100), Ok(()));
+        // What may be given back counts as in use, unless nothing else is known.
+        let refused = "cannot decrease memory limits: attempting to set container \"main\" memory limit (100) below current usage (100)";
+        assert_eq!(of(bytes(100), bytes(1), 100), Err(refused.to_owned()));
+        assert_eq!(of(None, bytes(99), 100), Ok(()));
+        assert!(of(None, bytes(101), 100).is_err());
+        assert!(of(bytes(0), None, -1).is_err());
+        let unknown = check_limit("main", 100, None).unwrap_err();
+        assert_eq!(
+            unknown.to_string(),
+            "cannot decrease memory limits: missing container \"main\" memory usage"
+        );
     }
 }

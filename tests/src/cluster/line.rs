@@ -1,4 +1,4 @@
-//! The way between an agent and its API server: a TCP proxy that refuses, cuts, or goes silent on order.
+//! The way between an agent and its API server: a TCP proxy that refuses, cuts, stands still or goes silent on order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ enum Mode {
     Refused,
     /// Accepted by the kernel, and never answered.
     Silent,
+    /// Accepted, and carried on with later.
+    Held,
 }
 
 /// The state of the way. A connection lives under the numbers that it began with.
@@ -103,7 +105,12 @@ impl Line {
         });
     }
 
-    /// New connections work again. Those that went silent stay so.
+    /// Nothing comes through any more, and nothing is lost: as where the server's process stands still.
+    pub fn hold(&self) {
+        self.way.send_modify(|way| way.mode = Mode::Held);
+    }
+
+    /// New connections work again, and those that were held. Those that went silent stay so.
     pub fn open(&self) {
         self.way.send_modify(|way| way.mode = Mode::Open);
     }
@@ -158,15 +165,22 @@ async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>) {
     };
     tokio::pin!(cut);
     let mut server = None;
-    if born.mode == Mode::Open {
-        let silent = way.wait_for(|way| way.silences != born.silences);
-        tokio::select! {
-            // What is in the buffers is lost when the way goes silent, as it should.
-            () = through(&mut client, born.backend, &mut server) => return,
-            silent = silent => if silent.is_err() {
-                return;
-            },
-            () = &mut cut => return,
+    if matches!(born.mode, Mode::Open | Mode::Held) {
+        let through = through(&mut client, born.backend, &mut server);
+        tokio::pin!(through);
+        loop {
+            let now = *way.borrow_and_update();
+            if now.silences != born.silences {
+                // What is in the buffers is lost, as it should.
+                break;
+            }
+            tokio::select! {
+                () = &mut through, if now.mode != Mode::Held => return,
+                changed = way.changed() => if changed.is_err() {
+                    return;
+                },
+                () = &mut cut => return,
+            }
         }
     }
     // Both ends stay open until somebody gives up.
@@ -216,6 +230,23 @@ mod tests {
             && timeout(Duration::from_millis(300), stream.read_exact(&mut byte))
                 .await
                 .is_ok_and(|read| read.is_ok())
+    }
+
+    #[tokio::test]
+    async fn what_it_holds_comes_through_later() {
+        let line = Line::new(echo().await).unwrap();
+        let mut before = TcpStream::connect(line.address()).await.unwrap();
+        assert!(says(&mut before).await);
+        line.hold();
+        let mut during = TcpStream::connect(line.address()).await.unwrap();
+        assert!(!says(&mut before).await && !says(&mut during).await);
+        line.open();
+        for stream in [&mut before, &mut during] {
+            let mut byte = [0];
+            let read = timeout(Duration::from_secs(5), stream.read_exact(&mut byte)).await;
+            assert!(read.is_ok_and(|read| read.is_ok()));
+            assert!(says(stream).await);
+        }
     }
 
     #[tokio::test]

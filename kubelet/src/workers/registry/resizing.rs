@@ -6,7 +6,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::{Orders, Place, Registry};
+use tokio::sync::watch;
+
+use super::{Orders, Place, Places, Registry};
 use crate::events::About;
 use crate::pod::{self, Pod, PodUid};
 use crate::record::{Loaded, RecordFile};
@@ -57,6 +59,51 @@ impl Asked {
         let final_word = final_word.is_some_and(|why| why.reason == PendingReason::Infeasible);
         runs && !final_word && self.given.differs(&self.pod)
     }
+
+    /// Whose turn it is: who asks for less than it was `given` comes first, then who is more important.
+    fn turn(&self, given: &Pod) -> (bool, Reverse<i32>) {
+        let priority = pod::spec(&self.pod).priority.unwrap_or(0);
+        let more = resize::asks_for_more(&self.pod, given);
+        (more, Reverse(priority))
+    }
+
+    /// Gives what is asked for where `places` has room for it, and tells the worker what it was given, or why not.
+    fn resize(&mut self, uid: &PodUid, places: &mut Places, orders: &watch::Sender<Orders>) {
+        let pod = &self.pod;
+        let verdict = match self.given.differs_as_a_whole(pod) {
+            true => Err((PendingReason::Infeasible, WHOLE_POD.to_owned())),
+            false => {
+                let resized = places.resize(uid, pod);
+                resized.map_err(|message| (PendingReason::Deferred, message))
+            }
+        };
+        let refused = match verdict {
+            Ok(()) => {
+                self.given = Allocation::of(pod);
+                About::pod(pod).normal("ResizeStarted", &resize::started(pod));
+                None
+            }
+            Err((reason, message)) => {
+                let message = message.into();
+                let why = Arc::new(Pending { reason, message });
+                let before = self.refused.as_ref();
+                if before.is_none_or(|before| before.reason != reason) {
+                    About::pod(pod).warning(reason.event(), &resize::pending(pod, &why));
+                }
+                Some(why)
+            }
+        };
+        self.refused.clone_from(&refused);
+        let given = self.given();
+        orders.send_if_modified(|orders| {
+            let same = Allocation::of(&orders.pod) == self.given && orders.resize == refused;
+            if !same {
+                orders.pod = given;
+                orders.resize = refused;
+            }
+            !same
+        });
+    }
 }
 
 impl Registry {
@@ -84,60 +131,25 @@ impl Registry {
             asked.is_some_and(|asked| asked.waits(&orders, stage))
         });
         let mut waiting: Vec<_> = waiting
-            .map(|(uid, handle)| {
-                let orders = handle.orders.borrow();
-                let pod = handle.asked.as_ref().map(|asked| asked.pod.clone());
-                let more = pod.is_none_or(|pod| resize::asks_for_more(&pod, &orders.pod));
-                let priority = pod::spec(&orders.pod).priority.unwrap_or(0);
-                (more, Reverse(priority), uid.clone())
+            .filter_map(|(uid, handle)| {
+                let turn = handle.asked.as_ref()?.turn(&handle.orders.borrow().pod);
+                Some((turn, uid.clone()))
             })
             .collect();
         waiting.sort();
-        for (.., uid) in waiting {
+        for (_, uid) in waiting {
             self.resize_pod(&uid);
         }
     }
 
     fn resize_pod(&mut self, uid: &PodUid) {
-        let Some(handle) = self.handles.get_mut(uid) else {
-            return;
-        };
-        let Some(asked) = &mut handle.asked else {
-            return;
-        };
-        let pod = asked.pod.clone();
-        let verdict = match asked.given.differs_as_a_whole(&pod) {
-            true => Err((PendingReason::Infeasible, WHOLE_POD.to_owned())),
-            false => {
-                let resized = self.places.resize(uid, &pod);
-                resized.map_err(|message| (PendingReason::Deferred, message))
-            }
-        };
-        let refused = match verdict {
-            Ok(()) => {
-                asked.given = Allocation::of(&pod);
-                About::pod(&pod).normal("ResizeStarted", &resize::started(&pod));
-                None
-            }
-            Err((reason, message)) => {
-                let message = message.into();
-                let why = Arc::new(Pending { reason, message });
-                let before = asked.refused.as_ref();
-                if before.is_none_or(|before| before.reason != reason) {
-                    About::pod(&pod).warning(reason.event(), &resize::pending(&pod, &why));
-                }
-                Some(why)
-            }
-        };
-        asked.refused.clone_from(&refused);
-        let given = asked.given();
-        handle.orders.send_if_modified(|orders| {
-            let same = Allocation::of(&orders.pod) == asked.given && orders.resize == refused;
-            if !same {
-                orders.pod = given;
-                orders.resize = refused;
-            }
-            !same
-        });
+        if let Some(handle) = self.handles.get_mut(uid)
+            && let Some(asked) = &mut handle.asked
+        {
+            asked.resize(uid, &mut self.places, &handle.orders);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
