@@ -14,8 +14,8 @@ use crate::events;
 use crate::logging::LogHandle;
 use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
 use crate::server::{
-    self, Debugging, HealthChecks, Heartbeat, NodeApi, Server, ServerType, ServingTls, SetVerbosity,
-    counted, SocketError, SocketFile, TlsOptions, self_signed,
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, Server, ServerType, ServingTls,
+    SetVerbosity, SocketError, SocketFile, TlsOptions, counted, self_signed,
 };
 use crate::workers::Tools;
 
