@@ -153,7 +153,7 @@ mod tests {
     async fn a_request_is_counted_and_no_more_open_once_it_is_answered() {
         let labels = ["false", "GET", "configz", "readwrite"];
         let before = kubelet().http_requests.get(&labels);
-        let open = || async move { kubelet().http_inflight.get(&labels).to_string() };
+        let open = move || async move { kubelet().http_inflight.get(&labels).to_string() };
         let routes = counted(
             Router::new().route("/configz", get(open)),
             ServerType::ReadWrite,
