@@ -52,10 +52,11 @@ impl Authority {
     ) -> Pair {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        for group in groups {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, *group);
+        // The library has each type once; by its number it is another to it.
+        let number = DnType::CustomDnType(vec![2, 5, 4, 10]);
+        assert!(groups.len() <= 2);
+        for (kind, group) in [DnType::OrganizationName, number].into_iter().zip(groups) {
+            params.distinguished_name.push(kind, *group);
         }
         if !name.is_empty() {
             params.distinguished_name.push(DnType::CommonName, name);
