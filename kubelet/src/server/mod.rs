@@ -6,12 +6,16 @@
 //!
 //! Deliberately not here: the authenticated API (10250), metrics, exec and logs; deciding what a pod's status is.
 
+pub mod container_logs;
 mod events;
 mod health;
 mod list;
 mod listen;
 mod pods;
+mod query;
+mod runtime;
 mod socket;
+pub mod streaming;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +31,7 @@ use axum::routing::get;
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
 pub use pods::PodsView;
+pub use runtime::{ObservedRuntime, StreamRuntime};
 pub use socket::{SocketError, SocketFile};
 
 use crate::events::Recorder;
@@ -83,6 +88,14 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    response
+}
+
+/// A plain text answer as upstream's handlers give it, without the headers of [`text`].
+fn plain(status: StatusCode, body: impl Into<String>) -> Response {
+    let mut response = (status, body.into()).into_response();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
     response
 }
 
