@@ -59,7 +59,9 @@ pub fn ask(node: &Node, method: &str, path: &str) -> Result<Response> {
         let read = stream.take(LARGEST).read_to_end(&mut body);
         // A server may close without TLS's goodbye.
         match read {
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                return Err(error.into());
+            }
             _ => {}
         }
         Ok(Response {
@@ -77,7 +79,10 @@ pub fn ask(node: &Node, method: &str, path: &str) -> Result<Response> {
 pub fn open(node: &Node, method: &str, path: &str, headers: &str) -> Result<Upgraded> {
     let opened = || {
         let mut stream = connect(node)?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\n{headers}\r\n")?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: node\r\n{headers}\r\n"
+        )?;
         let head = read_head(&mut stream)?;
         Ok(Upgraded { stream, head })
     };
@@ -156,7 +161,11 @@ impl WebSocket {
             Ok(short) if short < 126 => frame.push(0x80 | short),
             _ => {
                 frame.push(0x80 | 126);
-                frame.extend(u16::try_from(length).context("a long message")?.to_be_bytes());
+                frame.extend(
+                    u16::try_from(length)
+                        .context("a long message")?
+                        .to_be_bytes(),
+                );
             }
         }
         frame.extend([0; 4]);
@@ -173,7 +182,12 @@ impl WebSocket {
         loop {
             let head = self.0.receive(2)?;
             let length = match head[1] & 0x7f {
-                126 => usize::from(u16::from_be_bytes(self.0.receive(2)?.try_into().map_err(|_| anyhow!("length"))?)),
+                126 => usize::from(u16::from_be_bytes(
+                    self.0
+                        .receive(2)?
+                        .try_into()
+                        .map_err(|_| anyhow!("length"))?,
+                )),
                 127 => bail!("a message longer than a test has"),
                 length => usize::from(length),
             };
@@ -242,7 +256,9 @@ fn dial(netns: &Path) -> Result<TcpStream> {
         setns(&netns, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
         TcpStream::connect_timeout(&address, TIMEOUT).context("connect")
     });
-    let stream = dialled.join().map_err(|_| anyhow!("the thread panicked"))??;
+    let stream = dialled
+        .join()
+        .map_err(|_| anyhow!("the thread panicked"))??;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
@@ -254,7 +270,9 @@ fn read_head(stream: &mut impl Read) -> Result<String> {
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         ensure!(head.len() < 64 << 10, "a head without end");
-        stream.read_exact(&mut byte).context("the head of the answer")?;
+        stream
+            .read_exact(&mut byte)
+            .context("the head of the answer")?;
         head.push(byte[0]);
     }
     Ok(String::from_utf8(head)?.to_ascii_lowercase())

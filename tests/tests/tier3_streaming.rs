@@ -20,7 +20,12 @@ fn path(first: &str, pod: &str, rest: &str) -> String {
 
 fn body(node: &Node, path: &str) -> Result<String> {
     let answer = ask(node, "GET", path)?;
-    ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+    ensure!(
+        answer.status == 200,
+        "{path}: {} {}",
+        answer.status,
+        answer.body
+    );
     Ok(answer.body)
 }
 
@@ -31,8 +36,9 @@ fn commands_have_their_streams_and_their_end() {
         agent.ready("shell", LIMIT).await?;
 
         let exec = |query: &str| websocket(node, &path("exec", "shell", &format!("/main?{query}")));
-        let mut command =
-            exec("command=sh&command=-c&command=echo+out;echo+err+%3e%262;exit+3&output=1&error=1")?;
+        let mut command = exec(
+            "command=sh&command=-c&command=echo+out;echo+err+%3e%262;exit+3&output=1&error=1",
+        )?;
         let [_, out, err, status] = command.rest()?;
         ensure!(out == "out\n" && err == "err\n", "{out:?} {err:?}");
         let status: Value = serde_json::from_str(&status).context(status)?;
@@ -40,7 +46,8 @@ fn commands_have_their_streams_and_their_end() {
         ensure!(status["details"]["causes"][0]["message"] == "3", "{status}");
 
         // What is said goes in as it is said, and comes back before the command ends.
-        let mut cat = exec("command=sh&command=-c&command=read+a;echo+1$a;read+b;echo+2$b&input=1&output=1")?;
+        let mut cat =
+            exec("command=sh&command=-c&command=read+a;echo+1$a;read+b;echo+2$b&input=1&output=1")?;
         cat.send(STDIN, b"one\n")?;
         ensure!(cat.until(STDOUT, "\n")? == "1one\n", "the first line");
         cat.send(STDIN, b"two\n")?;
@@ -52,7 +59,10 @@ fn commands_have_their_streams_and_their_end() {
         // A terminal is one.
         let mut terminal = exec("command=tty&output=1&error=1&tty=1")?;
         let [_, out, err, _] = terminal.rest()?;
-        ensure!(out.starts_with("/dev/pts/") && err.is_empty(), "{out:?} {err:?}");
+        ensure!(
+            out.starts_with("/dev/pts/") && err.is_empty(),
+            "{out:?} {err:?}"
+        );
 
         // Much, and all of it.
         let mut much = exec("command=seq&command=200000&output=1")?;
@@ -64,14 +74,24 @@ fn commands_have_their_streams_and_their_end() {
         let [.., status] = none.rest()?;
         ensure!(status.contains("no such file"), "{status}");
 
-        let ran = ask(node, "POST", &path("run", "shell", "/main?cmd=echo%20hello"))?;
+        let ran = ask(
+            node,
+            "POST",
+            &path("run", "shell", "/main?cmd=echo%20hello"),
+        )?;
         ensure!(ran.status == 200 && ran.body == "hello\n", "{ran:?}");
         let failed = ask(node, "POST", &path("run", "shell", "/main?cmd=false"))?;
         ensure!(failed.status == 500, "{failed:?}");
-        ensure!(failed.body == "command 'false' exited with 1: ", "{failed:?}");
+        ensure!(
+            failed.body == "command 'false' exited with 1: ",
+            "{failed:?}"
+        );
         let missing = ask(node, "POST", &path("run", "shell", "/other?cmd=true"))?;
         ensure!(missing.status == 500, "{missing:?}");
-        ensure!(missing.body == "container not found (\"other\")", "{missing:?}");
+        ensure!(
+            missing.body == "container not found (\"other\")",
+            "{missing:?}"
+        );
         Ok(())
     });
 }
@@ -87,7 +107,10 @@ fn spdy_goes_through_to_the_runtime_and_back() {
         let exec = path("exec", "shell", "/main?command=cat&input=1&output=1");
         let mut spdy = open(node, "POST", &exec, headers)?;
         ensure!(spdy.head.starts_with("http/1.1 101 "), "{}", spdy.head);
-        for header in ["upgrade: spdy/3.1\r\n", "x-stream-protocol-version: v4.channel.k8s.io\r\n"] {
+        for header in [
+            "upgrade: spdy/3.1\r\n",
+            "x-stream-protocol-version: v4.channel.k8s.io\r\n",
+        ] {
             ensure!(spdy.head.contains(header), "no {header:?} in {}", spdy.head);
         }
         // PING of SPDY/3.1, section 2.6.5: whoever speaks it sends the same back.
@@ -96,13 +119,25 @@ fn spdy_goes_through_to_the_runtime_and_back() {
         let pong = spdy.receive(ping.len())?;
         ensure!(pong == ping, "{pong:?}");
 
-        let forward = open(node, "POST", &path("portForward", "shell", ""), &headers.replace("v4.channel", "portforward"))?;
+        let forward = open(
+            node,
+            "POST",
+            &path("portForward", "shell", ""),
+            &headers.replace("v4.channel", "portforward"),
+        )?;
         let refused = "x-stream-protocol-version: portforward.k8s.io\r\n";
-        ensure!(forward.head.starts_with("http/1.1 101 "), "{}", forward.head);
+        ensure!(
+            forward.head.starts_with("http/1.1 101 "),
+            "{}",
+            forward.head
+        );
         ensure!(forward.head.contains(refused), "{}", forward.head);
 
         let plain = ask(node, "POST", &exec)?;
-        ensure!(plain.status == 500 && plain.body == "Upgrade request required\n", "{plain:?}");
+        ensure!(
+            plain.status == 500 && plain.body == "Upgrade request required\n",
+            "{plain:?}"
+        );
         Ok(())
     });
 }
@@ -128,11 +163,17 @@ fn the_first_process_is_attached_to_and_ports_are_forwarded() {
             // First of all each of the two streams of a port says its port, in little endian.
             for channel in [0, 1] {
                 let named = port.receive()?.context("closed")?;
-                ensure!(named == (channel, 8080_u16.to_le_bytes().to_vec()), "{named:?}");
+                ensure!(
+                    named == (channel, 8080_u16.to_le_bytes().to_vec()),
+                    "{named:?}"
+                );
             }
             port.send(STDIN, b"GET /index.html HTTP/1.0\r\n\r\n")?;
             let page = port.until(0, tests::images::INDEX_HTML)?;
-            ensure!(page.starts_with("HTTP/1.0 200 OK") || page.starts_with("HTTP/1.1 200 OK"), "{page}");
+            ensure!(
+                page.starts_with("HTTP/1.0 200 OK") || page.starts_with("HTTP/1.1 200 OK"),
+                "{page}"
+            );
             Ok(())
         })
         .await?;
@@ -149,12 +190,19 @@ fn logs_are_read_by_their_end_by_time_and_of_the_instance_before() {
         node.put("crash.yaml", CRASH)?;
         let crashed = async || {
             let pod = agent.pod("crash")?;
-            let restarts = pod.status.and_then(|s| s.container_statuses?.first().map(|c| c.restart_count));
+            let restarts = pod
+                .status
+                .and_then(|s| s.container_statuses?.first().map(|c| c.restart_count));
             ensure!(restarts >= Some(1), "{restarts:?} restarts");
             Ok(())
         };
         eventually("the container has crashed", LIMIT, crashed).await?;
-        let log = |query: &str| body(node, &path("containerLogs", "crash", &format!("/main?{query}")));
+        let log = |query: &str| {
+            body(
+                node,
+                &path("containerLogs", "crash", &format!("/main?{query}")),
+            )
+        };
         let own = |log: &str| log.lines().next().map(str::to_owned);
         let now = eventually("it has logged", LIMIT, async || {
             let now = log("")?;
@@ -165,14 +213,27 @@ fn logs_are_read_by_their_end_by_time_and_of_the_instance_before() {
         let before = log("previous=true")?;
         ensure!(own(&before) != own(&now), "{:?} is both", own(&before));
         ensure!(before.ends_with("line 100\n"), "{before}");
-        ensure!(log("tailLines=2")? == "line 99\nline 100\n", "the last two lines");
+        ensure!(
+            log("tailLines=2")? == "line 99\nline 100\n",
+            "the last two lines"
+        );
         ensure!(log("limitBytes=9")?.len() == 9, "nine bytes");
-        ensure!(log("sinceTime=2100-01-01T00:00:00Z")?.is_empty(), "lines of the next century");
+        ensure!(
+            log("sinceTime=2100-01-01T00:00:00Z")?.is_empty(),
+            "lines of the next century"
+        );
         let timed = log("tailLines=1&timestamps=true")?;
         let (time, line) = timed.split_once(' ').context("a time")?;
-        ensure!(time.len() == 30 && time.ends_with('Z') && line == "line 100\n", "{timed}");
+        ensure!(
+            time.len() == 30 && time.ends_with('Z') && line == "line 100\n",
+            "{timed}"
+        );
 
-        let refused = ask(node, "GET", &path("containerLogs", "crash", "/main?tailLines=-1"))?;
+        let refused = ask(
+            node,
+            "GET",
+            &path("containerLogs", "crash", "/main?tailLines=-1"),
+        )?;
         ensure!(refused.status == 422, "{refused:?}");
         let waiting = ask(node, "GET", &path("containerLogs", "crash", "/later"))?;
         ensure!(waiting.status == 404, "{waiting:?}");
@@ -197,7 +258,11 @@ fn following_loses_no_line_to_rotation_and_ends_with_the_container() {
         let deadline = Instant::now() + LIMIT * 2;
         loop {
             let chunk = log.next()?;
-            ensure!(Instant::now() < deadline, "{} bytes, and no end", text.len());
+            ensure!(
+                Instant::now() < deadline,
+                "{} bytes, and no end",
+                text.len()
+            );
             match chunk.is_empty() {
                 true => break,
                 false => text.extend(chunk),
@@ -229,7 +294,10 @@ fn a_large_log_shows_its_end_at_once_and_costs_no_memory() {
         ensure!(end == "the end\n", "{end:?}");
         ensure!(took < Duration::from_secs(2), "it took {took:?}");
         let after = resident(agent)?;
-        ensure!(after < before + 4096, "{before} KiB before, {after} KiB after");
+        ensure!(
+            after < before + 4096,
+            "{before} KiB before, {after} KiB after"
+        );
         Ok(())
     });
 }

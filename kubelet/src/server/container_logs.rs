@@ -89,7 +89,12 @@ async fn read<R: StreamRuntime>(
         return plain(StatusCode::BAD_REQUEST, message);
     }
     let status = logs.pods.status(&pod).or_else(|| pod.status.clone());
-    let shown = match instance(&status.unwrap_or_default(), &name, &container, query.previous) {
+    let shown = match instance(
+        &status.unwrap_or_default(),
+        &name,
+        &container,
+        query.previous,
+    ) {
         Ok(id) => id,
         Err(why) => return plain(StatusCode::BAD_REQUEST, why),
     };

@@ -66,8 +66,7 @@ impl Reader {
             let kept = self.buffer.len();
             self.buffer.resize(kept + READ, 0);
             let read = self.files.read(&mut self.buffer[kept..]);
-            self.buffer
-                .truncate(kept + *read.as_ref().unwrap_or(&0));
+            self.buffer.truncate(kept + *read.as_ref().unwrap_or(&0));
             match read? {
                 0 if self.follow && self.files.was_truncated()? => {
                     self.buffer.clear();

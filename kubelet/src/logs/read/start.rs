@@ -22,7 +22,11 @@ pub(super) fn of_last(file: &mut (impl Read + Seek), lines: u64) -> io::Result<u
             let newlines = block.iter().enumerate().rev().filter(|(_, b)| **b == b'\n');
             let before = newlines.map(|(at, _)| at as u64);
             let skipped = usize::try_from(left).unwrap_or(usize::MAX);
-            return Ok(before.skip(skipped).map(|at| begin + at + 1).next().unwrap_or(begin));
+            return Ok(before
+                .skip(skipped)
+                .map(|at| begin + at + 1)
+                .next()
+                .unwrap_or(begin));
         }
         left -= newlines;
         end = begin;
@@ -99,7 +103,9 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.set_len(1 << 30).unwrap();
         file.seek(SeekFrom::End(0)).unwrap();
-        let end: String = (0..1000).map(|n| format!("line {n} of the end\n")).collect();
+        let end: String = (0..1000)
+            .map(|n| format!("line {n} of the end\n"))
+            .collect();
         io::Write::write_all(&mut file, end.as_bytes()).unwrap();
         let whole = (1 << 30) + end.len() as u64;
         let last = "line 999 of the end\n".len() as u64;

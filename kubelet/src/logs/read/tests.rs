@@ -184,13 +184,21 @@ async fn a_line_without_end_is_sent_in_parts() {
     let node = Node::new();
     let mut file = node.open();
     let long = "y".repeat(3 << 20);
-    write!(file, "2024-01-01T00:00:00Z stderr P {long}\n2024-01-01T00:00:00Z stderr F end\n").unwrap();
+    write!(
+        file,
+        "2024-01-01T00:00:00Z stderr P {long}\n2024-01-01T00:00:00Z stderr F end\n"
+    )
+    .unwrap();
     let options = LogOptions {
         timestamps: true,
         ..LogOptions::default()
     };
     let text = node.whole(options).await;
-    assert!(text == format!("2024-01-01T00:00:00.000000000Z {long}end\n"), "{} bytes", text.len());
+    assert!(
+        text == format!("2024-01-01T00:00:00.000000000Z {long}end\n"),
+        "{} bytes",
+        text.len()
+    );
 }
 
 #[tokio::test]
@@ -258,7 +266,10 @@ async fn rotation_loses_no_line_though_the_old_file_has_the_last_word() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         node.write(&file, 2);
         let last = format!("line {}\n", node.written);
-        assert_eq!(until(&mut reading, &last).await, lines(first..=node.written));
+        assert_eq!(
+            until(&mut reading, &last).await,
+            lines(first..=node.written)
+        );
     }
     node.write(&file, 1);
     drop(end);
@@ -286,7 +297,11 @@ async fn a_reader_far_behind_reads_every_file_between() {
         File::create(node.dir.join("0.log.20240101-000009.tmp")).unwrap();
         drop(end);
         let text = rest(&mut reading).await;
-        assert_eq!(text, lines(1..=90), "{packed} compressed, {removed} removed");
+        assert_eq!(
+            text,
+            lines(1..=90),
+            "{packed} compressed, {removed} removed"
+        );
     }
 }
 

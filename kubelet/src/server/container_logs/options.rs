@@ -108,7 +108,10 @@ mod tests {
     #[test]
     fn nothing_asked_for_is_all() {
         assert_eq!(parse(""), Ok(LogQuery::default()));
-        assert_eq!(parse("container=c&insecureSkipTLSVerifyBackend=true"), Ok(LogQuery::default()));
+        assert_eq!(
+            parse("container=c&insecureSkipTLSVerifyBackend=true"),
+            Ok(LogQuery::default())
+        );
     }
 
     #[test]
@@ -132,8 +135,11 @@ mod tests {
 
     #[test]
     fn since_counts_back_from_now() {
-        let since = |query| options(query).since.map(|since| since.to_string());
-        assert_eq!(since("sinceSeconds=30").as_deref(), Some("2024-01-01T00:00:30Z"));
+        let since = |query: &str| options(query).since.map(|since| since.to_string());
+        assert_eq!(
+            since("sinceSeconds=30").as_deref(),
+            Some("2024-01-01T00:00:30Z")
+        );
         assert!(since(&format!("sinceSeconds={}", i64::MAX)).is_some());
         let time = "sinceTime=2023-12-31T23%3A00%3A00%2B01%3A00";
         assert_eq!(since(time).as_deref(), Some("2023-12-31T22:00:00Z"));
@@ -152,7 +158,13 @@ mod tests {
         ] {
             assert_eq!(parse(query), Err(BadQuery::Invalid), "{query}");
         }
-        for query in ["tailLines=x", "tailLines=", "tail=x", "sinceTime=today", "limitBytes=1.5"] {
+        for query in [
+            "tailLines=x",
+            "tailLines=",
+            "tail=x",
+            "sinceTime=today",
+            "limitBytes=1.5",
+        ] {
             assert_eq!(parse(query), Err(BadQuery::Undecodable), "{query}");
         }
     }

@@ -68,7 +68,10 @@ async fn a_log_is_sent_in_chunks() {
     assert_eq!(body, "8\r\none\ntwo\n\r\n0\r\n\r\n");
     assert_eq!(node.runtime.asked(), ["log c-id"]);
     let (_, body) = node.get("ns/web/c?tailLines=1&timestamps=true").await;
-    assert!(body.contains("2024-01-01T00:00:02.000000000Z two\n"), "{body}");
+    assert!(
+        body.contains("2024-01-01T00:00:02.000000000Z two\n"),
+        "{body}"
+    );
     assert!(!body.contains("one"), "{body}");
 }
 
@@ -116,7 +119,11 @@ async fn errors_are_upstreams() {
     for (of, status, text) in [
         ("ns/gone/c", 404, r#"pod "gone" does not exist"#),
         ("ns/web/x", 404, r#"container "x" not found in pod "web""#),
-        ("ns/web/c?tailLines=-1", 422, r#"{"message": "Invalid request."}"#),
+        (
+            "ns/web/c?tailLines=-1",
+            422,
+            r#"{"message": "Invalid request."}"#,
+        ),
         (
             "ns/gone/c?sinceTime=x",
             400,
@@ -139,7 +146,10 @@ async fn errors_are_upstreams() {
         ),
     ] {
         let (head, body) = node.get(of).await;
-        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{of}: {head}");
+        assert!(
+            head.starts_with(&format!("http/1.1 {status} ")),
+            "{of}: {head}"
+        );
         assert_eq!(body, text, "{of}");
     }
     // From here on upstream has begun to answer.
@@ -186,13 +196,16 @@ fn shown(status: serde_json::Value, previous: bool) -> Result<String, String> {
 #[test]
 fn whose_log_it_is() {
     let ended = |id: &str| json!({"terminated": {"exitCode": 1, "containerID": id}});
-    let running = json!({"containerID": "r://2", "state": {"running": {}}, "lastState": ended("r://1")});
+    let running =
+        json!({"containerID": "r://2", "state": {"running": {}}, "lastState": ended("r://1")});
     assert_eq!(shown(running.clone(), false).unwrap(), "r://2");
     assert_eq!(shown(running, true).unwrap(), "r://1");
-    let crashed = json!({"containerID": "r://2", "state": ended("r://2"), "lastState": ended("r://1")});
+    let crashed =
+        json!({"containerID": "r://2", "state": ended("r://2"), "lastState": ended("r://1")});
     assert_eq!(shown(crashed.clone(), false).unwrap(), "r://2");
     assert_eq!(shown(crashed, true).unwrap(), "r://1");
-    let back_off = json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended("r://1")});
+    let back_off =
+        json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended("r://1")});
     assert_eq!(shown(back_off, false).unwrap(), "r://1");
     let never_began = json!({"state": ended(""), "lastState": ended("r://1")});
     assert_eq!(shown(never_began, false).unwrap(), "r://1");
@@ -212,11 +225,17 @@ fn why_there_is_no_log() {
     }
     assert_eq!(none(json!({}), false), format!("{start} - no logs yet"));
     let terminated = json!({"state": {"terminated": {"exitCode": 1}}});
-    assert_eq!(none(terminated, false), r#"container "c" in pod "p" is terminated"#);
+    assert_eq!(
+        none(terminated, false),
+        r#"container "c" in pod "p" is terminated"#
+    );
     assert_eq!(
         none(waiting("x"), true),
         r#"previous terminated container "c" in pod "p" not found"#
     );
     let missing = instance(&api::PodStatus::default(), "p", "c", false);
-    assert_eq!(missing.unwrap_err(), r#"container "c" in pod "p" is not available"#);
+    assert_eq!(
+        missing.unwrap_err(),
+        r#"container "c" in pod "p" is not available"#
+    );
 }

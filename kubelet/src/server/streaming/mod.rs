@@ -176,7 +176,10 @@ async fn attach<R: StreamRuntime>(
     let name = PodName::of(&target.pod);
     let missing = format!("container {} not found in pod {name}", target.container);
     let container = streams.running(&target, missing.clone()).await?;
-    if target.asked.is_some_and(|asked| asked != target.uid.as_str()) {
+    if target
+        .asked
+        .is_some_and(|asked| asked != target.uid.as_str())
+    {
         return Err(Refusal::Missing(format!("pod {name} not found")));
     }
     let spec = pod::container(&target.pod, &target.container);

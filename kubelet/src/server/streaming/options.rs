@@ -92,7 +92,8 @@ pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
 
 fn is_websocket(headers: &HeaderMap) -> bool {
     let upgrade = headers.get(header::UPGRADE);
-    is_upgrade(headers) && upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    is_upgrade(headers)
+        && upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 #[cfg(test)]
@@ -103,7 +104,10 @@ mod tests {
 
     fn headers(upgrade: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
+        headers.insert(
+            header::CONNECTION,
+            HeaderValue::from_static("keep-alive, Upgrade"),
+        );
         headers.insert(header::UPGRADE, HeaderValue::from_static(upgrade));
         headers
     }
@@ -111,9 +115,17 @@ mod tests {
     #[test]
     fn one_stream_at_least() {
         let of = |query| Wanted::of(&Query::parse(Some(query)));
-        let wanted = |stdin, stdout, stderr, tty| Wanted { stdin, stdout, stderr, tty };
+        let wanted = |stdin, stdout, stderr, tty| Wanted {
+            stdin,
+            stdout,
+            stderr,
+            tty,
+        };
         assert_eq!(of("output=1&error=1"), Ok(wanted(false, true, true, false)));
-        assert_eq!(of("input=1&output=1&error=1&tty=1"), Ok(wanted(true, true, false, true)));
+        assert_eq!(
+            of("input=1&output=1&error=1&tty=1"),
+            Ok(wanted(true, true, false, true))
+        );
         assert_eq!(of("output=true"), Err(OptionsError::NoStream));
         assert_eq!(of("error=1&tty=1"), Err(OptionsError::NoStream));
     }

@@ -158,7 +158,11 @@ async fn connect(address: &Uri) -> Result<Box<dyn Stream>, ProxyError> {
     Ok(match is_tls {
         false => Box::new(stream),
         // Its certificate is its own, and the address came from the runtime's own socket.
-        true => Box::new(believing(host, stream).await.map_err(ProxyError::Handshake)?),
+        true => Box::new(
+            believing(host, stream)
+                .await
+                .map_err(ProxyError::Handshake)?,
+        ),
     })
 }
 

@@ -32,23 +32,50 @@ async fn what_cannot_be_streamed_is_refused_in_upstreams_words() {
             400,
             "you must specify at least 1 of stdin, stdout, stderr",
         ),
-        ("POST /exec/ns/web/d?output=1", 500, r#"container not found ("d")"#),
-        ("GET /exec/ns/web/u1/c?output=1", 500, "Upgrade request required\n"),
+        (
+            "POST /exec/ns/web/d?output=1",
+            500,
+            r#"container not found ("d")"#,
+        ),
+        (
+            "GET /exec/ns/web/u1/c?output=1",
+            500,
+            "Upgrade request required\n",
+        ),
         (
             "GET /attach/ns/web/d?output=1",
             500,
             "container d not found in pod web_ns",
         ),
-        ("GET /attach/ns/web/u9/c?output=1", 500, "pod web_ns not found"),
+        (
+            "GET /attach/ns/web/u9/c?output=1",
+            500,
+            "pod web_ns not found",
+        ),
         ("GET /portForward/ns/gone", 404, "pod does not exist"),
         ("GET /portForward/ns/web/u9", 404, "pod not found"),
-        ("POST /portForward/ns/idle", 500, r#"pod not found ("idle_ns")"#),
-        ("POST /portForward/ns/web/u1", 500, "Upgrade request required\n"),
+        (
+            "POST /portForward/ns/idle",
+            500,
+            r#"pod not found ("idle_ns")"#,
+        ),
+        (
+            "POST /portForward/ns/web/u1",
+            500,
+            "Upgrade request required\n",
+        ),
         ("POST /run/ns/gone/c?cmd=x", 404, "pod does not exist"),
-        ("POST /run/ns/web/d?cmd=x", 500, r#"container not found ("d")"#),
+        (
+            "POST /run/ns/web/d?cmd=x",
+            500,
+            r#"container not found ("d")"#,
+        ),
     ] {
         let (head, answer) = ask(node, line).await;
-        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{line}: {head}");
+        assert!(
+            head.starts_with(&format!("http/1.1 {status} ")),
+            "{line}: {head}"
+        );
         assert_eq!(answer, body, "{line}");
     }
     assert!(runtime.asked().is_empty(), "{:?}", runtime.asked());
@@ -73,7 +100,10 @@ async fn the_runtime_is_asked_for_what_the_client_wants() {
             "POST /exec/ns/web/c?command=sh&command=-c&command=a%20b&output=1&input=1&error=1",
             UPGRADE,
         ),
-        ("GET /exec/ns/web/whatever/c?command=sh&tty=1&output=1&error=1", UPGRADE),
+        (
+            "GET /exec/ns/web/whatever/c?command=sh&tty=1&output=1&error=1",
+            UPGRADE,
+        ),
         // The container has a terminal.
         ("GET /attach/ns/web/c?input=1&output=1&error=1", UPGRADE),
         ("GET /portForward/ns/web", UPGRADE),
@@ -132,7 +162,9 @@ async fn the_runtimes_refusals_keep_their_code() {
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
         assert_eq!(head.contains("retry-after: 60"), status == 429, "{head}");
         let mut body = vec![0; error.rpc_text().len()];
-        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body).await.unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body)
+            .await
+            .unwrap();
         assert_eq!(String::from_utf8(body).unwrap(), error.rpc_text());
     }
 }
@@ -192,5 +224,7 @@ async fn streams_are_counted_and_given_back() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), again)
+        .await
+        .unwrap();
 }

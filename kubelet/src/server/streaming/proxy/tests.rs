@@ -98,7 +98,8 @@ async fn the_upgrade_and_its_bytes_go_through_as_they_are() {
 #[tokio::test]
 async fn what_comes_with_the_head_is_not_lost() {
     // Both sides say something before they know that the other listens.
-    const EARLY: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly";
+    const EARLY: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly";
     let (server, _heads) = streaming_server(EARLY, echo).await;
     let node = node(server, Duration::ZERO).await;
     let mut client = TcpStream::connect(node).await.unwrap();
@@ -117,9 +118,7 @@ async fn a_megabyte_comes_back_whole() {
     let sent: Vec<u8> = (0..1_048_576_u32).map(|n| (n % 251) as u8).collect();
     let (mut from, mut to) = client.into_split();
     let mut back = vec![0; sent.len()];
-    let both = async {
-        tokio::try_join!(to.write_all(&sent), from.read_exact(&mut back))
-    };
+    let both = async { tokio::try_join!(to.write_all(&sent), from.read_exact(&mut back)) };
     tokio::time::timeout(LIMIT, both).await.unwrap().unwrap();
     assert!(back == sent);
 }
@@ -194,7 +193,8 @@ async fn a_client_that_does_not_read_holds_up_itself_alone() {
 
 #[tokio::test]
 async fn a_refusal_of_the_runtime_is_passed_on() {
-    const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/x\r\nContent-Length: 5\r\n\r\nnever";
+    const REFUSED: &str =
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/x\r\nContent-Length: 5\r\n\r\nnever";
     let (server, _heads) = streaming_server(REFUSED, echo).await;
     let node = node(server, Duration::ZERO).await;
     let (mut client, answer) = request(node, LINE, SPDY).await;
@@ -218,13 +218,19 @@ async fn what_is_no_upgrade_is_an_error_that_keeps_the_address() {
     for (answer, code) in [(FINE, 200), (ELSEWHERE, 302)] {
         let (server, _heads) = streaming_server(answer, echo).await;
         let text = body(node(server, Duration::ZERO).await).await;
-        assert_eq!(text, format!("invalid upgrade response: status code {code}\n"));
+        assert_eq!(
+            text,
+            format!("invalid upgrade response: status code {code}\n")
+        );
     }
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let nobody = closed.local_addr().unwrap();
     drop(closed);
     let text = body(node(nobody, Duration::ZERO).await).await;
-    assert_eq!(text, format!("dial tcp {nobody}: connect: connection refused\n"));
+    assert_eq!(
+        text,
+        format!("dial tcp {nobody}: connect: connection refused\n")
+    );
 }
 
 #[tokio::test]
@@ -250,7 +256,10 @@ async fn idleness_counts_from_what_was_carried_last() {
     let began = Instant::now();
     idle.await;
     let took = began.elapsed();
-    assert!(took >= IDLE && took < IDLE + Duration::from_millis(10), "{took:?}");
+    assert!(
+        took >= IDLE && took < IDLE + Duration::from_millis(10),
+        "{took:?}"
+    );
     let never = Heard::new();
     tokio::time::timeout(IDLE * 1000, never.nothing_for(Duration::ZERO))
         .await
