@@ -70,6 +70,7 @@ pub mod service;
 pub mod shutdown;
 mod sigkill;
 pub mod sources;
+mod stamp;
 pub mod status;
 pub mod validate;
 pub mod volumes;

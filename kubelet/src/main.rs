@@ -170,6 +170,7 @@ async fn supervise(config: Config, service: &Service, reloader: Reloader) -> any
     };
     let surroundings = agent::Surroundings {
         service: service.clone(),
+        log: Some(reloader.log()),
         reloads: Some(Reloads { hangups, reloader }),
         ..agent::Surroundings::of_node()
     };

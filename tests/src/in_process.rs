@@ -119,8 +119,8 @@ impl FakeNode {
             "podLogsDir": at("pod-logs"),
             "volumePluginDir": at("volume-plugins"),
             "resolvConf": at("resolv.conf"),
-            "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
-            "authorization": { "mode": "AlwaysAllow" },
+            // Several nodes of a test process have one network.
+            "enableServer": false,
             "healthzPort": 0,
             "readOnlyPort": 0,
             "cgroupsPerQOS": false,
@@ -241,6 +241,7 @@ impl FakeNode {
             },
             service,
             reloads: None,
+            log: None,
         };
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)

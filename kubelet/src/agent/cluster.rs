@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use cri_proto::ImageClient;
+use kube::Client;
 use tokio::sync::watch;
 
 use super::{Singletons, build};
@@ -32,23 +33,33 @@ pub(super) struct Heard {
     pub(super) node: watch::Receiver<Option<Arc<NodeObject>>>,
     /// What the API server has bound to this node.
     pub(super) pods: watch::Receiver<Arc<ApiPods>>,
+    /// What asks whether somebody may use the node's API; none while the node has not joined.
+    pub(super) reviews: watch::Receiver<Option<Client>>,
 }
 
 /// Who tells it.
 pub(super) struct Feeds {
     node: watch::Sender<Option<Arc<NodeObject>>>,
     pods: watch::Sender<Arc<ApiPods>>,
+    reviews: watch::Sender<Option<Client>>,
 }
 
 /// The channels, before there is anything to say.
 pub(super) fn channels() -> (Feeds, Heard) {
     let (node, heard_node) = watch::channel(None);
     let (pods, heard_pods) = watch::channel(Arc::default());
+    let (reviews, heard_reviews) = watch::channel(None);
     let heard = Heard {
         node: heard_node,
         pods: heard_pods,
+        reviews: heard_reviews,
     };
-    (Feeds { node, pods }, heard)
+    let feeds = Feeds {
+        node,
+        pods,
+        reviews,
+    };
+    (feeds, heard)
 }
 
 /// What the tasks of a joined node are made of.
@@ -88,6 +99,10 @@ impl Cluster {
         let name = self.config.node.name.clone();
         let clock = self.tools.clock.clone();
         let (node, pods) = (self.feeds.node.subscribe(), self.feeds.pods.subscribe());
+        // Nobody listens where the node's API is closed.
+        self.feeds
+            .reviews
+            .send_replace(Some(clients.reviews.clone()));
         tasks.spawn("API server's return", api::run_return(clients.clone()));
         let own = watch::Sender::new(OwnNode::Unknown);
         let lease = LeaseSettings {

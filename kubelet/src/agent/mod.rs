@@ -7,6 +7,7 @@ mod build;
 mod cluster;
 mod driver;
 mod levels;
+mod ports;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -22,15 +23,17 @@ use crate::admission::sysctls::SysctlPatternError;
 use crate::api::{ApiError, Endpoint};
 use crate::cgroups::CgroupsError;
 use crate::clock::Clock;
-use crate::config::{Config, SOCKET_NAME, SocketSetting};
-use crate::errors::error_chain;
+use crate::config::Config;
 use crate::events::{self, About};
+use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
 use crate::node::NodeError;
 use crate::observe::run_events;
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
-use crate::server::{self, BindError, HealthChecks, Heartbeat, Server, SocketError, SocketFile};
+use crate::server::{
+    BindError, HealthChecks, Heartbeat, SelfSignedError, ServingTlsError, SocketError,
+};
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
 use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
@@ -39,6 +42,7 @@ use crate::workers::{Tools, run_registry};
 pub(crate) use build::node_features;
 use cluster::Cluster;
 pub use driver::DriverError;
+use ports::Ports;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,12 @@ pub enum AgentError {
     /// A port that cannot be served.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// Certificates of the node's API.
+    #[error("cannot serve the node's API")]
+    Tls(#[from] ServingTlsError),
+    /// The same, where they are the agent's own.
+    #[error(transparent)]
+    SelfSigned(#[from] SelfSignedError),
     /// The agent's own socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -158,6 +168,8 @@ pub struct Surroundings {
     pub service: Service,
     /// What has the configuration read again; none where nothing does.
     pub reloads: Option<Reloads>,
+    /// The log, for who may change it over the node's API; none where nobody may.
+    pub log: Option<LogHandle>,
 }
 
 impl Surroundings {
@@ -171,6 +183,7 @@ impl Surroundings {
             logind: LogindHost::of_node(),
             service: Service::default(),
             reloads: None,
+            log: None,
         }
     }
 }
@@ -187,6 +200,7 @@ pub async fn run(
     check_kubeconfig(&config).await?;
     let clock = surroundings.clock.clone();
     let (service, reloads) = (surroundings.service.clone(), surroundings.reloads.take());
+    let log = surroundings.log.take();
     // Before the first event: the API server is told of it when there is a connection.
     let joins = config.api.is_some();
     let outbox = joins.then(|| events::recorder().outbox(&config.node.name));
@@ -208,9 +222,17 @@ pub async fn run(
     let begun = levels.at_start().await?;
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
-    serve(&config, &tools, heartbeat.clone(), &mut singletons).await?;
+    let (feeds, heard) = cluster::channels();
+    let ports = Ports {
+        config: &config,
+        tools: &tools,
+        checks: HealthChecks::new(heartbeat.clone(), config.sources.sync_every),
+        reviews: heard.reviews,
+        log,
+    };
+    ports.serve(&mut singletons).await?;
     // Until the end of this function, whichever way it ends.
-    let _socket = serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
+    let _socket = ports::serve_socket(&config, &tools, heartbeat.clone(), &mut singletons)?;
     let sources = start_sources(&config, clock.clone(), &mut singletons);
     let _watchdog = be_a_service(
         &config,
@@ -237,7 +259,6 @@ pub async fn run(
         run_events(tools.observer.clone(), connection),
     );
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
-    let (feeds, heard) = cluster::channels();
     let mut desired = sources.desired;
     if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
         desired = with_api_pods(desired, heard.pods, &mut singletons);
@@ -416,67 +437,4 @@ fn start_sources(config: &Config, clock: Clock, singletons: &mut Singletons) -> 
     singletons.spawn("manifest watch", async move { match source.run().await {} });
     singletons.spawn("file source", run_file_source(manifests, sender));
     sources
-}
-
-/// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
-async fn serve(
-    config: &Config,
-    tools: &Tools,
-    heartbeat: Heartbeat,
-    singletons: &mut Singletons,
-) -> Result<(), AgentError> {
-    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
-    if let Some(address) = config.server.healthz {
-        let routes = server::healthz_routes(checks.clone());
-        let server = Server::bind(address, "healthz", routes).await?;
-        singletons.spawn("healthz server", async move { match server.run().await {} });
-    }
-    if let Some(address) = config.server.main {
-        tracing::info!(
-            "port: {address} is not served in this version: there are no logs, exec and metrics over it yet"
-        );
-    }
-    if let Some(address) = config.server.read_only {
-        let routes = server::read_only_routes(checks, Arc::new(tools.board.clone()));
-        let server = Server::bind(address, "the read-only port", routes).await?;
-        singletons.spawn(
-            "read-only server",
-            async move { match server.run().await {} },
-        );
-    }
-    Ok(())
-}
-
-/// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
-/// first.
-fn serve_socket(
-    config: &Config,
-    tools: &Tools,
-    heartbeat: Heartbeat,
-    singletons: &mut Singletons,
-) -> Result<Option<SocketFile>, SocketError> {
-    let path = match &config.agent.socket {
-        SocketSetting::None => return Ok(None),
-        // What upstream does not have, a node of a cluster has only where it was asked for.
-        SocketSetting::Unset if config.api.is_some() => return Ok(None),
-        SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
-        SocketSetting::At(path) => path.clone(),
-    };
-    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
-    let pods = Arc::new(tools.board.clone());
-    let routes = server::socket_routes(checks, pods, events::recorder());
-    match Server::bind_socket(&path, routes) {
-        Ok((server, file)) => {
-            singletons.spawn("socket", async move { match server.run().await {} });
-            Ok(Some(file))
-        }
-        Err(error) if config.agent.socket == SocketSetting::Unset => {
-            tracing::warn!(
-                "{}; 'kubelet events' cannot be answered",
-                error_chain(&error)
-            );
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
 }

@@ -56,6 +56,9 @@ pub struct Clients {
     pub main: Client,
     /// For events: over the same connection, at a rate of their own.
     pub events: Client,
+    /// For what is asked on behalf of those who use the node's API: over the same connection, at a rate of their own. Who
+    /// asks a lot holds up nobody but who asks likewise.
+    pub reviews: Client,
     /// For the lease and the node's status: over a connection of its own, at no rate, and nothing is waited for long.
     pub heartbeat: Client,
     /// For watches of single objects, of which a node may have more than go over one connection: each over a connection of
@@ -127,6 +130,7 @@ impl Clients {
         Ok(Self {
             main: client(&shared, Some(options.rates.requests), DEADLINE, false)?,
             events: client(&shared, Some(options.rates.events), DEADLINE, false)?,
+            reviews: client(&shared, Some(options.rates.requests), DEADLINE, false)?,
             heartbeat: client(&own, None, beat, true)?,
             watches: more
                 .iter()

@@ -23,7 +23,7 @@ mod watch;
 pub use self::clients::{ClientOptions, Clients, Rates};
 pub use self::kubeconfig::{ApiError, Endpoint, Identity, Pem};
 pub use self::retry::Retry;
-pub(crate) use self::retry::random;
+pub(crate) use self::retry::{random, spread};
 pub use self::returned::{pause, run_return};
 pub use self::watch::watch_objects;
 

@@ -1,6 +1,5 @@
 //! TLS towards the API server, made anew when a file that it is made of changes.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +11,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::kubeconfig::{ApiError, Endpoint, Identity, Pem};
 use crate::connections;
 use crate::errors::error_chain;
+use crate::stamp::{Stamp, stamp};
 
 /// Where hosts have the certificates that they believe by (Go's `crypto/x509`, root_linux.go).
 const OF_HOST: [&str; 6] = [
@@ -22,20 +22,6 @@ const OF_HOST: [&str; 6] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-
-/// What tells one state of a file from another; none for a file that is not there.
-type Stamp = Option<(u64, u64, i64, i64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    let file = std::fs::metadata(path).ok()?;
-    Some((
-        file.dev(),
-        file.ino(),
-        file.mtime(),
-        file.mtime_nsec(),
-        file.size(),
-    ))
-}
 
 /// Whom to believe, and who we are, with what was made of it last.
 #[derive(Debug)]

@@ -22,6 +22,18 @@ pub struct AgentSettings {
     pub start_concurrency: Option<NonZeroU32>,
     /// `socket`: where the agent answers this machine's own questions.
     pub socket: SocketSetting,
+    /// `execVerb`: what leave it takes to enter a container.
+    pub exec_verb: ExecVerb,
+}
+
+/// What a user must be allowed on `nodes/proxy` for exec, attach, run and port-forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecVerb {
+    /// `create`, however it is asked: leave to read is none to execute.
+    #[default]
+    Create,
+    /// `method`: the verb of the HTTP method, as upstream. A WebSocket begins with GET, and so `get` is enough for it.
+    Method,
 }
 
 /// The path of the agent's own unix socket.
@@ -86,10 +98,24 @@ impl AgentSettings {
                 None => {}
             }
         }
+        let mut exec_verb = ExecVerb::default();
+        if let Some(node) = document.root.get("execVerb") {
+            match node.to_json().as_str() {
+                Some("create") => {}
+                Some("method") => exec_verb = ExecVerb::Method,
+                Some(other) => faults.push((
+                    node.at,
+                    format!("execVerb must be \"create\" or \"method\", found {other:?}"),
+                )),
+                // Said already.
+                None => {}
+            }
+        }
         if faults.is_empty() {
             return Ok(Self {
                 start_concurrency,
                 socket,
+                exec_verb,
             });
         }
         faults.sort();
@@ -124,6 +150,9 @@ mod tests {
         let settings = parse(&format!("{HEAD}startConcurrency: 4\n")).unwrap();
         assert_eq!(settings.start_concurrency, NonZeroU32::new(4));
         assert_eq!(settings.socket, SocketSetting::Unset);
+        assert_eq!(settings.exec_verb, ExecVerb::Create);
+        let settings = parse(&format!("{HEAD}execVerb: method\n")).unwrap();
+        assert_eq!(settings.exec_verb, ExecVerb::Method);
         let settings = parse(&format!("{HEAD}socket: \"\"\n")).unwrap();
         assert_eq!(settings.socket, SocketSetting::None);
         let settings = parse(&format!("{HEAD}socket: /run/kubelet.sock\n")).unwrap();
@@ -143,6 +172,10 @@ mod tests {
             (
                 "startConcurrency: 0\n",
                 "/a.yaml:3:19: startConcurrency must be a whole number above zero",
+            ),
+            (
+                "execVerb: GET\n",
+                "/a.yaml:3:11: execVerb must be \"create\" or \"method\", found \"GET\"",
             ),
             (
                 "startConcurrency: x\n",

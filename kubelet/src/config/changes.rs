@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::agent::{AgentSettings, SocketSetting};
+use super::agent::{AgentSettings, ExecVerb, SocketSetting};
 use super::durations::GoDuration;
 use super::fields::{self, FIELDS, Kind, Preset};
 use super::settings::{Settings, preset};
@@ -152,12 +152,16 @@ fn rendered(kind: Kind, value: &Value) -> String {
 }
 
 /// The settings of `--agent-config`, always in the same order.
-fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 2] {
+fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 3] {
     let concurrency = agent.start_concurrency;
     let socket = match &agent.socket {
         SocketSetting::Unset => "(default)".to_owned(),
         SocketSetting::None => String::new(),
         SocketSetting::At(path) => path.display().to_string(),
+    };
+    let exec_verb = match agent.exec_verb {
+        ExecVerb::Create => "create",
+        ExecVerb::Method => "method",
     };
     [
         (
@@ -165,6 +169,7 @@ fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 2] {
             concurrency.map_or_else(String::new, |n| n.to_string()),
         ),
         ("socket", socket),
+        ("execVerb", exec_verb.to_owned()),
     ]
 }
 

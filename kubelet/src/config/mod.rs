@@ -15,6 +15,8 @@
 mod agent;
 mod changes;
 mod check;
+mod ciphers;
+mod document;
 mod durations;
 mod fields;
 mod flags;
@@ -39,7 +41,7 @@ use serde_json::Value;
 
 use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 
-pub use agent::{AgentSettings, SOCKET_NAME, SocketSetting};
+pub use agent::{AgentSettings, ExecVerb, SOCKET_NAME, SocketSetting};
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
 pub use flags::{CommandLine, Invocation, UsageError, parse as parse_arguments};
@@ -300,6 +302,7 @@ fn judge(settings: &Settings, line: &CommandLine, environment: &Environment) -> 
 fn warnings(settings: &mut Settings, line: &CommandLine, gates: &FeatureGates) -> Vec<Issue> {
     let mut warnings = settings.take_warnings();
     warnings.extend(settings.unbuilt());
+    warnings.extend(ciphers::warnings(settings));
     warnings.extend(unbuilt_flags(line));
     warnings.extend(unbuilt_gates(gates, settings.origin("featureGates")));
     warnings

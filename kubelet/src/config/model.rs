@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::AgentSettings;
@@ -202,8 +203,8 @@ pub struct ServerConfig {
     pub tls_files: Option<(PathBuf, PathBuf)>,
     /// `tlsCipherSuites`, Go's names.
     pub tls_cipher_suites: Vec<String>,
-    /// `tlsMinVersion`, Go's name; none for the default.
-    pub tls_min_version: Option<String>,
+    /// Whether `tlsMinVersion` is `VersionTLS13`. Anything older means TLS 1.2: there is nothing before it.
+    pub only_tls13: bool,
     /// `serverTLSBootstrap`.
     pub tls_from_api: bool,
     /// `enableDebuggingHandlers`.
@@ -214,6 +215,12 @@ pub struct ServerConfig {
     pub system_log_handler: bool,
     /// `enableSystemLogQuery`.
     pub system_log_query: bool,
+    /// `enableProfilingHandler`.
+    pub profiling_handler: bool,
+    /// `enableDebugFlagsHandler`.
+    pub debug_flags_handler: bool,
+    /// The whole KubeletConfiguration in use, JSON, for `/configz`; without credentials.
+    pub configz: Arc<str>,
 }
 
 /// Who may use the authenticated API.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use static_pods::quantity::Quantity;
 
 use super::agent::AgentSettings;
+use super::document::document;
 use super::flags::CommandLine;
 use super::gates::FeatureGates;
 use super::issue::Issue;
@@ -218,12 +219,15 @@ impl Resolver<'_> {
             },
             tls_files,
             tls_cipher_suites: s.texts("tlsCipherSuites"),
-            tls_min_version: self.text("tlsMinVersion"),
+            only_tls13: s.text("tlsMinVersion") == "VersionTLS13",
             tls_from_api: s.bool("serverTLSBootstrap"),
             debugging_handlers: s.bool("enableDebuggingHandlers"),
             streaming_idle_timeout: self.span("streamingConnectionIdleTimeout"),
             system_log_handler: s.bool("enableSystemLogHandler"),
             system_log_query: s.bool("enableSystemLogQuery"),
+            profiling_handler: s.bool("enableProfilingHandler"),
+            debug_flags_handler: s.bool("enableDebugFlagsHandler"),
+            configz: document(s, &self.eviction().hard).into(),
         }
     }
 

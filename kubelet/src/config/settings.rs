@@ -69,7 +69,7 @@ impl Settings {
     }
 
     /// The default of a field.
-    fn preset(&self, path: &str) -> Preset {
+    pub(super) fn preset(&self, path: &str) -> Preset {
         preset(path, self.layers.with_file)
     }
 

@@ -4,6 +4,7 @@
 mod pods;
 mod resources;
 
+use super::ciphers;
 use super::durations::GoDuration;
 use super::fields::{FIELDS, Kind};
 use super::gates::FeatureGates;
@@ -333,6 +334,11 @@ impl Judge<'_> {
                 "enableSystemLogQuery",
                 "enableSystemLogHandler is required for enableSystemLogQuery",
             );
+        }
+        for name in self.settings.texts("tlsCipherSuites") {
+            if let Some(why) = ciphers::refusal(&name) {
+                self.say("tlsCipherSuites", why);
+            }
         }
         let (certificate, key) = (
             self.settings.text("tlsCertFile"),

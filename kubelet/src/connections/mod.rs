@@ -27,6 +27,7 @@ pub(crate) use self::port::{PortError, port_of};
 pub(crate) use self::request::{HttpRequest, host_of};
 pub(crate) use self::resolve::resolve;
 pub(crate) use self::tls::{believe_anybody, believing};
+pub(crate) use self::url::{escaped, unescaped};
 
 /// How somebody asks over HTTP, beside what the manifest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -258,8 +258,8 @@ fn stays(byte: u8) -> bool {
         )
 }
 
-/// None for a percent sign that escapes nothing.
-fn unescaped(path: &str) -> Option<String> {
+/// A path as it is meant; none for a percent sign that escapes nothing.
+pub(crate) fn unescaped(path: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(byte) = rest.next() {
@@ -274,7 +274,8 @@ fn unescaped(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn escaped(path: &str) -> String {
+/// A path as part of a URL, as Go has it.
+pub(crate) fn escaped(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for byte in path.bytes() {
         match stays(byte) {

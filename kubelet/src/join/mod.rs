@@ -27,6 +27,7 @@ use crate::errors::error_chain;
 pub use self::certificate::CertificateError;
 pub use self::request::RequestError;
 pub use self::rotation::ClientCertificate;
+pub(crate) use self::store::write_whole;
 pub use self::store::{Store, StoreError};
 
 /// Why a node has no client certificate yet.

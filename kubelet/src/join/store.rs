@@ -97,25 +97,28 @@ impl Store {
 
 /// Writes a file that only root reads: whole or not at all, and never readable by anybody else meanwhile.
 pub(super) fn write_private(path: &Path, text: &[u8]) -> Result<(), StoreError> {
+    write_whole(path, text, 0o600).map_err(StoreError::new("write", path))
+}
+
+/// Writes a file whole or not at all, with its mode from the first byte on.
+pub(crate) fn write_whole(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    let written = (|| {
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    written.map_err(StoreError::new("write", path))
+    // One of an agent that was killed in between.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
 }
 
 #[cfg(test)]

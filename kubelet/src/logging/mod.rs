@@ -65,6 +65,12 @@ impl LogHandle {
         tracing::callsite::rebuild_interest_cache();
     }
 
+    /// Sets `--v` alone.
+    pub fn set_verbosity(&self, verbosity: u32) {
+        self.filter.set_verbosity(verbosity);
+        tracing::callsite::rebuild_interest_cache();
+    }
+
     /// How many lines were dropped because nobody read them.
     #[must_use]
     pub fn dropped(&self) -> u64 {

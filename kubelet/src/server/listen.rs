@@ -7,22 +7,53 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 
-/// How long a client may take to send a request's head; it bounds an idle connection too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many connections one listener serves at once; others wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 64;
+use super::auth::ShownCertificates;
+use super::tls::ServingTls;
+
 /// How long to wait when no connection can be taken (out of files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// Most bytes of a request's head that are buffered.
-const MOST_HEAD_BYTES: usize = 16 * 1024;
+/// How long a client may take to shake hands (Go's default in HTTP clients).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What clients of one listener may have in sum.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// How many connections are served at once; others wait in the kernel's queue. One whose request was an upgrade is
+    /// not counted: the stream's room counts those.
+    connections: usize,
+    /// How long a client may take to send a request's head; it bounds an idle connection too.
+    head: Duration,
+    /// Most bytes of a request's head that are buffered.
+    head_bytes: usize,
+}
+
+/// Of ports for a few clients of the same machine or network.
+const SMALL: Limits = Limits {
+    connections: 64,
+    head: Duration::from_secs(30),
+    head_bytes: 16 << 10,
+};
+
+/// Of the node's API. The API server keeps a connection to each node for each log that somebody follows; a command to
+/// execute is part of the head.
+const LARGE: Limits = Limits {
+    connections: 512,
+    // As upstream's idle timeout.
+    head: Duration::from_secs(90),
+    head_bytes: 128 << 10,
+};
 
 /// A port that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +78,7 @@ fn hint(source: &io::Error) -> &'static str {
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, Arc<ServingTls>),
     Unix(UnixListener),
 }
 
@@ -56,6 +88,7 @@ pub struct Server {
     listener: Listener,
     routes: Router,
     purpose: &'static str,
+    limits: Limits,
 }
 
 impl Server {
@@ -68,17 +101,30 @@ impl Server {
         purpose: &'static str,
         routes: Router,
     ) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| BindError {
-                address,
-                purpose,
-                source,
-            })?;
         Ok(Self {
-            listener: Listener::Tcp(listener),
+            listener: Listener::Tcp(listen(address, purpose).await?),
             routes,
             purpose,
+            limits: SMALL,
+        })
+    }
+
+    /// As [`Server::bind`], for the node's API over TLS. Requests have the certificates of their client as
+    /// [`ShownCertificates`], where it has shown any.
+    ///
+    /// # Errors
+    /// When the address is taken or is not this host's.
+    pub async fn bind_tls(
+        address: SocketAddr,
+        purpose: &'static str,
+        tls: Arc<ServingTls>,
+        routes: Router,
+    ) -> Result<Self, BindError> {
+        Ok(Self {
+            listener: Listener::Tls(listen(address, purpose).await?, tls),
+            routes,
+            purpose,
+            limits: LARGE,
         })
     }
 
@@ -88,6 +134,7 @@ impl Server {
             listener: Listener::Unix(listener),
             routes,
             purpose,
+            limits: SMALL,
         }
     }
 
@@ -97,14 +144,15 @@ impl Server {
     /// When the kernel does not tell, or it is a socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.listener {
-            Listener::Tcp(listener) => listener.local_addr(),
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => listener.local_addr(),
             Listener::Unix(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     }
 
     /// Serves until dropped, and its connections with it.
     pub async fn run(self) -> Infallible {
-        let slots = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let limits = self.limits;
+        let slots = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -115,10 +163,14 @@ impl Server {
             let routes = self.routes.clone();
             let accepted = match &self.listener {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    connections.spawn(serve(stream, routes, slot));
+                    connections.spawn(serve(stream, routes, limits, None, slot));
+                }),
+                Listener::Tls(listener, tls) => listener.accept().await.map(|(stream, _)| {
+                    let tls = Arc::clone(tls);
+                    connections.spawn(serve_tls(stream, tls, routes, limits, slot));
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    connections.spawn(serve(stream, routes, slot));
+                    connections.spawn(serve(stream, routes, limits, None, slot));
                 }),
             };
             match accepted {
@@ -146,19 +198,63 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, BindError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| BindError {
+        address,
+        purpose,
+        source,
+    })
+}
+
+async fn serve_tls(
+    stream: TcpStream,
+    tls: Arc<ServingTls>,
+    routes: Router,
+    limits: Limits,
+    slot: OwnedSemaphorePermit,
+) {
+    // Small answers, such as what is typed into a terminal, do not wait for each other; where that cannot be had they do.
+    let _ = stream.set_nodelay(true);
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(
+                err = &error as &dyn std::error::Error,
+                "TLS handshake error"
+            );
+            return;
+        }
+        Err(_) => return,
+    };
+    let (_, session) = stream.get_ref();
+    let shown = session.peer_certificates().filter(|all| !all.is_empty());
+    let shown = shown.map(|all| ShownCertificates(all.into()));
+    serve(stream, routes, limits, shown, slot).await;
+}
+
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,
+    limits: Limits,
+    shown: Option<ShownCertificates>,
     _slot: OwnedSemaphorePermit,
 ) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MOST_HEAD_BYTES);
-    let service = TowerToHyperService::new(routes);
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes);
+    let routes = routes.map_request(move |mut request: Request<Incoming>| {
+        if let Some(shown) = &shown {
+            request.extensions_mut().insert(shown.clone());
+        }
+        request
+    });
+    let connection =
+        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // A client that goes away in the middle is its own business.
-    let _ = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = connection.with_upgrades().await;
 }

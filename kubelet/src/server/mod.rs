@@ -1,21 +1,30 @@
 //! What the agent serves over HTTP.
 //!
-//! Owns: the listeners of healthz (10248), of the read-only API (10255) and of the agent's own socket, and their routes.
-//! Inputs: [`HealthChecks`], a [`PodsView`], a [`Recorder`]. Outputs: HTTP/1.1 responses. Each [`Server`] runs in the
-//! task that calls [`Server::run`] and spawns one task a connection, which end with it.
+//! Owns: the listeners of healthz (10248), of the node's API (10250, over TLS), of its read-only part (10255) and of the
+//! agent's own socket, and their routes; who may use the node's API ([`auth`]).
+//! Inputs: [`HealthChecks`], a [`PodsView`], a [`Recorder`], routers of other rooms ([`NodeApi`]), files of certificates.
+//! Outputs: HTTP/1.1 responses. Each [`Server`] runs in the task that calls [`Server::run`] and spawns one task a
+//! connection, which end with it.
 //!
-//! Deliberately not here: the authenticated API (10250), metrics, exec and logs; deciding what a pod's status is.
+//! Deliberately not here: deciding what a pod's status is.
 
+pub mod auth;
 pub mod container_logs;
+mod debug;
 mod events;
 mod health;
 mod list;
 mod listen;
+mod node_api;
 mod pods;
 mod query;
+mod running_pods;
 mod runtime;
+mod self_signed;
 mod socket;
 pub mod streaming;
+mod system_logs;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -28,27 +37,22 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+pub use debug::SetVerbosity;
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
+pub use node_api::{Debugging, NodeApi, node_api_routes, read_only_routes};
 pub use pods::PodsView;
+pub use running_pods::routes as running_pods_routes;
 pub use runtime::{ObservedRuntime, StreamRuntime};
+pub use self_signed::{SelfSignedError, self_signed};
 pub use socket::{SocketError, SocketFile};
+pub use tls::{ServingTls, ServingTlsError, TlsOptions};
 
 use crate::events::Recorder;
 
 /// The routes of the healthz port.
 pub fn healthz_routes(checks: HealthChecks) -> Router {
     with_health(checks).fallback(not_found)
-}
-
-/// The routes of the read-only port: no authentication, nothing that changes anything.
-pub fn read_only_routes(checks: HealthChecks, pods: Arc<dyn PodsView>) -> Router {
-    let list = move || pods::list(Arc::clone(&pods));
-    with_health(checks)
-        .route("/pods", get(list.clone()))
-        .route("/pods/", get(list))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
 }
 
 /// The routes of the agent's own socket: those of the read-only port, and what has happened.
@@ -58,9 +62,8 @@ pub fn socket_routes(
     recorder: &'static Recorder,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
-    read_only_routes(checks, pods)
-        .route("/events", get(events))
-        .method_not_allowed_fallback(method_not_allowed)
+    let routes = node_api::reading(checks, pods, Router::new());
+    node_api::finished(routes.route("/events", get(events)))
 }
 
 /// Health is answered to every method, as Go's mux does for a handler without one.

@@ -41,6 +41,15 @@ fn checks() -> HealthChecks {
     HealthChecks::new(Heartbeat::new(Clock::system()), Duration::from_secs(60))
 }
 
+fn api(pods: Vec<Arc<Pod>>) -> NodeApi {
+    NodeApi {
+        checks: checks(),
+        pods: Arc::new(Pods(pods)),
+        reading: Router::new(),
+        debugging: None,
+    }
+}
+
 async fn start(routes: Router) -> SocketAddr {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::bind(any, "tests", routes).await.unwrap();
@@ -186,8 +195,7 @@ async fn a_failing_check_is_named() {
 
 #[tokio::test]
 async fn the_read_only_port_lists_pods() {
-    let view: Arc<dyn PodsView> = Arc::new(Pods(vec![pod("a"), pod("b")]));
-    let address = start(read_only_routes(checks(), view)).await;
+    let address = start(read_only_routes(api(vec![pod("a"), pod("b")]))).await;
     let (head, body) = ask(address, "GET", "/pods").await;
     assert!(head.contains("content-type: application/json"), "{head}");
     assert_eq!(
@@ -207,7 +215,7 @@ async fn the_read_only_port_lists_pods() {
 
 #[tokio::test]
 async fn no_pods_are_null_as_upstream_writes_them() {
-    let address = start(read_only_routes(checks(), Arc::new(Pods(Vec::new())))).await;
+    let address = start(read_only_routes(api(Vec::new()))).await;
     let (_, body) = ask(address, "GET", "/pods").await;
     assert_eq!(
         body,

@@ -49,6 +49,12 @@ impl Reloader {
         }
     }
 
+    /// The log whose levels are set.
+    #[must_use]
+    pub fn log(&self) -> LogHandle {
+        self.log.clone()
+    }
+
     /// The host's name and the working directory stay those of the start: what they decide wants a restart.
     fn reload(&self) -> Outcome {
         let Loaded {

@@ -50,7 +50,9 @@ impl Pair {
         pem("PRIVATE KEY", &self.key)
     }
 
-    fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    /// Certificate and key as rustls wants them.
+    #[must_use]
+    pub fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = PrivatePkcs8KeyDer::from(self.key.clone());
         (vec![self.certificate.clone()], key.into())
     }

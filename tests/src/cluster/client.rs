@@ -26,6 +26,7 @@ const LARGEST: usize = 64 << 20;
 /// A client; see the module.
 pub struct Client {
     address: SocketAddr,
+    name: ServerName<'static>,
     tls: TlsConnector,
     token: Option<String>,
 }
@@ -82,9 +83,22 @@ impl Client {
     pub(super) fn new(address: SocketAddr, tls: ClientConfig) -> Self {
         Self {
             address,
+            name: ServerName::IpAddress(address.ip().into()),
             tls: TlsConnector::from(Arc::new(tls)),
             token: None,
         }
+    }
+
+    /// A client of a node's API, which is believed as `name`.
+    ///
+    /// # Errors
+    /// When no server can have that name.
+    pub fn of_node(address: SocketAddr, name: &str, tls: ClientConfig) -> Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).context("a server's name")?;
+        Ok(Self {
+            name,
+            ..Self::new(address, tls)
+        })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -92,7 +106,8 @@ impl Client {
     }
 
     /// The same with a bearer token.
-    pub(super) fn with_token(self, token: &str) -> Self {
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
             ..self
@@ -156,8 +171,8 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<(u16, Vec<u8>)> {
         let stream = TcpStream::connect(self.address).await.context("connect")?;
-        let name = ServerName::IpAddress(self.address.ip().into());
-        let stream = self.tls.connect(name, stream).await.context("TLS")?;
+        let handshake = self.tls.connect(self.name.clone(), stream);
+        let stream = handshake.await.context("TLS")?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);

@@ -244,7 +244,8 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
 
 #[test]
 fn settings_of_a_server_that_is_off_are_not_warned_of() {
-    let body = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\nauthentication: {webhook: {enabled: false}}\nimageMinimumGCAge: 9m\n";
+    let body =
+        "tlsCurvePreferences: [29]\nenableContentionProfiling: true\nimageMinimumGCAge: 9m\n";
     let unbuilt = |body: &str| -> Vec<String> {
         let file = with_body(body);
         let texts = loaded(&[&file.argument]).warnings;
@@ -257,4 +258,33 @@ fn settings_of_a_server_that_is_off_are_not_warned_of() {
     let closed = unbuilt(&format!("{body}enableServer: false\n"));
     assert_eq!(closed.len(), 1, "{closed:?}");
     assert!(closed[0].contains("imageMinimumGCAge"), "{closed:?}");
+}
+
+#[test]
+fn cipher_suites_that_are_not_spoken_are_named() {
+    let warned = |body: &str| -> Vec<String> {
+        let file = with_body(body);
+        let warnings = loaded(&[&file.argument]).warnings;
+        warnings.iter().map(ToString::to_string).collect()
+    };
+    let ours = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256]\n";
+    assert_eq!(warned(ours), [""; 0]);
+    let mixed = warned(
+        "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_RSA_WITH_AES_128_GCM_SHA256]\n",
+    );
+    assert_eq!(mixed.len(), 1, "{mixed:?}");
+    let said = "not spoken by this agent: TLS_RSA_WITH_AES_128_GCM_SHA256";
+    assert!(mixed[0].ends_with(said), "{mixed:?}");
+    let old = "tlsMinVersion: VersionTLS10\ntlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA]\n";
+    let warnings = warned(old);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].ends_with("; TLS 1.3 is spoken alone"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].contains("VersionTLS10 means TLS 1.2"),
+        "{warnings:?}"
+    );
+    assert_eq!(warned(&format!("{old}enableServer: false\n")), [""; 0]);
 }

@@ -1,0 +1,186 @@
+//! What the agent listens on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use kube::Client;
+use tokio::sync::watch;
+
+use super::{AgentError, Singletons};
+use crate::config::{Authorization, Config, SOCKET_NAME, SocketSetting};
+use crate::errors::error_chain;
+use crate::events;
+use crate::logging::LogHandle;
+use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
+use crate::server::{
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, Server, ServingTls, SetVerbosity,
+    SocketError, SocketFile, TlsOptions, self_signed,
+};
+use crate::workers::Tools;
+
+/// What `/logs` shows.
+const SYSTEM_LOGS: &str = "/var/log";
+
+/// What the ports are made of.
+pub(super) struct Ports<'a> {
+    pub(super) config: &'a Config,
+    pub(super) tools: &'a Tools,
+    pub(super) checks: HealthChecks,
+    /// How the API server is asked about users, once the node has joined.
+    pub(super) reviews: watch::Receiver<Option<Client>>,
+    pub(super) log: Option<LogHandle>,
+}
+
+impl Ports<'_> {
+    /// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
+    pub(super) async fn serve(self, singletons: &mut Singletons) -> Result<(), AgentError> {
+        let configured = &self.config.server;
+        if let Some(address) = configured.healthz {
+            let routes = server::healthz_routes(self.checks.clone());
+            let server = Server::bind(address, "healthz", routes).await?;
+            singletons.spawn("healthz server", async move { match server.run().await {} });
+        }
+        let api = self.node_api();
+        if let Some(address) = configured.read_only {
+            let routes = server::read_only_routes(api.clone());
+            let server = Server::bind(address, "the read-only port", routes).await?;
+            singletons.spawn(
+                "read-only server",
+                async move { match server.run().await {} },
+            );
+        }
+        let Some(address) = configured.main else {
+            return Ok(());
+        };
+        if !self.can_know_anybody() {
+            tracing::info!(
+                "port: {address} stays closed: without an API server to ask, only client certificates say who asks, and authentication.x509.clientCAFile is not set"
+            );
+            return Ok(());
+        }
+        let access = self.access()?;
+        let tls = self.tls(access.authority.clone())?;
+        let access = Access::new(access, self.reviews, &self.tools.clock);
+        let routes = auth::guarded(server::node_api_routes(api), Arc::new(access));
+        let server = Server::bind_tls(address, "the node's API", Arc::new(tls), routes).await?;
+        singletons.spawn("node API", async move { match server.run().await {} });
+        Ok(())
+    }
+
+    /// Whether there is anybody who would not be refused.
+    fn can_know_anybody(&self) -> bool {
+        let access = &self.config.server.access;
+        self.config.api.is_some() || access.client_ca.is_some() || access.anonymous
+    }
+
+    fn access(&self) -> Result<AccessSettings, AgentError> {
+        let access = &self.config.server.access;
+        let clock = &self.tools.clock;
+        let read = |file: &std::path::PathBuf| ClientAuthority::new(file.clone(), clock.clone());
+        let authority = access.client_ca.as_ref().map(read).transpose()?;
+        let alone = self.config.api.is_none();
+        let authorization = match access.authorization {
+            Authorization::Webhook { .. } if alone => {
+                tracing::warn!(
+                    "authorization.mode: Webhook has no API server to ask: everything on the node's API is refused; set AlwaysAllow to allow it to whoever is known"
+                );
+                None
+            }
+            set => Some(set),
+        };
+        Ok(AccessSettings {
+            node: self.config.node.name.clone(),
+            anonymous: access.anonymous,
+            authority: authority.map(Arc::new),
+            tokens: access.token_webhook.filter(|_| !alone),
+            authorization,
+            exec_verb: self.config.agent.exec_verb,
+        })
+    }
+
+    fn tls(&self, authority: Option<Arc<ClientAuthority>>) -> Result<ServingTls, AgentError> {
+        let config = self.config;
+        let (certificate, key) = match &config.server.tls_files {
+            Some(files) => files.clone(),
+            None => {
+                let directory = &config.paths.certificates;
+                self_signed(directory, &config.node.name, &self.tools.clock)?
+            }
+        };
+        let options = TlsOptions {
+            only_13: config.server.only_tls13,
+            cipher_suites: config.server.tls_cipher_suites.clone(),
+        };
+        Ok(ServingTls::new(certificate, key, authority, options)?)
+    }
+
+    /// Here the routers of the rooms are put together.
+    fn node_api(&self) -> NodeApi {
+        let (config, tools) = (self.config, self.tools);
+        let debugging = config.server.debugging_handlers.then(|| Debugging {
+            handlers: Router::new().merge(server::running_pods_routes(tools.runtime.clone())),
+            configz: config.server.configz.clone(),
+            system_logs: config
+                .server
+                .system_log_handler
+                .then(|| Path::new(SYSTEM_LOGS).to_owned()),
+            set_verbosity: config
+                .server
+                .debug_flags_handler
+                .then(|| self.set_verbosity()),
+            profiling: config.server.profiling_handler,
+        });
+        NodeApi {
+            checks: self.checks.clone(),
+            pods: Arc::new(tools.board.clone()),
+            reading: Router::new(),
+            debugging,
+        }
+    }
+
+    fn set_verbosity(&self) -> SetVerbosity {
+        let log = self.log.clone();
+        Arc::new(move |verbosity| {
+            let Some(log) = &log else {
+                return false;
+            };
+            log.set_verbosity(verbosity);
+            true
+        })
+    }
+}
+
+/// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
+/// first.
+pub(super) fn serve_socket(
+    config: &Config,
+    tools: &Tools,
+    heartbeat: Heartbeat,
+    singletons: &mut Singletons,
+) -> Result<Option<SocketFile>, SocketError> {
+    let path = match &config.agent.socket {
+        SocketSetting::None => return Ok(None),
+        // What upstream does not have, a node of a cluster has only where it was asked for.
+        SocketSetting::Unset if config.api.is_some() => return Ok(None),
+        SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
+        SocketSetting::At(path) => path.clone(),
+    };
+    let checks = HealthChecks::new(heartbeat, config.sources.sync_every);
+    let pods = Arc::new(tools.board.clone());
+    let routes = server::socket_routes(checks, pods, events::recorder());
+    match Server::bind_socket(&path, routes) {
+        Ok((server, file)) => {
+            singletons.spawn("socket", async move { match server.run().await {} });
+            Ok(Some(file))
+        }
+        Err(error) if config.agent.socket == SocketSetting::Unset => {
+            tracing::warn!(
+                "{}; 'kubelet events' cannot be answered",
+                error_chain(&error)
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
