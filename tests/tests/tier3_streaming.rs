@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::agent::Agent;
+use tests::agent::{Agent, PodView as _};
 use tests::containerd::Node;
 use tests::node_api::{STDIN, STDOUT, ask, open, websocket};
 use tests::scenario::{with_agent, with_nothing};
@@ -37,7 +37,7 @@ fn commands_have_their_streams_and_their_end() {
 
         let exec = |query: &str| websocket(node, &path("exec", "shell", &format!("/main?{query}")));
         let mut command = exec(
-            "command=sh&command=-c&command=echo+out;echo+err+%3e%262;exit+3&output=1&error=1",
+            "command=sh&command=-c&command=echo+out%3becho+err+%3e%262%3bexit+3&output=1&error=1",
         )?;
         let [_, out, err, status] = command.rest()?;
         ensure!(out == "out\n" && err == "err\n", "{out:?} {err:?}");
@@ -46,8 +46,9 @@ fn commands_have_their_streams_and_their_end() {
         ensure!(status["details"]["causes"][0]["message"] == "3", "{status}");
 
         // What is said goes in as it is said, and comes back before the command ends.
-        let mut cat =
-            exec("command=sh&command=-c&command=read+a;echo+1$a;read+b;echo+2$b&input=1&output=1")?;
+        let mut cat = exec(
+            "command=sh&command=-c&command=read+a%3becho+1$a%3bread+b%3becho+2$b&input=1&output=1",
+        )?;
         cat.send(STDIN, b"one\n")?;
         ensure!(cat.until(STDOUT, "\n")? == "1one\n", "the first line");
         cat.send(STDIN, b"two\n")?;
@@ -188,15 +189,17 @@ fn the_first_process_is_attached_to_and_ports_are_forwarded() {
 fn logs_are_read_by_their_end_by_time_and_of_the_instance_before() {
     with_agent(async |node, agent| {
         node.put("crash.yaml", CRASH)?;
-        let crashed = async || {
-            let pod = agent.pod("crash")?;
-            let restarts = pod
-                .status
-                .and_then(|s| s.container_statuses?.first().map(|c| c.restart_count));
-            ensure!(restarts >= Some(1), "{restarts:?} restarts");
-            Ok(())
-        };
-        eventually("the container has crashed", LIMIT, crashed).await?;
+        eventually(
+            "the container has crashed and runs again",
+            LIMIT,
+            async || {
+                let pod = agent.pod("crash")?;
+                let main = pod.container("main")?;
+                ensure!(main.restart_count == 1 && main.ready, "{}", pod.describe());
+                Ok(())
+            },
+        )
+        .await?;
         let log = |query: &str| {
             body(
                 node,
@@ -279,7 +282,10 @@ fn following_loses_no_line_to_rotation_and_ends_with_the_container() {
 
 #[test]
 fn a_large_log_shows_its_end_at_once_and_costs_no_memory() {
-    with_agent(async |node, agent| {
+    with_nothing(async |node, agent| {
+        agent.configure("containerLogMaxSize", "4Gi")?;
+        node.start_containerd().await?;
+        agent.start().await?;
         node.put("shell.yaml", SHELL)?;
         let pod = agent.ready("shell", LIMIT).await?;
         let file = agent.log_directory(&pod, "web").join("0.log");
@@ -354,7 +360,22 @@ spec:
   containers:
   - name: main
     image: busybox:1.36
-    command: ["sh", "-c", "echo I am $(cat /proc/sys/kernel/random/uuid); n=0; while [ $n -lt 100 ]; do n=$((n + 1)); echo line $n; done; exit 1"]
+    command:
+    - sh
+    - -c
+    - |
+      echo I am $(cat /proc/sys/kernel/random/uuid)
+      n=0
+      while [ $n -lt 100 ]; do n=$((n + 1)); echo line $n; done
+      test -e /kept/crashed || { touch /kept/crashed; exit 1; }
+      trap 'exit 0' TERM
+      sleep 100000 & wait
+    volumeMounts:
+    - name: kept
+      mountPath: /kept
+  volumes:
+  - name: kept
+    emptyDir: {}
 "#;
 
 const COUNTER: &str = r#"

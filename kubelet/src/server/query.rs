@@ -1,5 +1,7 @@
 //! The parameters of a request, decoded as Go's `url.Values` are. Pure.
 
+use crate::connections::unescaped;
+
 /// What stands behind the `?` of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -30,25 +32,9 @@ impl Query {
     }
 }
 
-/// `%41` is `A`, `+` a blank; bytes that are no UTF-8 are replaced. None where a `%` is followed by no number.
+/// `%41` is `A`, `+` a blank. None where a `%` is followed by no number.
 fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            byte => byte,
-        });
-    }
-    Some(match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    })
+    unescaped(&text.replace('+', " "))
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ impl Emitter {
         self.bytes_left == 0 || self.lines_left == Some(0)
     }
 
+    /// Whether the beginning of a long line was taken, and not its end.
+    pub(super) fn is_within_a_line(&self) -> bool {
+        self.long.is_some()
+    }
+
     /// Takes a line, or what came of a long one; `ends` with what ends it. Writes to `out` what is sent.
     ///
     /// # Errors

@@ -138,7 +138,12 @@ impl<'a> Time<'a> {
 
     /// The instant; none for a day that its month does not have.
     pub(super) fn instant(self) -> Option<Timestamp> {
-        self.0.parse().ok()
+        self.0.parse().ok().or_else(|| {
+            // Digits beyond the ninth are no time for the parser.
+            let mut shown = Vec::with_capacity(40);
+            self.write_prefix(&mut shown);
+            std::str::from_utf8(&shown).ok()?.trim_end().parse().ok()
+        })
     }
 
     /// Writes it with nine digits of a fraction, and a space behind it. The zone stays as it was written.

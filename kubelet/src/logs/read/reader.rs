@@ -95,7 +95,7 @@ impl Reader {
             taken = end;
         }
         self.buffer.drain(..taken);
-        if self.buffer.len() >= LONGEST {
+        if self.buffer.len() >= LONGEST || self.emitter.is_within_a_line() {
             self.emitter.take(&self.buffer, false, out)?;
             self.buffer.clear();
         }

@@ -88,7 +88,7 @@ impl Node {
 async fn rest(reading: &mut LogReading) -> String {
     let mut text = Vec::new();
     while let Some(chunk) = timeout(LIMIT, reading.next()).await.unwrap().unwrap() {
-        assert!(chunk.len() < 256 << 10, "a chunk of {}", chunk.len());
+        assert!(chunk.len() < 400 << 10, "a chunk of {}", chunk.len());
         text.extend(chunk);
     }
     String::from_utf8(text).unwrap()
