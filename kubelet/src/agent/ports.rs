@@ -13,9 +13,12 @@ use crate::errors::error_chain;
 use crate::events;
 use crate::logging::LogHandle;
 use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
+use crate::server::container_logs::{self, ContainerLogs};
+use crate::server::streaming::{self, Streaming};
 use crate::server::{
-    self, Debugging, HealthChecks, Heartbeat, NodeApi, OverviewInputs, Server, ServerType,
-    ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted, self_signed,
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, ObservedRuntime, OverviewInputs, Server,
+    ServerType, ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted,
+    self_signed,
 };
 use crate::workers::Tools;
 
@@ -122,7 +125,10 @@ impl Ports<'_> {
     fn node_api(&self) -> NodeApi {
         let (config, tools) = (self.config, self.tools);
         let debugging = config.server.debugging_handlers.then(|| Debugging {
-            handlers: Router::new().merge(server::running_pods_routes(tools.runtime.clone())),
+            handlers: Router::new()
+                .merge(server::running_pods_routes(tools.runtime.clone()))
+                .merge(container_logs::routes(self.container_logs()))
+                .merge(streaming::routes(self.streaming())),
             configz: config.server.configz.clone(),
             system_logs: config
                 .server
@@ -139,6 +145,32 @@ impl Ports<'_> {
             pods: Arc::new(tools.board.clone()),
             reading: self.reading.clone(),
             debugging,
+        }
+    }
+
+    fn container_logs(&self) -> ContainerLogs<ObservedRuntime> {
+        let tools = self.tools;
+        ContainerLogs {
+            pods: Arc::new(tools.board.clone()),
+            logs: tools.logs.clone(),
+            runtime: self.runtime(),
+            clock: tools.clock.clone(),
+            split_streams: self.config.gates.enabled("PodLogsQuerySplitStreams"),
+        }
+    }
+
+    fn streaming(&self) -> Streaming<ObservedRuntime> {
+        Streaming {
+            pods: Arc::new(self.tools.board.clone()),
+            runtime: self.runtime(),
+            idle: self.config.server.streaming_idle_timeout,
+        }
+    }
+
+    fn runtime(&self) -> ObservedRuntime {
+        ObservedRuntime {
+            observer: self.tools.observer.clone(),
+            runtime: self.tools.runtime.clone(),
         }
     }
 

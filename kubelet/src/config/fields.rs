@@ -179,7 +179,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("enableContentionProfiling", Bool, B(false)),
     field("healthzPort", Int32, I(10248)).built(),
     field("healthzBindAddress", Ip, T("127.0.0.1")).zero().built(),
-    field("streamingConnectionIdleTimeout", Duration, T("4h0m0s")).zero(),
+    field("streamingConnectionIdleTimeout", Duration, T("4h0m0s")).zero().built(),
     field("enableSystemLogHandler", Bool, B(true)).built(),
     field("enableSystemLogQuery", Bool, B(false)),
     field("enableProfilingHandler", Bool, B(true)).built(),

@@ -1,4 +1,5 @@
-//! Connections that the agent makes to what runs in pods: TCP, TLS and HTTP GET, for probes and for hooks.
+//! Connections that the agent makes to what runs in pods: TCP, TLS and HTTP GET, for probes and for hooks; and the first
+//! two to the runtime's streaming server.
 //!
 //! Owns: how a host is found (`resolve`), dialled (`dial`) and believed whoever it is (`tls`); what an `httpGet` of a
 //! manifest becomes on the wire (`request`, `url`, pure), and one client for it (`http`). Texts are those of Go's client,
@@ -25,7 +26,7 @@ pub(crate) use self::http::{HttpError, get};
 pub(crate) use self::port::{PortError, port_of};
 pub(crate) use self::request::{HttpRequest, host_of};
 pub(crate) use self::resolve::resolve;
-pub(crate) use self::tls::believe_anybody;
+pub(crate) use self::tls::{believe_anybody, believing};
 pub(crate) use self::url::{escaped, unescaped};
 
 /// How somebody asks over HTTP, beside what the manifest says.

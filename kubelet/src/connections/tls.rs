@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, LazyLock};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -71,6 +72,17 @@ pub(super) async fn secured(
         Err((_, stream)) if stream.is_plain_http() => Err(HandshakeError::PlainHttp),
         Err((error, _)) => Err(HandshakeError::Failed(error)),
     }
+}
+
+/// TLS over `stream` with whoever answers as `host`.
+///
+/// # Errors
+/// When the handshake fails, in Go's words.
+pub(crate) async fn believing(
+    host: &str,
+    stream: TcpStream,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    secured(host, stream).await.map_err(io::Error::other)
 }
 
 fn handshake_text(error: &io::Error) -> String {

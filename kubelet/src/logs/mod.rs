@@ -1,13 +1,14 @@
 //! Container logs on the node: `<podLogsDir>/<namespace>_<name>_<uid>/<container>/<attempt>.log`, which the runtime
 //! writes, and the links to them in `/var/log/containers`.
 //!
-//! Owns: those directories and links, the rotation of the files, the removal of both.
+//! Owns: those directories and links, the rotation of the files, reading them, the removal of both.
 //! Inputs: pods by name and UID, log paths as the runtime has them. Outputs: directories for the runtime, the number
-//! of the next instance of a container whose history is lost, the end of a log.
+//! of the next instance of a container whose history is lost, the end of a log, or what somebody wants of it (`read`).
 //! Tasks: `rotation` (one, for the life of the agent): looks at the logs of running containers, rotates them and has
 //! the runtime begin new ones. All other functions block on the disk.
 //! Deliberately not here: writing logs (the runtime does).
 
+mod read;
 mod rotation;
 mod schedule;
 mod tail;
@@ -19,6 +20,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::dir::{Dir, DirError};
 use crate::pod::{PodName, PodUid};
 
+pub use read::{LogOptions, LogReading, ReadLogError, Streams};
 pub use rotation::{Rotation, RotationLimits};
 pub use task::{RotationConfig, run_rotation};
 

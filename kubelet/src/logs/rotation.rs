@@ -8,8 +8,10 @@ use flate2::write::GzEncoder;
 use super::LogsError;
 use crate::dir::Dir;
 
-const COMPRESSED: &str = ".gz";
-const UNFINISHED: &str = ".tmp";
+/// What the name of a rotated log ends with once it is compressed.
+pub(super) const COMPRESSED: &str = ".gz";
+/// What it ends with while it is being compressed.
+pub(super) const UNFINISHED: &str = ".tmp";
 
 /// How much a container's logs may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! Deliberately not here: deciding what a pod's status is.
 
 pub mod auth;
+pub mod container_logs;
 mod counted;
 mod debug;
 mod events;
@@ -19,9 +20,12 @@ pub mod metrics;
 mod node_api;
 pub(crate) mod overview;
 mod pods;
+mod query;
 mod running_pods;
+mod runtime;
 mod self_signed;
 mod socket;
+pub mod streaming;
 mod system_logs;
 mod tls;
 
@@ -44,6 +48,7 @@ pub use node_api::{Debugging, NodeApi, node_api_routes, read_only_routes};
 pub use overview::OverviewInputs;
 pub use pods::PodsView;
 pub use running_pods::routes as running_pods_routes;
+pub use runtime::{ObservedRuntime, StreamRuntime};
 pub use self_signed::{SelfSignedError, self_signed};
 pub use socket::{SocketError, SocketFile};
 pub use tls::{ServingTls, ServingTlsError, TlsOptions};
@@ -95,6 +100,14 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    response
+}
+
+/// A plain text answer as upstream's handlers give it, without the headers of [`text`].
+fn plain(status: StatusCode, body: impl Into<String>) -> Response {
+    let mut response = (status, body.into()).into_response();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
     response
 }
 

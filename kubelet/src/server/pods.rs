@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use super::list::json_list;
-use crate::pod::PodUid;
+use crate::pod::{CONFIG_SEEN_ANNOTATION, PodUid};
 use crate::status::{RUNTIME, StatusBoard, serialise};
 
 /// The pods the agent knows, for whoever asks over HTTP.
@@ -30,6 +30,23 @@ impl PodsView for StatusBoard {
         let view = self.get(&PodUid::of(pod).ok()?)?;
         Some(serialise(pod, &view.status, RUNTIME))
     }
+}
+
+/// The pod of that namespace and name. Of several, which there are while one takes the other's place, the one that is not
+/// being deleted and came last: the other is on its way out, and upstream has forgotten it.
+pub(super) fn by_name(view: &dyn PodsView, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+    let named = |pod: &Arc<Pod>| {
+        let metadata = &pod.metadata;
+        metadata.name.as_deref() == Some(name)
+            && metadata.namespace.as_deref().unwrap_or("default") == namespace
+    };
+    let pods = view.pods().into_iter().filter(named);
+    pods.max_by_key(|pod| {
+        let stays = pod.metadata.deletion_timestamp.is_none();
+        let annotations = pod.metadata.annotations.as_ref();
+        let seen = annotations.and_then(|all| all.get(CONFIG_SEEN_ANNOTATION));
+        (stays, seen.cloned())
+    })
 }
 
 /// A pod with another status than its own, as an item of a list: without `apiVersion` and `kind`.

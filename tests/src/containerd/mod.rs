@@ -277,6 +277,12 @@ impl Node {
         crate::http::get(self.namespaces.netns(), authority, path)
     }
 
+    /// The file that stands for its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Path {
+        self.namespaces.netns()
+    }
+
     /// The node's name: of its directory, network namespace and cgroups.
     #[must_use]
     pub fn name(&self) -> &str {
