@@ -50,7 +50,7 @@ pub struct Upgraded {
 /// # Errors
 /// When nothing answers, or not in time.
 pub fn ask(node: &Node, method: &str, path: &str) -> Result<Response> {
-    let asked = || {
+    let asked = || -> Result<Response> {
         let mut stream = connect(node)?;
         // HTTP/1.0: nothing is chunked.
         write!(stream, "{method} {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
@@ -77,7 +77,7 @@ pub fn ask(node: &Node, method: &str, path: &str) -> Result<Response> {
 /// # Errors
 /// As [`ask`].
 pub fn open(node: &Node, method: &str, path: &str, headers: &str) -> Result<Upgraded> {
-    let opened = || {
+    let opened = || -> Result<Upgraded> {
         let mut stream = connect(node)?;
         write!(
             stream,
