@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
+use static_pods::quantity::Quantity;
 use tests::agent::PodView as _;
-use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
+use tests::cluster::{Cluster, LIMIT, bound_pod, path, refusal, with_cluster};
 use tests::fake_runtime::Container;
 use tests::in_process::FakeNode;
 use tests::wait::{eventually, throughout};
@@ -161,7 +162,20 @@ fn what_there_is_no_room_for_is_deferred_and_changes_nothing() {
         cluster.add(&sized("a", "200m", "64Mi")).await?;
         cluster.ready("a").await?;
         let before = main_of(node, "a")?;
-        resize(cluster, "a", "9000", "64Mi").await?;
+        // The server itself refuses more than there is of the node.
+        let most = cluster.node().await?.status.and_then(|s| s.allocatable);
+        let most = Quantity::parse_amount(&most.context("nothing is allocatable")?["cpu"].0)?;
+        let more = format!("{}m", most.milli() + 1);
+        let refused = resize(cluster, "a", &more, "64Mi").await;
+        let refused = refused.err().context("it was taken")?;
+        ensure!(refusal(&refused) == Some(403), "{refused:#}");
+        // Less than that, and more than another leaves of it.
+        let mut other = sized("other", &format!("{}m", most.milli() - 500), "64Mi");
+        let limits = &mut other["spec"]["containers"][0]["resources"];
+        limits["limits"] = Value::Null;
+        cluster.add(&other).await?;
+        cluster.ready("other").await?;
+        resize(cluster, "a", "600m", "64Mi").await?;
         let shown = cluster
             .pod_shows("deferred", "a", LIMIT, |pod| {
                 condition(pod, "PodResizePending").is_some()
@@ -200,19 +214,49 @@ fn what_there_is_no_room_for_is_deferred_and_changes_nothing() {
     });
 }
 
+const CLASSES: &str = "/apis/node.k8s.io/v1/runtimeclasses";
+
+fn class() -> Value {
+    json!({
+        "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+        "metadata": { "name": "boxed" }, "handler": "runc-boxed",
+    })
+}
+
+fn of_class(name: &str) -> Value {
+    let mut pod = bound_pod(name);
+    pod["spec"]["runtimeClassName"] = json!("boxed");
+    pod
+}
+
+#[test]
+fn a_class_that_is_not_there_is_waited_for() {
+    with_cluster(async |cluster, node| {
+        // The server takes no pod of a class that was never there.
+        cluster.client().create(CLASSES, &class()).await?;
+        cluster.add(&of_class("a")).await?;
+        cluster
+            .client()
+            .delete(&format!("{CLASSES}/boxed"), None)
+            .await?;
+        node.start_agent()?;
+        let event = cluster.event("a", "FailedCreatePodSandBox").await?;
+        let message = event.message.unwrap_or_default();
+        let expected = "Failed to create pod sandbox: runtimeclass.node.k8s.io \"boxed\" not found";
+        ensure!(message == expected, "{message}");
+        ensure!(node.runtime.sandboxes().is_empty());
+        cluster.client().create(CLASSES, &class()).await?;
+        cluster.ready("a").await?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_pod_begins_with_the_handler_of_its_class() {
     with_cluster(async |cluster, node| {
         node.start_agent()?;
-        let classes = "/apis/node.k8s.io/v1/runtimeclasses";
-        let class = json!({
-            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
-            "metadata": { "name": "boxed" }, "handler": "runc-boxed",
-        });
-        cluster.client().create(classes, &class).await?;
-        let mut pod = bound_pod("a");
-        pod["spec"]["runtimeClassName"] = json!("boxed");
-        cluster.add(&pod).await?;
+        cluster.client().create(CLASSES, &class()).await?;
+        cluster.add(&of_class("a")).await?;
         cluster.ready("a").await?;
         cluster.add(&bound_pod("b")).await?;
         cluster.ready("b").await?;

@@ -97,18 +97,24 @@ impl Default for Services {
 }
 
 /// By namespace and name. One that has no cluster IP is not kept.
+///
+/// A list is read into the table that is there: of the many services of a big cluster few have changed, and two tables at
+/// once, and the pieces that the older one leaves in memory, would be the most that the agent holds.
 #[derive(Default)]
 struct Table {
     services: BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>,
-    /// Names of ports, each once: most services share a few. It only grows between two lists.
+    /// Names of ports, each once: most services share a few.
     port_names: Vec<Box<str>>,
 }
 
 struct Entry {
     cluster_ip: IpAddr,
     ports: Box<[Port]>,
+    /// The list that is being read has it, too.
+    listed: bool,
 }
 
+#[derive(PartialEq)]
 struct Port {
     number: u16,
     /// Place in `port_names`; `u16::MAX` for none.
@@ -136,12 +142,71 @@ impl Table {
             name: self.intern(port.name.as_deref().unwrap_or_default()),
             protocol: Protocol::of(port.protocol.as_deref()),
         });
-        let entry = Entry {
-            cluster_ip,
-            ports: ports.collect(),
+        let ports: Vec<_> = ports.collect();
+        let services = match self.services.get_mut(namespace.as_str()) {
+            Some(services) => services,
+            None => self.services.entry(namespace.as_str().into()).or_default(),
         };
-        let namespace = self.services.entry(namespace.as_str().into()).or_default();
-        namespace.insert(name.as_str().into(), entry);
+        match services.get_mut(name.as_str()) {
+            Some(entry) => {
+                entry.cluster_ip = cluster_ip;
+                entry.listed = true;
+                if *entry.ports != *ports {
+                    entry.ports = ports.into();
+                }
+            }
+            None => {
+                let entry = Entry {
+                    cluster_ip,
+                    ports: ports.into(),
+                    listed: true,
+                };
+                services.insert(name.as_str().into(), entry);
+            }
+        }
+    }
+
+    /// A list begins.
+    fn begin(&mut self) {
+        for entry in self.services.values_mut().flat_map(BTreeMap::values_mut) {
+            entry.listed = false;
+        }
+    }
+
+    /// The list is whole: what it does not have is gone.
+    fn sweep(&mut self) {
+        self.services.retain(|_, services| {
+            services.retain(|_, entry| entry.listed);
+            !services.is_empty()
+        });
+        let mut used = vec![false; self.port_names.len()];
+        let ports = self.services.values_mut().flat_map(BTreeMap::values_mut);
+        for port in ports.flat_map(|entry| &mut entry.ports) {
+            if let Some(used) = used.get_mut(usize::from(port.name)) {
+                *used = true;
+            }
+        }
+        if used.iter().all(|used| *used) {
+            return;
+        }
+        let mut place = 0;
+        let places: Vec<u16> = used
+            .iter()
+            .map(|used| {
+                let own = place;
+                place += u16::from(*used);
+                own
+            })
+            .collect();
+        let mut kept = used.iter();
+        self.port_names
+            .retain(|_| kept.next().copied().unwrap_or(false));
+        let ports = self.services.values_mut().flat_map(BTreeMap::values_mut);
+        for port in ports.flat_map(|entry| &mut entry.ports) {
+            if let Some(place) = places.get(usize::from(port.name)) {
+                port.name = *place;
+            }
+        }
     }
 
     fn intern(&mut self, name: &str) -> u16 {
@@ -213,8 +278,9 @@ impl Services {
         }
     }
 
-    fn read(&self, table: Table) {
-        *self.table() = table;
+    /// A list is whole.
+    fn listed(&self) {
+        self.table().sweep();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         self.synced.send_replace(true);
         for news in std::mem::take(&mut *waiting)
@@ -226,7 +292,12 @@ impl Services {
     }
 
     /// Those of `namespace` where `links` says so, and always the one of the API server.
+    ///
+    /// None before the first list is whole.
     pub(super) fn links(&self, namespace: &str, links: bool) -> Vec<ServiceLink> {
+        if !*self.synced.borrow() {
+            return Vec::new();
+        }
         let table = self.table();
         let own = table.services.get(namespace).filter(|_| links);
         let own = own.into_iter().flatten();
@@ -245,14 +316,11 @@ impl Services {
         &self,
         mut events: impl tokio_stream::Stream<Item = Event<slim::Service>> + Unpin,
     ) {
-        // A new list replaces what was there once it is whole.
-        let mut list: Option<Table> = None;
         while let Some(event) = events.next().await {
             match event {
-                Event::Init => list = Some(Table::default()),
-                Event::InitApply(service) => list.get_or_insert_default().put(&service),
-                Event::InitDone => self.read(list.take().unwrap_or_default()),
-                Event::Apply(service) => self.table().put(&service),
+                Event::Init => self.table().begin(),
+                Event::InitApply(service) | Event::Apply(service) => self.table().put(&service),
+                Event::InitDone => self.listed(),
                 Event::Delete(service) => self.table().remove(&service),
             }
         }
@@ -308,6 +376,10 @@ mod tests {
         events.push(Event::InitDone);
         told(&services, events).await;
         assert!(*services.synced().borrow());
+        // What the list before it had, and this one has not, is gone.
+        let all = services.table();
+        assert_eq!(all.services["default"].len(), 1);
+        drop(all);
         assert_eq!(
             names(&services, "ns", true),
             ["a 10.0.0.1", "kubernetes 10.0.0.9"]
@@ -332,6 +404,8 @@ mod tests {
         told(
             &services,
             vec![
+                Event::Init,
+                Event::InitDone,
                 Event::Apply(service("ns", "a", "10.0.0.1")),
                 Event::Apply(service("ns", "b", "10.0.0.2")),
             ],
@@ -349,5 +423,59 @@ mod tests {
             );
         }
         assert_eq!(services.table().port_names.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_list_goes_into_the_table_that_is_there_and_names_that_nobody_has_go() {
+        let with = |name: &str, ports: &[&str]| {
+            let ports: Vec<_> = ports
+                .iter()
+                .zip(80..)
+                .map(|(name, port)| json!({"name": name, "port": port}))
+                .collect();
+            let json = json!({"metadata": {"namespace": "ns", "name": name},
+                "spec": {"clusterIP": "10.0.0.1", "ports": ports}});
+            serde_json::from_value::<slim::Service>(json).unwrap()
+        };
+        let services = Services::default();
+        let first = [
+            with("a", &["one", "two"]),
+            with("b", &["three", ""]),
+            with("c", &["four", "two"]),
+        ];
+        let list = |of: &[slim::Service]| {
+            let all = of.iter().cloned().map(Event::InitApply);
+            let mut events = vec![Event::Init];
+            events.extend(all);
+            events.push(Event::InitDone);
+            events
+        };
+        told(&services, list(&first)).await;
+        let place = |name: &str| services.table().services["ns"][name].ports.as_ptr() as usize;
+        let (a, c) = (place("a"), place("c"));
+        let second = [with("a", &["one", "two"]), with("c", &["two", "five"])];
+        told(&services, list(&second)).await;
+        assert_eq!(place("a"), a, "what has not changed is as it was");
+        assert_ne!(place("c"), c);
+        assert_eq!(
+            services.table().port_names,
+            ["one", "two", "five"].map(Box::from)
+        );
+        let links = services.links("ns", true);
+        let ports = |link: &ServiceLink| -> Vec<String> {
+            link.ports
+                .iter()
+                .map(|port| port.name.to_string())
+                .collect()
+        };
+        let found: Vec<_> = links
+            .iter()
+            .map(|link| (&*link.name, ports(link)))
+            .collect();
+        let text = |of: &[&str]| of.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            found,
+            [("a", text(&["one", "two"])), ("c", text(&["two", "five"]))]
+        );
     }
 }

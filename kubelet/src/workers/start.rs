@@ -53,7 +53,8 @@ pub(super) enum StartError {
     SandboxConfig(#[from] SandboxConfigError),
     #[error("Failed to create pod sandbox")]
     Sandbox(#[source] CriError),
-    #[error("Failed to create pod sandbox")]
+    // Upstream's event has this text alone behind its prefix.
+    #[error(transparent)]
     RuntimeClass(#[from] NoRuntimeClass),
     #[error(transparent)]
     Image(ImageFailure),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use static_pods::quantity::Quantity;
 
 use super::answer::{self, Refusal};
 use super::authorize::{self, is_mirror};
@@ -200,6 +201,41 @@ pub(super) fn patch(
     change(inside, user, target, &old, new)
 }
 
+/// A pod on a node may not be given more than there is of it (the admission plugin `PodResize`).
+fn within_allocatable(inside: &Inside, resource: &Resource, pod: &Value) -> Result<(), Refusal> {
+    let (node, name) = (text(pod, "spec.nodeName"), text(pod, "metadata.name"));
+    let nodes = position("", "nodes").unwrap_or_default();
+    let forbidden = |why: &str| Err(Refusal::forbidden(resource, name, why));
+    if node.is_empty() {
+        return Ok(());
+    }
+    let found = inside.store.of(nodes).find(|((_, _, own), _)| own == node);
+    let Some((_, node)) = found else {
+        return forbidden(&format!("node {node:?} not found"));
+    };
+    let amount = |value: &Value, of: fn(&Quantity) -> i64| {
+        let parsed = value.as_str().map(Quantity::parse_amount);
+        parsed.and_then(Result::ok).map_or(0, |parsed| of(&parsed))
+    };
+    let units: [(&str, fn(&Quantity) -> i64); 2] =
+        [("cpu", Quantity::milli), ("memory", Quantity::value)];
+    let short = units.iter().filter_map(|(kind, unit)| {
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let requests = containers.map(|c| amount(&c["resources"]["requests"][*kind], *unit));
+        let requested: i64 = requests.sum();
+        let allocatable = amount(&node["status"]["allocatable"][*kind], *unit);
+        (requested > allocatable)
+            .then(|| format!("{kind}, requested: {requested}, allocatable: {allocatable}"))
+    });
+    match short.collect::<Vec<_>>() {
+        short if short.is_empty() => Ok(()),
+        short => forbidden(&format!(
+            "node didn't have enough allocatable resources: {}",
+            short.join("; ")
+        )),
+    }
+}
+
 /// Stores `new` in the place of `old`, as far as the subresource reaches and nobody was quicker.
 fn change(inside: &mut Inside, user: &User, target: &Target, old: &Arc<Value>, new: Value) -> Done {
     let (key, resource) = key(target)?;
@@ -221,6 +257,9 @@ fn change(inside: &mut Inside, user: &User, target: &Target, old: &Arc<Value>, n
     {
         let why = format!("node {node:?} is not allowed to modify taints");
         return Err(Refusal::forbidden(resource, &key.2, &why));
+    }
+    if resource.is("pods") && target.subresource == "resize" {
+        within_allocatable(inside, resource, &new)?;
     }
     if strategy::finished(old, &new) {
         inside.store.put(key.clone(), new);

@@ -60,6 +60,12 @@ fn failures_have_upstreams_reasons() {
             "network is not ready: no",
         ),
         (
+            StartError::RuntimeClass(NoRuntimeClass("boxed".to_owned())),
+            "FailedCreatePodSandBox",
+            "ContainerCreating",
+            "runtimeclass.node.k8s.io \"boxed\" not found",
+        ),
+        (
             StartError::Volumes(Vec::new()),
             "FailedMount",
             "ContainerCreating",
