@@ -1,4 +1,4 @@
-//! What the double does on order; what it does as the real server does is in `tests/tests/tier2_cluster_server.rs`.
+//! What the double does on order; what it does as the real server does is in `tests/tests/tier2_cluster_server/`.
 
 use std::sync::Arc;
 use std::time::Duration;
