@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
-use tests::apiserver::{ApiServer, User};
+use tests::apiserver::User;
 use tests::cluster::{Authority, Client, Cluster, Refused, with_double};
 use tests::in_process::{FakeNode, LIMIT, with_node};
 use tests::wait::eventually;
@@ -156,7 +156,7 @@ fn text(body: &Value) -> &str {
 fn every_path_is_open_to_who_may_and_to_nobody_else() {
     with_double(async |cluster, double, node| {
         let address = join(cluster, node)?;
-        node.put("a.yaml", "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: main, image: 'busybox:1'}]}}")?;
+        node.put("a.yaml", "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: main, image: 'busybox:1'}]}}")?;
         node.start_agent()?;
         node.ready("a").await?;
         let authority = &cluster.authority;
@@ -192,7 +192,10 @@ fn every_path_is_open_to_who_may_and_to_nobody_else() {
                     let (status, body) = ask(&client, method, path).await?;
                     let right = match code {
                         // Another room's: it is let through.
-                        0 => ![401, 403, 500].contains(&status),
+                        0 => {
+                            ![401, 403].contains(&status)
+                                && !text(&body).starts_with("Authorization error")
+                        }
                         code => status == *code,
                     };
                     ensure!(right, "{what} with {subresource}: {status} {body}");
@@ -354,9 +357,8 @@ fn a_node_by_itself_serves_whom_its_configuration_names() {
             "{code} {body}"
         );
         let nobody = Client::of_node(address, NODE_NAME, of_own_making(node, None)?)?;
-        for client in [&nobody, &nobody.with_token("abc")] {
-            ensure!(ask(client, "GET", "/pods").await?.0 == 401);
-        }
+        ensure!(ask(&nobody, "GET", "/pods").await?.0 == 401);
+        ensure!(ask(&nobody.with_token("abc"), "GET", "/pods").await?.0 == 401);
         ensure!(fs::read(node.path("pki").join("kubelet.crt"))? == made);
         Ok(())
     });
