@@ -427,3 +427,69 @@ async fn events_are_told_by_pod_and_namespace() {
         "unknown parameter \"name\": there are namespace and pod\n"
     );
 }
+
+#[tokio::test]
+async fn the_verbosity_of_the_log_is_put() {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tower::ServiceExt as _;
+
+    let set = Arc::new(AtomicU32::new(0));
+    let own = set.clone();
+    let routes = debug::flags(Arc::new(move |verbosity| {
+        own.store(verbosity, Ordering::Relaxed);
+        verbosity < 10
+    }));
+    for (method, body, status, said) in [
+        (
+            "PUT",
+            "4",
+            200,
+            "successfully set klog.logging.verbosity to 4",
+        ),
+        (
+            "PUT",
+            "99",
+            400,
+            "failed set klog.logging.verbosity 99: there is no log",
+        ),
+        (
+            "PUT",
+            "x",
+            400,
+            "failed set klog.logging.verbosity x: invalid digit found in string",
+        ),
+        ("GET", "", 406, "unsupported http method"),
+    ] {
+        let request = Request::builder().method(method).uri("/debug/flags/v");
+        let request = request.body(Body::from(body)).unwrap();
+        let response = routes.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{method} {body}");
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        assert_eq!(body, said);
+    }
+    assert_eq!(set.load(Ordering::Relaxed), 99);
+    let request = Request::put("/debug/flags/v").body(Body::from("1".repeat(100)));
+    let response = routes.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_in_the_words_of_its_subtree() {
+    let address = start(node_api_routes(api(Vec::new()))).await;
+    for (path, said) in [
+        ("/pods/x", "404: Page Not Found"),
+        ("/stats", "404: Page Not Found"),
+        ("/podsx", "404 page not found\n"),
+        ("/", "404 page not found\n"),
+        ("/configz", "404 page not found\n"),
+    ] {
+        let (head, body) = ask(address, "GET", path).await;
+        assert!(head.starts_with("http/1.1 404 "), "{path}: {head}");
+        assert_eq!(body, said, "{path}");
+    }
+    let (head, body) = ask(address, "GET", "/exec/a/b/c").await;
+    assert!(head.starts_with("http/1.1 405 "), "{head}");
+    assert_eq!(body, "Debug endpoints are disabled.\n");
+}

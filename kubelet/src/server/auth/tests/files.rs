@@ -1,6 +1,16 @@
-//! What the port speaks, and what counts without a restart.
+//! Certificates and keys that change while the node's API is served, and what of TLS is configured.
 
-use super::*;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+
+use super::node::*;
+use crate::server::auth::*;
+use crate::server::{Server, ServingTls, TlsOptions, self_signed};
 
 #[tokio::test]
 async fn new_authorities_and_certificates_count_without_a_restart() {
