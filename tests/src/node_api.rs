@@ -2,7 +2,7 @@
 //! WebSocket as `kubectl` speaks it, version 4 of its channels (one byte of a frame is its stream).
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub fn ask(node: &Node, method: &str, path: &str) -> Result<Response> {
         let read = stream.take(LARGEST).read_to_end(&mut body);
         // A server may close without TLS's goodbye.
         match read {
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
                 return Err(error.into());
             }
             _ => {}
@@ -137,7 +137,7 @@ impl Upgraded {
     pub fn next(&mut self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; 64 << 10];
         let read = match self.stream.read(&mut bytes) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
             read => read.context("receive")?,
         };
         bytes.truncate(read);
@@ -180,7 +180,13 @@ impl WebSocket {
     /// When none comes.
     pub fn receive(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         loop {
-            let head = self.0.receive(2)?;
+            let mut head = [0; 2];
+            match self.0.stream.read_exact(&mut head) {
+                Ok(()) => {}
+                // Closed without a goodbye.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+                Err(error) => return Err(error).context("receive"),
+            }
             let length = match head[1] & 0x7f {
                 126 => usize::from(u16::from_be_bytes(
                     self.0

@@ -126,13 +126,13 @@ fn spdy_goes_through_to_the_runtime_and_back() {
             &path("portForward", "shell", ""),
             &headers.replace("v4.channel", "portforward"),
         )?;
-        let refused = "x-stream-protocol-version: portforward.k8s.io\r\n";
+        let agreed = "x-stream-protocol-version: portforward.k8s.io\r\n";
         ensure!(
             forward.head.starts_with("http/1.1 101 "),
             "{}",
             forward.head
         );
-        ensure!(forward.head.contains(refused), "{}", forward.head);
+        ensure!(forward.head.contains(agreed), "{}", forward.head);
 
         let plain = ask(node, "POST", &exec)?;
         ensure!(
