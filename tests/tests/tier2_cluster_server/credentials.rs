@@ -1,8 +1,5 @@
 //! Tokens and certificates.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use super::*;
 
 #[test]

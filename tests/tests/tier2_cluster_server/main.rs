@@ -3,6 +3,8 @@
 mod credentials;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tests::cluster::{Client, Cluster, path, refusal};
 
