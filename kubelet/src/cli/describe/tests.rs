@@ -90,7 +90,7 @@ fn little_is_known_of_a_pod_that_was_just_taken_in() {
     for line in [
         "Labels:       <none>",
         "IPs:          <none>",
-        "Volumes:         <none>",
+        "Volumes:           <none>",
         "Events:  <none>",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
