@@ -134,7 +134,7 @@ impl Upgraded {
     ///
     /// # Errors
     /// When none come.
-    pub fn next(&mut self) -> Result<Vec<u8>> {
+    pub fn more(&mut self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; 64 << 10];
         let read = match self.stream.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,

@@ -260,7 +260,7 @@ fn following_loses_no_line_to_rotation_and_ends_with_the_container() {
         let mut text = Vec::new();
         let deadline = Instant::now() + LIMIT * 2;
         loop {
-            let chunk = log.next()?;
+            let chunk = log.more()?;
             ensure!(
                 Instant::now() < deadline,
                 "{} bytes, and no end",

@@ -201,6 +201,9 @@ pub(super) fn patch(
     change(inside, user, target, &old, new)
 }
 
+/// How a quantity is counted.
+type Unit = fn(&Quantity) -> i64;
+
 /// A pod on a node may not be given more than there is of it (the admission plugin `PodResize`).
 fn within_allocatable(inside: &Inside, resource: &Resource, pod: &Value) -> Result<(), Refusal> {
     let (node, name) = (text(pod, "spec.nodeName"), text(pod, "metadata.name"));
@@ -213,12 +216,11 @@ fn within_allocatable(inside: &Inside, resource: &Resource, pod: &Value) -> Resu
     let Some((_, node)) = found else {
         return forbidden(&format!("node {node:?} not found"));
     };
-    let amount = |value: &Value, of: fn(&Quantity) -> i64| {
+    let amount = |value: &Value, of: Unit| {
         let parsed = value.as_str().map(Quantity::parse_amount);
         parsed.and_then(Result::ok).map_or(0, |parsed| of(&parsed))
     };
-    let units: [(&str, fn(&Quantity) -> i64); 2] =
-        [("cpu", Quantity::milli), ("memory", Quantity::value)];
+    let units: [(&str, Unit); 2] = [("cpu", Quantity::milli), ("memory", Quantity::value)];
     let short = units.iter().filter_map(|(kind, unit)| {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         let requests = containers.map(|c| amount(&c["resources"]["requests"][*kind], *unit));
