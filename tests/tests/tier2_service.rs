@@ -248,6 +248,10 @@ fn entries_of_the_journal_have_fields_and_standard_error_stays_empty() {
             field(&started, "POD_UID").is_some_and(|uid| uid.len() == 32),
             "{started}"
         );
+        // What ends before the agent has seen it run did not end before its eyes.
+        agent
+            .status("running", 0, |line| line == "1 pod running")
+            .await?;
         let container = &node.running("a/main", 1).await?[0];
         node.runtime.kill_container(&container.id, 3);
         let (_, died) = agent
