@@ -109,13 +109,20 @@ fn a_node_with_troubles_says_which() {
         );
 
         let (_, described) = ask(node, agent, &["describe", "pod", "typo"])?;
+        let lines: Vec<Vec<&str>> = described
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
         for line in [
-            "Name:         typo-node\n",
-            "    Image:          bussybox:1.36\n",
-            "      Reason:       ErrImageNeverPull\n",
-            "  Warning  ErrImageNeverPull  ",
+            ["Name:", "typo-node"],
+            ["Image:", "bussybox:1.36"],
+            ["Reason:", "ErrImageNeverPull"],
+            ["Warning", "ErrImageNeverPull"],
         ] {
-            ensure!(described.contains(line), "no {line:?} in\n{described}");
+            ensure!(
+                lines.iter().any(|found| found.starts_with(&line)),
+                "no {line:?} in\n{described}"
+            );
         }
 
         let file = node.path("web.yaml");

@@ -57,12 +57,13 @@ fn commands_have_their_streams_and_their_end() {
         let status: Value = serde_json::from_str(&status).context(status)?;
         ensure!(status["status"] == "Success", "{status}");
 
-        // A terminal is one.
-        let mut terminal = exec("command=tty&output=1&error=1&tty=1")?;
-        let [_, out, err, _] = terminal.rest()?;
+        // A terminal is one. With input, as `kubectl exec -it` has it: without, containerd 1.6 loses output now and then.
+        let mut terminal =
+            exec("command=sh&command=-c&command=tty%3bsleep+1&input=1&output=1&error=1&tty=1")?;
+        let [_, out, err, status] = terminal.rest()?;
         ensure!(
             out.starts_with("/dev/pts/") && err.is_empty(),
-            "{out:?} {err:?}"
+            "{out:?} {err:?} {status}"
         );
 
         // Much, and all of it.
