@@ -100,7 +100,7 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
     }
     if let Some(found) = &overview.manifests {
         faults(&mut text, "Refused manifests", &found.refused);
-        faults(&mut text, "Odd in manifests that run", &found.odd);
+        faults(&mut text, "Odd in manifests", &found.odd);
     }
     text
 }

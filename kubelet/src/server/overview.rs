@@ -70,7 +70,7 @@ pub(crate) struct Manifests {
     pub(crate) path: PathBuf,
     /// Pods there are manifests of.
     pub(crate) pods: usize,
-    /// What is refused, and what is odd but runs.
+    /// What is refused, and what is odd.
     pub(crate) refused: Vec<Fault>,
     pub(crate) odd: Vec<Fault>,
 }

@@ -147,7 +147,7 @@ fn faults_name_their_place_and_do_not_fill_the_screen() {
         "{text}"
     );
     assert!(
-        text.contains("\nOdd in manifests that run:\n  /m/a.yaml:20:1"),
+        text.contains("\nOdd in manifests:\n  /m/a.yaml:20:1"),
         "{text}"
     );
     assert!(
