@@ -41,7 +41,7 @@ pub(super) enum Command {
     /// List the pods of this node
     #[command(subcommand)]
     Get(Listed),
-    /// Print the manual page of a subcommand, as roff; without one, the names of those that have one
+    /// Print a manual page as roff; without a name, the names of those there are
     #[command(hide = true)]
     Manual(ManualArguments),
     /// Show on one screen how this node is, and why whatever does not run does not

@@ -18,6 +18,7 @@ mod status;
 mod summary;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -167,23 +168,37 @@ fn complete(arguments: &CompletionArguments, streams: &mut Streams<'_>) -> Resul
     Ok(streams.output.flush()?)
 }
 
-/// For the package: the page of one subcommand, or the names of all that have one.
+/// For the package: one page, or the names of all there are.
 fn manual(arguments: &ManualArguments, streams: &mut Streams<'_>) -> Result<(), CliError> {
-    let Some(name) = &arguments.command else {
-        let names = summaries().into_iter().map(|(name, _)| name + "\n");
-        return streams.print(&names.collect::<String>());
-    };
     let mut definition = Line::command();
     definition.build();
-    let Some(one) = definition.find_subcommand(name) else {
-        return Err(CliError::NotFound(format!(
-            "there is no subcommand {name:?}"
-        )));
+    let pages = pages(&definition);
+    let Some(name) = &arguments.command else {
+        let names = pages.keys().map(|name| format!("{name}\n"));
+        return streams.print(&names.collect::<String>());
     };
-    clap_mangen::Man::new(one.clone())
+    let Some(page) = pages.get(name) else {
+        return Err(CliError::NotFound(format!("there is no page {name:?}")));
+    };
+    clap_mangen::Man::new((*page).clone())
         .section("8")
         .render(streams.output)?;
     Ok(streams.output.flush()?)
+}
+
+/// The subcommands that have a page, by its name without `kubelet-`: `get`, and `get-pods` to which that one refers.
+fn pages(definition: &clap::Command) -> BTreeMap<String, &clap::Command> {
+    let mut pages = BTreeMap::new();
+    for outer in definition
+        .get_subcommands()
+        .filter(|one| !one.is_hide_set())
+    {
+        pages.insert(outer.get_name().to_owned(), outer);
+        for inner in outer.get_subcommands() {
+            pages.insert(format!("{}-{}", outer.get_name(), inner.get_name()), inner);
+        }
+    }
+    pages
 }
 
 fn judge(arguments: &validate::Arguments, streams: &mut Streams<'_>) -> u8 {
@@ -221,5 +236,21 @@ mod tests {
                 "validate"
             ]
         );
+    }
+
+    #[test]
+    fn each_page_that_a_page_refers_to_is_there_and_names_its_flags() {
+        let mut definition = Line::command();
+        definition.build();
+        let pages = pages(&definition);
+        let text = |name: &str| {
+            let mut text = Vec::new();
+            let page = clap_mangen::Man::new(pages[name].clone()).section("8");
+            page.render(&mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        assert!(text("get").contains("kubelet\\-get\\-pods(8)"));
+        assert!(text("get-pods").contains("all\\-namespaces"));
+        assert!(!pages.contains_key("manual"));
     }
 }
