@@ -11,7 +11,7 @@
 .PHONY: demo test test-vm test-vm-all vm-prepared soak bench check audit fuzz differential dist deb build install-test-packages
 VM = cargo test -p tests --test tier4_vm --locked -- --ignored --nocapture --test-threads=1
 demo: dist ; cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
-test: build dist ; cargo test --workspace --no-fail-fast
+test: build dist ; tests/run
 test-vm: vm-prepared ; $(VM) debian_12
 test-vm-all: vm-prepared ; $(VM) debian_1 && { $(VM) debian_testing || echo "Debian testing failed: see target/vm/debian-testing-console.log; it gates nothing" ; }
 vm-prepared: deb ; tests/install.sh vm && cargo build -p kubelet --locked && cargo test -p tests --test tier4_vm --test tier3_faults --no-run --locked

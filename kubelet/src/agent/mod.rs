@@ -237,15 +237,16 @@ pub async fn run(
         log,
         reading: reading.clone(),
     };
-    ports.serve(&mut singletons).await?;
+    let mut listening = ports.open().await?;
     let sources = start_sources(&config, clock.clone(), &mut singletons);
     // Until the end of this function, whichever way it ends.
-    let _socket = ports::serve_socket(
+    let _socket = ports::open_socket(
         (&config, &tools, &sources),
         reading,
         heartbeat.clone(),
-        &mut singletons,
+        &mut listening,
     )?;
+    listening.serve(&mut singletons);
     let _watchdog = be_a_service(
         &config,
         &tools,

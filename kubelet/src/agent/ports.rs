@@ -37,32 +37,43 @@ pub(super) struct Ports<'a> {
     pub(super) reading: Router,
 }
 
+/// What listens and does not answer yet: whoever hears from one of them finds the others there.
+#[derive(Default)]
+pub(super) struct Listening(Vec<(&'static str, Server)>);
+
+impl Listening {
+    /// Answers, on all of them.
+    pub(super) fn serve(self, singletons: &mut Singletons) {
+        for (task, server) in self.0 {
+            singletons.spawn(task, async move { match server.run().await {} });
+        }
+    }
+}
+
 impl Ports<'_> {
     /// Opens the ports that are configured, before anything else happens: a port that is taken is an error of the start.
-    pub(super) async fn serve(self, singletons: &mut Singletons) -> Result<(), AgentError> {
+    pub(super) async fn open(self) -> Result<Listening, AgentError> {
+        let mut open = Listening::default();
         let configured = &self.config.server;
         if let Some(address) = configured.healthz {
             let routes = server::healthz_routes(self.checks.clone());
             let server = Server::bind(address, "healthz", routes).await?;
-            singletons.spawn("healthz server", async move { match server.run().await {} });
+            open.0.push(("healthz server", server));
         }
         let api = self.node_api();
         if let Some(address) = configured.read_only {
             let routes = counted(server::read_only_routes(api.clone()), ServerType::ReadOnly);
             let server = Server::bind(address, "the read-only port", routes).await?;
-            singletons.spawn(
-                "read-only server",
-                async move { match server.run().await {} },
-            );
+            open.0.push(("read-only server", server));
         }
         let Some(address) = configured.main else {
-            return Ok(());
+            return Ok(open);
         };
         if !self.can_know_anybody() {
             tracing::info!(
                 "port: {address} stays closed: without an API server to ask, only client certificates say who asks, and authentication.x509.clientCAFile is not set"
             );
-            return Ok(());
+            return Ok(open);
         }
         let access = self.access()?;
         let tls = self.tls(access.authority.clone())?;
@@ -70,8 +81,8 @@ impl Ports<'_> {
         let routes = auth::guarded(server::node_api_routes(api), Arc::new(access));
         let routes = counted(routes, ServerType::ReadWrite);
         let server = Server::bind_tls(address, "the node's API", Arc::new(tls), routes).await?;
-        singletons.spawn("node API", async move { match server.run().await {} });
-        Ok(())
+        open.0.push(("node API", server));
+        Ok(open)
     }
 
     /// Whether there is anybody who would not be refused.
@@ -188,11 +199,11 @@ impl Ports<'_> {
 
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
 /// first.
-pub(super) fn serve_socket(
+pub(super) fn open_socket(
     (config, tools, sources): (&Config, &Tools, &Sources),
     reading: Router,
     heartbeat: Heartbeat,
-    singletons: &mut Singletons,
+    open: &mut Listening,
 ) -> Result<Option<SocketFile>, SocketError> {
     let path = match &config.agent.socket {
         SocketSetting::None => return Ok(None),
@@ -217,7 +228,7 @@ pub(super) fn serve_socket(
     let routes = server::socket_routes(pods, events::recorder(), overview, reading);
     match Server::bind_socket(&path, routes) {
         Ok((server, file)) => {
-            singletons.spawn("socket", async move { match server.run().await {} });
+            open.0.push(("socket", server));
             Ok(Some(file))
         }
         Err(error) if config.agent.socket == SocketSetting::Unset => {
