@@ -9,12 +9,12 @@
 # is looked at and decides nothing. VM_ONLY=word takes the scenarios with that word in their name.
 # differential: our reader against another, AGAINST="command" (tests/src/bin/differential.rs says what it must speak).
 .PHONY: demo test test-vm test-vm-all vm-prepared soak bench check audit fuzz differential dist deb build install-test-packages
-VM = cargo test -p tests --test tier4_vm --locked -- --ignored --nocapture --test-threads=1
+VM = cargo test --workspace --test tier4_vm --locked -- --ignored --nocapture --test-threads=1
 demo: dist ; cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
 test: build dist ; tests/run
 test-vm: vm-prepared ; $(VM) debian_12
 test-vm-all: vm-prepared ; $(VM) debian_1 && { $(VM) debian_testing || echo "Debian testing failed: see target/vm/debian-testing-console.log; it gates nothing" ; }
-vm-prepared: deb ; tests/install.sh vm && cargo build -p kubelet --locked && cargo test -p tests --test tier4_vm --test tier3_faults --no-run --locked
+vm-prepared: deb ; tests/install.sh vm && cargo build --workspace --locked && cargo test --workspace --test tier4_vm --test tier3_faults --no-run --locked
 soak: build ; SOAK_SECONDS=$${SOAK_SECONDS:-3600} cargo test -p tests --test tier3_faults a_seeded_schedule -- --nocapture
 bench: dist ; cargo run -q -p tests --bin bench -- $(if $(PROBES),--probes $(PROBES),$(if $(QUICK),--quick))
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked

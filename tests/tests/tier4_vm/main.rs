@@ -71,6 +71,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "reboot",
         shutdown::a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back,
     ),
+    (
+        "shutdown-priorities",
+        shutdown::a_reboot_ends_the_lower_priorities_first,
+    ),
     ("power-cut", shutdown::a_power_cut_brings_every_pod_back),
     ("faults", faults::the_fault_harness_runs_here),
     ("purge", install::purges_clean),
@@ -169,7 +173,7 @@ impl Session {
         self.vm.ok(&format!(
             "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; \
              systemctl start containerd; systemctl restart kubelet; \
-             cd {MANIFESTS} && rm -f later.yaml named.yaml"
+             cd {MANIFESTS} && rm -f later.yaml named.yaml early.yaml late.yaml"
         ))?;
         guest::all_ready(&mut self.vm, &PODS)?;
         self.vm

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use tests::vm::guest;
+use tests::vm::guest::{self, MANIFESTS};
 
-use super::{NOTES, PODS, Session};
+use super::{CONFIG, GOOD_CONFIG, NOTES, PODS, Session};
 
 pub(super) fn a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back(
     session: &mut Session,
@@ -38,6 +38,58 @@ pub(super) fn a_power_cut_brings_every_pod_back(session: &mut Session) -> Result
     session.vm.cut_power()?;
     session.vm.power_on()?;
     all_back(session, &before)
+}
+
+/// A pod of that priority, whose last words take `seconds`.
+fn with_last_words(name: &str, priority: i32, seconds: u32) -> String {
+    format!(
+        "\
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  priority: {priority}
+  containers:
+  - name: main
+    image: busybox:1.36
+    command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 3600 & wait $!; done']
+    lifecycle:
+      preStop: {{exec: {{command: [sh, -c, 'sleep {seconds}; echo {name} >>/notes/order; sync']}}}}
+    volumeMounts:
+    - {{name: notes, mountPath: /notes}}
+  volumes:
+  - name: notes
+    hostPath: {{path: {NOTES}}}
+"
+    )
+}
+
+pub(super) fn a_reboot_ends_the_lower_priorities_first(session: &mut Session) -> Result<()> {
+    session
+        .vm
+        .ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}; rm -f {NOTES}/order"))?;
+    session.vm.ok(&format!(
+        "sed -i '/^shutdownGracePeriod/d' {CONFIG}; printf '%s\\n' 'shutdownGracePeriodByPodPriority:' \
+         '- {{priority: 0, shutdownGracePeriodSeconds: 40}}' \
+         '- {{priority: 10000, shutdownGracePeriodSeconds: 20}}' >>{CONFIG}"
+    ))?;
+    session.vm.ok("systemctl restart kubelet")?;
+    // The one that is to be the last would be the first by far.
+    session.manifest("early", &with_last_words("early", 0, 5))?;
+    session.manifest("late", &with_last_words("late", 20_000, 0))?;
+    let all = [&PODS[..], &["default/early-node", "default/late-node"]].concat();
+    guest::all_ready(&mut session.vm, &all)?;
+    session.vm.reboot()?;
+    guest::active(&mut session.vm)?;
+    guest::all_ready(&mut session.vm, &all)?;
+    let order = session.vm.ok(&format!("cat {NOTES}/order"))?;
+    ensure!(order == "early\nlate", "{order:?}");
+    let vm = &mut session.vm;
+    vm.ok(&format!("rm {MANIFESTS}/early.yaml {MANIFESTS}/late.yaml"))?;
+    vm.ok(&format!("cp -p {GOOD_CONFIG} {CONFIG}"))?;
+    vm.ok("systemctl restart kubelet")?;
+    guest::all_ready(vm, &PODS)?;
+    vm.ok(&format!("echo started >{NOTES}/hooked")).map(drop)
 }
 
 /// The ids of the containers that run.
