@@ -6,7 +6,7 @@
 # fuzz: the manifest reader against libFuzzer for TIME seconds, from the goldens on. Needs no nightly.
 # dist: the static binary with checksums, bill of materials and an archive for install.sh, in target/dist. deb: that as a package.
 # test-vm: the package on an emulated Debian 12 with systemd. test-vm-all: on Debian 13 and testing too, of which the last
-# is looked at and decides nothing. VM_ONLY=word takes the scenarios with that word in their name.
+# is looked at and decides nothing. VM_ONLY=word,word takes the scenarios with one of the words in their name.
 # differential: our reader against another, AGAINST="command" (tests/src/bin/differential.rs says what it must speak).
 .PHONY: demo test test-vm test-vm-all vm-prepared soak bench check audit fuzz differential dist deb build install-test-packages
 VM = cargo test --workspace --test tier4_vm --locked -- --ignored --nocapture --test-threads=1

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tests::vm::System;
 
 use super::{Session, built};
 
@@ -35,10 +34,6 @@ pub(super) fn files() -> Result<Vec<(String, PathBuf)>> {
 }
 
 pub(super) fn the_fault_harness_runs_here(session: &mut Session) -> Result<()> {
-    // Minutes: not part of what decides whether a change lands.
-    if session.system == System::Debian12 {
-        return Ok(());
-    }
     session
         .vm
         .ok_within(

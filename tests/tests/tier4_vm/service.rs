@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::vm::System;
 use tests::vm::guest;
 use tests::vm::machine::COMMAND;
 
@@ -113,9 +112,6 @@ pub(super) fn a_wrong_configuration_shows_in_the_status(session: &mut Session) -
 
 /// Takes the watchdog's time, and so is not part of what decides whether a change lands.
 pub(super) fn a_hung_agent_is_killed_and_its_pods_are_not(session: &mut Session) -> Result<()> {
-    if session.system == System::Debian12 {
-        return Ok(());
-    }
     session.ends_nothing(|session| {
         let vm = &mut session.vm;
         let before = guest::unit(vm, "MainPID")?;

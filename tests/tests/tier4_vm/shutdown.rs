@@ -65,9 +65,9 @@ spec:
 }
 
 pub(super) fn a_reboot_ends_the_lower_priorities_first(session: &mut Session) -> Result<()> {
-    session
-        .vm
-        .ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}; rm -f {NOTES}/order"))?;
+    session.vm.ok(&format!(
+        "cp -p {CONFIG} {GOOD_CONFIG}; rm -f {NOTES}/order"
+    ))?;
     session.vm.ok(&format!(
         "sed -i '/^shutdownGracePeriod/d' {CONFIG}; printf '%s\\n' 'shutdownGracePeriodByPodPriority:' \
          '- {{priority: 0, shutdownGracePeriodSeconds: 40}}' \
