@@ -7,11 +7,13 @@
 //! takes. A reader that waits holds a file, a watch, and no buffer.
 //! Deliberately not here: which container's log it is, and HTTP (that is `server/container_logs`).
 //!
-//! A log is what its newest file holds; older, rotated files are not read. A log that is followed is followed across
-//! rotations, however far behind its reader is: the file that is held is read to its end, then the one after it.
+//! A log is what its newest file holds, as upstream has it; its rotated files are read where that is asked for (`history`).
+//! A log that is followed is followed across rotations, however far behind its reader is: the file that is held is read to
+//! its end, then the one after it.
 
 mod emit;
 mod files;
+mod history;
 mod line;
 mod reader;
 mod start;
@@ -50,7 +52,7 @@ pub enum Streams {
     Stderr,
 }
 
-/// What is wanted of a log: `PodLogOptions` of the Kubernetes API.
+/// What is wanted of a log: `PodLogOptions` of the Kubernetes API, and rotated files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Only so many lines from the end; all of them without. When following, lines to come are on top.
@@ -65,6 +67,8 @@ pub struct LogOptions {
     pub timestamps: bool,
     /// Which streams.
     pub streams: Streams,
+    /// What rotation has left of the log too, where it is still there.
+    pub rotated: bool,
 }
 
 /// Why a log cannot be read, or not to its end. Texts are upstream's, where it has the same error.
