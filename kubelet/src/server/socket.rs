@@ -1,6 +1,7 @@
 //! The agent's own unix socket: where this machine's administrator asks it things.
 //!
-//! The file is made for its owner alone (0600): nobody else can connect at any moment. It is bound beside its place and
+//! The file is made for its owner alone (0600): nobody else can connect at any moment, and who connects all the same, the
+//! file being whose it may by then, is answered only when the kernel says that he is root (`listen`). It is bound beside its place and
 //! renamed into it, so that one that a killed agent left is replaced in one step, and what is there and no socket is
 //! left alone. The directory is held by handle, and the paths to bind go through it: they are short however long the
 //! directory's own path is.
