@@ -1,7 +1,7 @@
 //! Subcommands: what somebody at this machine asks the running agent, over its unix socket, in the words of kubectl.
 //!
 //! Owns: their arguments, the requests, what is printed. Inputs: the socket. Outputs: standard output and error, an exit
-//! status. Spawns nothing: blocking exchanges, in a process of its own.
+//! status. Blocking exchanges, in a process of its own; a thread each where several logs are followed at once.
 //!
 //! Deliberately not here: answering ([`server`](crate::server)), and the judgement of `kubelet validate`, which asks
 //! nobody.

@@ -146,7 +146,7 @@ impl Body {
     /// What it means that it could not be read.
     pub(super) fn error(&self, error: io::Error) -> CliError {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => CliError::Cut,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => CliError::Cut,
             _ => CliError::Silent(self.socket.clone(), error),
         }
     }

@@ -139,3 +139,6 @@ fn remove(directory: &OwnedFd, name: &Path) -> Result<(), Errno> {
         Err(errno) => Err(errno),
     }
 }
+
+#[cfg(test)]
+mod tests;

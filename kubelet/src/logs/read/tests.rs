@@ -343,6 +343,15 @@ async fn rotated_files_are_read_where_that_is_asked_for() {
         };
         assert_eq!(node.whole(since).await, lines(first..=40), "{first}");
     }
+    // The runtime has not made the new file yet.
+    let away = node.dir.join("0.log.away");
+    fs::rename(node.log(), &away).unwrap();
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        fs::rename(&away, node.log()).unwrap();
+    };
+    let (text, ()) = tokio::join!(node.whole(all), back);
+    assert!(text.ends_with(&lines(31..=40)), "{text}");
     // Rotation has removed the first file meanwhile.
     fs::remove_file(node.dir.join("0.log.20240101-000000.gz")).unwrap();
     assert_eq!(node.whole(all).await, lines(11..=40));
