@@ -308,6 +308,16 @@ pub(super) struct ManualArguments {
     pub(super) command: Option<String>,
 }
 
+/// A pod, with or without its type.
+fn a_pod(value: &str) -> Result<String, String> {
+    let mut types = ["pod/", "pods/", "po/"].iter();
+    a_name(
+        types
+            .find_map(|kind| value.strip_prefix(kind))
+            .unwrap_or(value),
+    )
+}
+
 /// What a namespace or a pod can be called.
 fn a_name(value: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
@@ -315,13 +325,6 @@ fn a_name(value: &str) -> Result<String, String> {
         true => Ok(value.to_owned()),
         false => Err("names are of lower case letters, digits, '-' and '.'".to_owned()),
     }
-}
-
-/// The same, or `pod/NAME`.
-fn a_pod(value: &str) -> Result<String, String> {
-    let kinds = ["pod/", "pods/", "po/"];
-    let bare = kinds.iter().find_map(|kind| value.strip_prefix(kind));
-    a_name(bare.unwrap_or(value))
 }
 
 /// A duration as Go writes it, in seconds, whole ones at least.

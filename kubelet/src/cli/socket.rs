@@ -69,7 +69,7 @@ fn ask(socket: &Path, path: &str, patience: Option<Duration>) -> Result<Body, Cl
 }
 
 /// However long the path is: a socket's address has room for 107 bytes.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
+pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     match UnixStream::connect(socket) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
         connected => return connected,

@@ -7,21 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use super::auth::ShownCertificates;
-use super::text;
 use super::tls::ServingTls;
 
 /// How long to wait when no connection can be taken (out of files).
@@ -172,7 +170,7 @@ impl Server {
                     connections.spawn(serve_tls(stream, tls, routes, limits, slot));
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    let routes = if may_ask(&stream) { routes } else { refusal() };
+                    let routes = super::socket::for_peer(&stream, routes);
                     connections.spawn(serve(stream, routes, limits, None, slot));
                 }),
             };
@@ -190,31 +188,6 @@ impl Server {
             }
         }
     }
-}
-
-/// Whether who has connected is root, or who the agent runs as. The file's mode says so too; it is the kernel's word that
-/// counts, whatever somebody has made of the file.
-fn may_ask(stream: &UnixStream) -> bool {
-    match stream.peer_cred() {
-        Ok(peer) if is_trusted(peer.uid()) => true,
-        Ok(peer) => {
-            let (uid, pid) = (peer.uid(), peer.pid());
-            tracing::warn!(uid, pid, "refused a user on the agent's socket");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%error, "refused on the agent's socket: nobody knows who it is");
-            false
-        }
-    }
-}
-
-fn is_trusted(uid: u32) -> bool {
-    uid == 0 || uid == rustix::process::geteuid().as_raw()
-}
-
-fn refusal() -> Router {
-    Router::new().fallback(|| async { text(StatusCode::FORBIDDEN, "only root may ask\n") })
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

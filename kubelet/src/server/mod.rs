@@ -31,6 +31,8 @@ mod tls;
 mod watching;
 
 #[cfg(test)]
+mod socket_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

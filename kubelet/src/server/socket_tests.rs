@@ -1,6 +1,9 @@
-use std::io::{Read as _, Write as _};
+//! Who is answered on the agent's own socket.
+
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use axum::routing::get;
 use rustix::process::Uid;
@@ -51,6 +54,9 @@ async fn who_is_not_root_is_refused_whatever_the_file_allows() {
     all(&path, 0o666);
     let refused = ask(NOBODY).await.unwrap();
     assert!(refused.starts_with("HTTP/1.0 403 "), "{refused}");
-    assert!(refused.ends_with("only root may ask\n"), "{refused}");
+    assert!(
+        refused.ends_with("only root is answered on this socket\n"),
+        "{refused}"
+    );
     assert!(ask(0).await.unwrap().ends_with("a secret"));
 }
