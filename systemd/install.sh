@@ -204,6 +204,34 @@ local_unit() {
     sed -e 's|/usr/bin/kubelet|/usr/local/bin/kubelet|' "$here/kubelet.service"
 }
 
+# put_words MODE TARGET: what comes on standard input.
+put_words() {
+    words=$(mktemp)
+    cat >"$words"
+    put "$1" "$words" "$2"
+    rm -f "$words"
+}
+
+# Manual pages and completions. Those of the commands are the binary's own words: they cannot differ from what it does.
+put_documentation() {
+    pages=/usr/local/share/man/man8
+    make_directory 755 "$pages"
+    for page in "$here/kubelet.8" "$here/package/kubelet.8"; do
+        if [ -e "$page" ]; then
+            sed "s|/usr/share/kubelet/|$share/|" "$page" | put_words 644 "$pages/kubelet.8"
+            break
+        fi
+    done
+    for command in $("$binary" manual); do
+        "$binary" manual "$command" | put_words 644 "$pages/kubelet-$command.8"
+    done
+    for shell in bash:bash-completion/completions/kubelet zsh:zsh/site-functions/_kubelet fish:fish/vendor_completions.d/kubelet.fish; do
+        target=/usr/local/share/${shell#*:}
+        make_directory 755 "${target%/*}"
+        "$binary" completion "${shell%%:*}" | put_words 644 "$target"
+    done
+}
+
 do_install() {
     echo "What the kubelet needs:"
     find_binary
@@ -237,6 +265,7 @@ do_install() {
     put 755 "$here/node-config" "$share/node-config"
     put 755 "$here/stop-pods" "$share/stop-pods"
     put 755 "$here/install.sh" "$share/install.sh"
+    [ -z "$binary" ] || put_documentation
     make_directory 700 /etc/kubernetes/manifests
     make_directory 700 /var/lib/kubelet
     if [ ! -e "$config" ]; then

@@ -51,6 +51,8 @@ fn the_package_has_what_it_should_where_upstream_has_it() -> Result<()> {
         ("/usr/share/man/man8/kubelet.8.gz", "-rw-r--r--"),
         ("/usr/share/man/man8/kubelet-status.8.gz", "-rw-r--r--"),
         ("/usr/share/man/man8/kubelet-get-pods.8.gz", "-rw-r--r--"),
+        ("/usr/share/man/man8/kubelet-logs.8.gz", "-rw-r--r--"),
+        ("/usr/share/man/man8/kubelet-top-pods.8.gz", "-rw-r--r--"),
         (
             "/usr/share/bash-completion/completions/kubelet",
             "-rw-r--r--",

@@ -73,6 +73,8 @@ fn install_sh_says_what_is_missing_and_undoes_what_it_did() -> Result<()> {
             ))?,
             "600\n600\n"
         );
+        // What it says of itself, at the places where man and the shells look.
+        machine.run("cd /usr/local/share && for page in kubelet kubelet-logs kubelet-top-pods kubelet-get-pods; do grep -q '^\\.TH' man/man8/$page.8 || exit; done && grep -q /usr/local/share/kubelet/ man/man8/kubelet.8 && grep -q -e --previous bash-completion/completions/kubelet && test -s zsh/site-functions/_kubelet && test -s fish/vendor_completions.d/kubelet.fish")?;
         // Again, over the one that is there: as an upgrade, and not with a configuration that it refuses.
         machine.run(&install(shell, ""))?;
         assert!(

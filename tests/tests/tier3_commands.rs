@@ -1,12 +1,13 @@
 //! What somebody at the node's own shell is told: `kubelet status`, `get`, `describe` and `diff` of a node on which some
-//! things do not run.
+//! things do not run; logs, numbers and changes of what does.
 
-use std::process::Command;
+mod commands;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::agent::{Agent, PodView as _};
-use tests::containerd::Node;
+use commands::ask;
+use tests::agent::PodView as _;
 use tests::scenario::with_agent;
 use tests::wait::eventually;
 
@@ -18,19 +19,6 @@ fn pod(name: &str, image: &str, command: &str) -> String {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  containers:\n  - name: main\n    \
          image: {image}\n    imagePullPolicy: Never\n    command: [sh, -c, {command:?}]\n"
     )
-}
-
-/// The exit status and the output of a subcommand of the agent that runs.
-fn ask(node: &Node, agent: &Agent<'_>, words: &[&str]) -> Result<(Option<i32>, String)> {
-    let asked = Command::new(agent.binary())
-        .args(words)
-        .arg(format!("--root-dir={}", node.path("kubelet").display()))
-        .output()
-        .context("run the subcommand")?;
-    let mut text = String::from_utf8(asked.stdout)?;
-    text.push_str(&String::from_utf8(asked.stderr)?);
-    print!("$ kubelet {}\n{text}", words.join(" "));
-    Ok((asked.status.code(), text))
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod driver;
 mod levels;
 mod metrics_routes;
 mod ports;
+mod socket_routes;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use axum::Router;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::{AgentError, Singletons, Sources};
+use super::{AgentError, Singletons, Sources, socket_routes};
 use crate::config::{Authorization, Config, SOCKET_NAME, SocketSetting};
 use crate::errors::error_chain;
 use crate::events;
@@ -167,6 +167,7 @@ impl Ports<'_> {
             runtime: self.runtime(),
             clock: tools.clock.clone(),
             split_streams: self.config.gates.enabled("PodLogsQuerySplitStreams"),
+            rotated: false,
         }
     }
 
@@ -224,7 +225,10 @@ pub(super) fn open_socket(
         desired: sources.desired.clone(),
         kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
         board: tools.board.clone(),
+        stuck: tools.stuck.clone(),
+        admission: tools.node.admission.clone(),
     };
+    let reading = reading.merge(socket_routes::routes(config, tools));
     let routes = server::socket_routes(pods, events::recorder(), overview, reading);
     match Server::bind_socket(&path, routes) {
         Ok((server, file)) => {

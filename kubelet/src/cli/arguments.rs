@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::SOCKET_NAME;
+use crate::config::{GoDuration, SOCKET_NAME};
 
 /// Upstream's default of `--root-dir`.
 const DEFAULT_ROOT: &str = "/var/lib/kubelet";
@@ -41,11 +41,16 @@ pub(super) enum Command {
     /// List the pods of this node
     #[command(subcommand)]
     Get(Listed),
+    /// Print what a container has written
+    Logs(LogsArguments),
     /// Print a manual page as roff; without a name, the names of those there are
     #[command(hide = true)]
     Manual(ManualArguments),
     /// Show on one screen how this node is, and why whatever does not run does not
     Status(StatusArguments),
+    /// Show what pods, or the node, use of processor and memory at this moment
+    #[command(subcommand)]
+    Top(Used),
     /// Judge manifests, and KubeletConfiguration files, as this kubelet would, without running anything
     Validate(crate::validate::Arguments),
 }
@@ -108,6 +113,9 @@ pub(super) struct GetArguments {
     /// Without the line of headings
     #[arg(long)]
     pub(super) no_headers: bool,
+    /// Then go on, with a line for each change, until interrupted
+    #[arg(short, long)]
+    pub(super) watch: bool,
     #[command(flatten)]
     pub(super) place: Place,
 }
@@ -174,6 +182,9 @@ pub(super) struct EventsArguments {
     /// Only of the pod with this name, as it is in the manifest or with the node's name behind it
     #[arg(long, value_name = "NAME", value_parser = a_name)]
     pub(super) pod: Option<String>,
+    /// Then go on, with a line for each event as it happens, until interrupted
+    #[arg(short, long)]
+    pub(super) watch: bool,
     #[command(flatten)]
     pub(super) place: Place,
 }
@@ -182,6 +193,106 @@ pub(super) struct EventsArguments {
 pub(super) enum EventsFormat {
     Text,
     Json,
+}
+
+/// Whose log, and what of it.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Rotated files of the log are read too, as far as they are kept (containerLogMaxFiles)."
+)]
+pub(super) struct LogsArguments {
+    /// The pod, by the name in the manifest or with the node's name behind it
+    #[arg(value_name = "POD", value_parser = a_pod)]
+    pub(super) pod: String,
+    /// The container; without one, that of the annotation kubectl.kubernetes.io/default-container, or the first
+    #[arg(value_name = "CONTAINER", conflicts_with_all = ["container", "all_containers"], value_parser = a_name)]
+    pub(super) positional: Option<String>,
+    /// The container; without one, that of the annotation kubectl.kubernetes.io/default-container, or the first
+    #[arg(short, long, value_name = "NAME", value_parser = a_name)]
+    pub(super) container: Option<String>,
+    /// Of all containers of the pod
+    #[arg(long, conflicts_with = "container")]
+    pub(super) all_containers: bool,
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Of the instance before the one that runs
+    #[arg(short, long)]
+    pub(super) previous: bool,
+    /// Only so many lines from the end; -1 for all
+    #[arg(long, value_name = "LINES", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(super) tail: i64,
+    /// Only what is newer than a duration such as 5s, 2m or 3h
+    #[arg(long, value_name = "DURATION", value_parser = seconds, conflicts_with = "since_time")]
+    pub(super) since: Option<u64>,
+    /// Only what was written then (RFC 3339) or later
+    #[arg(long, value_name = "TIME")]
+    pub(super) since_time: Option<jiff::Timestamp>,
+    /// The time at which it was written before each line
+    #[arg(long)]
+    pub(super) timestamps: bool,
+    /// Only so many bytes; 0 for all
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(super) limit_bytes: u64,
+    /// The pod's and the container's name before each line
+    #[arg(long)]
+    pub(super) prefix: bool,
+    /// Only of this namespace
+    #[arg(short, long, value_name = "NAME", value_parser = a_name, default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Used {
+    /// The node
+    #[command(visible_aliases = ["nodes", "no"])]
+    Node(TopNodeArguments),
+    /// The pods of this node
+    #[command(visible_aliases = ["pod", "po"])]
+    Pods(TopPodsArguments),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = MEASURED)]
+pub(super) struct TopNodeArguments {
+    /// Without the line of headings
+    #[arg(long)]
+    pub(super) no_headers: bool,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+/// Of both kinds of `top`.
+const MEASURED: &str = "It is measured for a second. Memory is the working set, what counts against limits: with the page cache \
+    that is in use.";
+
+#[derive(Args, Debug)]
+#[command(after_help = MEASURED)]
+pub(super) struct TopPodsArguments {
+    /// Only this pod, by the name in the manifest or with the node's name behind it
+    #[arg(value_name = "NAME", value_parser = a_name)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    /// A line a container
+    #[arg(long)]
+    pub(super) containers: bool,
+    /// Without the line of headings
+    #[arg(long)]
+    pub(super) no_headers: bool,
+    /// What uses most comes first
+    #[arg(long, value_name = "BY")]
+    pub(super) sort_by: Option<SortBy>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SortBy {
+    Cpu,
+    Memory,
 }
 
 #[derive(Args, Debug)]
@@ -197,11 +308,31 @@ pub(super) struct ManualArguments {
     pub(super) command: Option<String>,
 }
 
+/// A pod, with or without its type.
+fn a_pod(value: &str) -> Result<String, String> {
+    let mut types = ["pod/", "pods/", "po/"].iter();
+    a_name(
+        types
+            .find_map(|kind| value.strip_prefix(kind))
+            .unwrap_or(value),
+    )
+}
+
 /// What a namespace or a pod can be called.
 fn a_name(value: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     match !value.is_empty() && value.chars().all(fits) {
         true => Ok(value.to_owned()),
         false => Err("names are of lower case letters, digits, '-' and '.'".to_owned()),
+    }
+}
+
+/// A duration as Go writes it, in seconds, whole ones at least.
+fn seconds(value: &str) -> Result<u64, String> {
+    let duration = GoDuration::parse(value).map_err(|error| error.to_string())?;
+    let duration = duration.positive();
+    match duration.is_zero() {
+        true => Err("it must be longer than nothing".to_owned()),
+        false => Ok(duration.as_secs() + u64::from(duration.subsec_nanos() > 0)),
     }
 }

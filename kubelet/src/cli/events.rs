@@ -1,4 +1,4 @@
-//! `kubelet events`: what has happened on this node, as kubectl would show it.
+//! `kubelet events`: what has happened on this node, and what does, as kubectl would show it.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::arguments::{EventsArguments, EventsFormat};
 use super::summary::since;
-use super::table::{OF_DESCRIPTIONS, OF_LISTS, columns};
+use super::table::{Columns, OF_DESCRIPTIONS, OF_LISTS, columns};
+use super::watching::{Changes, Kind};
 use super::{CliError, Streams, pods, socket};
 
 pub(super) fn run(
@@ -17,6 +18,10 @@ pub(super) fn run(
     now: Timestamp,
 ) -> Result<(), CliError> {
     let (socket, request) = (arguments.place.socket(), request(arguments));
+    if arguments.watch {
+        let changes = Changes::of(&socket, &format!("/watch{request}"))?;
+        return watch(changes, arguments, streams);
+    }
     if arguments.output == EventsFormat::Json {
         io::copy(&mut socket::get(&socket, &request)?, streams.output)?;
         return Ok(streams.output.flush()?);
@@ -136,33 +141,81 @@ impl Item {
 
 /// kubectl's columns; the message on one line.
 fn table(items: &[Item], with_namespace: bool, now: Timestamp) -> String {
-    if items.is_empty() {
-        return "No events found.\n".to_owned();
+    match items.is_empty() {
+        true => "No events found.\n".to_owned(),
+        false => columns(&rows(items, (with_namespace, true), now), OF_LISTS),
     }
-    let mut rows = vec![
-        ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
-            .map(str::to_owned)
-            .to_vec(),
+}
+
+fn rows(
+    items: &[Item],
+    (with_namespace, with_head): (bool, bool),
+    now: Timestamp,
+) -> Vec<Vec<String>> {
+    let head = [
+        "NAMESPACE",
+        "LAST SEEN",
+        "TYPE",
+        "REASON",
+        "OBJECT",
+        "MESSAGE",
     ];
-    rows.extend(items.iter().map(|item| {
+    let head = with_head.then(|| head.map(str::to_owned).to_vec());
+    let items = items.iter().map(|item| {
         vec![
+            item.metadata.namespace.clone(),
             item.seen(now),
             item.kind.clone(),
             item.reason.clone(),
             item.object(),
             item.message(),
         ]
-    }));
-    if with_namespace {
-        let namespaces = items.iter().map(|item| item.metadata.namespace.as_str());
-        for (row, namespace) in rows
-            .iter_mut()
-            .zip(std::iter::once("NAMESPACE").chain(namespaces))
-        {
-            row.insert(0, namespace.to_owned());
+    });
+    let mut rows: Vec<Vec<String>> = head.into_iter().chain(items).collect();
+    if !with_namespace {
+        for row in &mut rows {
+            row.remove(0);
         }
     }
-    columns(&rows, OF_LISTS)
+    rows
+}
+
+/// Prints what has happened, and then what does, until the agent goes.
+fn watch(
+    mut changes: Changes,
+    arguments: &EventsArguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
+    let mut table = Columns::new(OF_LISTS);
+    let (mut head, mut first) = (true, Some(Vec::new()));
+    loop {
+        let change = changes.next()?;
+        let news = match change.kind {
+            Kind::Bookmark => first.take().unwrap_or_default(),
+            Kind::Error => {
+                streams.remark(&change.object.to_string())?;
+                continue;
+            }
+            _ if arguments.output == EventsFormat::Json => {
+                streams.print(&format!("{}\n", change.object))?;
+                continue;
+            }
+            _ => {
+                let item = Item::deserialize(&change.object);
+                let item = item.map_err(|error| CliError::Garbled(error.to_string()))?;
+                if let Some(first) = &mut first {
+                    first.push(item);
+                    continue;
+                }
+                vec![item]
+            }
+        };
+        if !news.is_empty() {
+            let with = (arguments.namespace.is_none(), std::mem::take(&mut head));
+            let rows = rows(&news, with, crate::clock::system_wall());
+            streams.print(&table.lines(&rows))?;
+        }
+    }
 }
 
 /// The end of a description: the events of one pod.

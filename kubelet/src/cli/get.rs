@@ -1,62 +1,202 @@
-//! `kubelet get pods`: the pods of this node, in kubectl's columns.
+//! `kubelet get pods`: the pods of this node, in kubectl's columns, and as they change.
+
+use std::path::Path;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::arguments::{Format, GetArguments};
-use super::pods::{self, Listed};
+use super::pods::{self, Listed, PULLS, lasting};
 use super::summary::Summary;
-use super::table::{OF_LISTS, columns};
+use super::table::{Columns, OF_LISTS, columns};
+use super::watching::{Changes, Kind};
 use super::{CliError, Streams};
+use crate::server::overview::Overview;
 
 pub(super) fn run(
     arguments: &GetArguments,
     streams: &mut Streams<'_>,
     now: Timestamp,
 ) -> Result<(), CliError> {
-    let all = pods::list(&arguments.place.socket())?;
+    let socket = arguments.place.socket();
+    if arguments.watch {
+        let changes = Changes::of(&socket, "/watch/pods")?;
+        return watch(changes, arguments, streams);
+    }
+    let all = pods::list(&socket)?;
     let namespace = arguments.scope.namespace();
     let mut shown: Vec<&Listed> = all.iter().collect();
-    shown.retain(|pod| namespace.is_none_or(|namespace| pod.namespace() == namespace));
-    let mut missing = Vec::new();
-    if !arguments.names.is_empty() {
-        for name in &arguments.names {
-            if !shown.iter().any(|pod| pod.is_called(name)) {
-                missing.push(name.as_str());
-            }
-        }
-        shown.retain(|pod| arguments.names.iter().any(|name| pod.is_called(name)));
-    }
+    shown.retain(|pod| is_wanted(pod, arguments));
     let text = match arguments.output {
-        Some(Format::Json) => whole(&shown, arguments, |value| {
-            serde_json::to_string_pretty(value).map_err(|error| error.to_string())
-        })?,
-        Some(Format::Yaml) => whole(&shown, arguments, |value| {
-            serde_saphyr::to_string(value).map_err(|error| error.to_string())
-        })?,
-        Some(Format::Name) => shown
-            .iter()
-            .map(|pod| format!("pod/{}\n", pod.name()))
-            .collect(),
+        Some(Format::Json) => whole(&shown, arguments, json_text)?,
+        Some(Format::Yaml) => whole(&shown, arguments, yaml_text)?,
+        Some(Format::Name) => shown.iter().map(|pod| name_line(pod)).collect(),
         wide => table(&shown, arguments, wide.is_some(), now),
     };
     streams.print(&text)?;
-    if let Some(name) = missing.first() {
-        let place = namespace.map_or_else(String::new, |namespace| {
-            format!(" in namespace {namespace:?}")
-        });
-        return Err(CliError::NotFound(format!(
-            "pods {name:?} not found{place}"
-        )));
-    }
-    if shown.is_empty() && arguments.output.is_none_or(|format| format == Format::Wide) {
-        streams.remark(&nothing(namespace, all.len()))?;
+    all_there(&shown, arguments)?;
+    if arguments.output.is_none_or(|format| format == Format::Wide) {
+        if shown.is_empty() {
+            streams.remark(&nothing(namespace, all.len()))?;
+        }
+        for line in pulls(&shown, &socket) {
+            streams.remark(&line)?;
+        }
     }
     Ok(())
 }
 
+fn is_wanted(pod: &Listed, arguments: &GetArguments) -> bool {
+    let mut names = arguments.names.iter();
+    let namespace = arguments.scope.namespace();
+    namespace.is_none_or(|namespace| pod.namespace() == namespace)
+        && (arguments.names.is_empty() || names.any(|name| pod.is_called(name)))
+}
+
+/// Whether each pod that was named is there.
+fn all_there(shown: &[&Listed], arguments: &GetArguments) -> Result<(), CliError> {
+    let there = |name: &str| shown.iter().any(|pod| pod.is_called(name));
+    let Some(name) = arguments.names.iter().find(|name| !there(name)) else {
+        return Ok(());
+    };
+    let namespace = arguments.scope.namespace();
+    let place = namespace.map_or_else(String::new, |namespace| {
+        format!(" in namespace {namespace:?}")
+    });
+    Err(CliError::NotFound(format!(
+        "pods {name:?} not found{place}"
+    )))
+}
+
+/// Which images are being pulled for pods that have not begun, and for how long: the table, being kubectl's, has no place
+/// for that.
+fn pulls(shown: &[&Listed], socket: &Path) -> Vec<String> {
+    let begins = |pod: &&&Listed| {
+        let status = pod.pod.status.as_ref();
+        status.is_some_and(|status| status.phase.as_deref() == Some("Pending"))
+    };
+    let mut pending = shown.iter().filter(begins).peekable();
+    if pending.peek().is_none() {
+        return Vec::new();
+    }
+    // Nothing is lost with a remark that cannot be made.
+    let Ok(overview) = pods::read::<Overview>(socket, "/status") else {
+        return Vec::new();
+    };
+    let pulls = pending.filter_map(|pod| {
+        let step = pod.step(&overview)?;
+        let pulls = step.what.starts_with(PULLS);
+        pulls.then(|| format!("{}: the agent {}", pod.name(), lasting(step)))
+    });
+    pulls.collect()
+}
+
+/// Prints what there is, and then each change, until the agent goes.
+fn watch(
+    mut changes: Changes,
+    arguments: &GetArguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
+    let mut printer = Printer::new(arguments);
+    let mut first = Some(Vec::new());
+    loop {
+        let change = changes.next()?;
+        let now = crate::clock::system_wall();
+        let mut pod = match change.kind {
+            Kind::Bookmark => {
+                let mut first = first.take().unwrap_or_default();
+                first.sort_by(|a: &Listed, b| {
+                    (a.namespace(), a.name()).cmp(&(b.namespace(), b.name()))
+                });
+                let first: Vec<&Listed> = first.iter().collect();
+                streams.print(&printer.text(&first, now)?)?;
+                all_there(&first, arguments)?;
+                continue;
+            }
+            Kind::Error => {
+                streams.remark(&change.object.to_string())?;
+                continue;
+            }
+            Kind::Added | Kind::Modified | Kind::Deleted => Listed::of(change.object)?,
+        };
+        if !is_wanted(&pod, arguments) {
+            continue;
+        }
+        if change.kind == Kind::Deleted {
+            // The agent shows a pod whose manifest is gone no longer; it ends.
+            let deleted = &mut pod.pod.metadata.deletion_timestamp;
+            deleted.get_or_insert(Time(now));
+        }
+        match &mut first {
+            Some(first) => first.push(pod),
+            None => streams.print(&printer.text(&[&pod], now)?)?,
+        }
+    }
+}
+
+/// Pods as they are printed one after the other.
+struct Printer<'a> {
+    arguments: &'a GetArguments,
+    columns: Columns,
+    /// The line of headings is still to come.
+    headless: bool,
+}
+
+impl<'a> Printer<'a> {
+    fn new(arguments: &'a GetArguments) -> Self {
+        Self {
+            arguments,
+            columns: Columns::new(OF_LISTS),
+            headless: !arguments.no_headers,
+        }
+    }
+
+    fn text(&mut self, pods: &[&Listed], now: Timestamp) -> Result<String, CliError> {
+        if pods.is_empty() {
+            return Ok(String::new());
+        }
+        let mut text = String::new();
+        match self.arguments.output {
+            Some(Format::Json) => {
+                for pod in pods {
+                    text.push_str(&json_text(&typed(pod.whole.clone()))?);
+                    text.push('\n');
+                }
+            }
+            Some(Format::Yaml) => {
+                for pod in pods {
+                    text.push_str("---\n");
+                    text.push_str(yaml_text(&typed(pod.whole.clone()))?.trim_end());
+                    text.push('\n');
+                }
+            }
+            Some(Format::Name) => text.extend(pods.iter().map(|pod| name_line(pod))),
+            None | Some(Format::Wide) => {
+                let wide = self.arguments.output.is_some();
+                let head = std::mem::take(&mut self.headless);
+                let rows = rows(pods, self.arguments, (wide, head), now);
+                text = self.columns.lines(&rows);
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn name_line(pod: &Listed) -> String {
+    format!("pod/{}\n", pod.name())
+}
+
+fn json_text(value: &Value) -> Result<String, CliError> {
+    serde_json::to_string_pretty(value).map_err(|error| CliError::Garbled(error.to_string()))
+}
+
+fn yaml_text(value: &Value) -> Result<String, CliError> {
+    serde_saphyr::to_string(value).map_err(|error| CliError::Garbled(error.to_string()))
+}
+
 /// kubectl's word for an empty list, and where there would be more.
-fn nothing(namespace: Option<&str>, elsewhere: usize) -> String {
+pub(super) fn nothing(namespace: Option<&str>, elsewhere: usize) -> String {
     match (namespace, elsewhere) {
         (None, _) => "No resources found".to_owned(),
         (Some(namespace), 0) => format!("No resources found in {namespace} namespace."),
@@ -73,7 +213,7 @@ fn nothing(namespace: Option<&str>, elsewhere: usize) -> String {
 fn whole(
     shown: &[&Listed],
     arguments: &GetArguments,
-    write: impl Fn(&Value) -> Result<String, String>,
+    write: fn(&Value) -> Result<String, CliError>,
 ) -> Result<String, CliError> {
     let mut items: Vec<Value> = shown.iter().map(|pod| typed(pod.whole.clone())).collect();
     let value = match (arguments.names.len(), items.len()) {
@@ -82,7 +222,7 @@ fn whole(
             json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
         }
     };
-    let text = write(&value).map_err(CliError::Garbled)?;
+    let text = write(&value)?;
     Ok(format!("{}\n", text.trim_end()))
 }
 
@@ -97,9 +237,19 @@ fn table(shown: &[&Listed], arguments: &GetArguments, wide: bool, now: Timestamp
     if shown.is_empty() {
         return String::new();
     }
+    let head = !arguments.no_headers;
+    columns(&rows(shown, arguments, (wide, head), now), OF_LISTS)
+}
+
+fn rows(
+    shown: &[&Listed],
+    arguments: &GetArguments,
+    (wide, with_head): (bool, bool),
+    now: Timestamp,
+) -> Vec<Vec<String>> {
     let all = arguments.scope.all_namespaces;
     let mut rows = Vec::new();
-    if !arguments.no_headers {
+    if with_head {
         let mut head = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
         if all {
             head.insert(0, "NAMESPACE");
@@ -110,7 +260,7 @@ fn table(shown: &[&Listed], arguments: &GetArguments, wide: bool, now: Timestamp
         rows.push(head.into_iter().map(str::to_owned).collect());
     }
     rows.extend(shown.iter().map(|pod| row(pod, all, wide, now)));
-    columns(&rows, OF_LISTS)
+    rows
 }
 
 fn row(listed: &Listed, with_namespace: bool, wide: bool, now: Timestamp) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Subcommands: what somebody at this machine asks the running agent, over its unix socket, in the words of kubectl.
 //!
 //! Owns: their arguments, the requests, what is printed. Inputs: the socket. Outputs: standard output and error, an exit
-//! status. Spawns nothing: blocking exchanges, in a process of its own.
+//! status. Blocking exchanges, in a process of its own; a thread each where several logs are followed at once.
 //!
 //! Deliberately not here: answering ([`server`](crate::server)), and the judgement of `kubelet validate`, which asks
 //! nobody.
@@ -12,11 +12,14 @@ mod describe;
 mod diff;
 mod events;
 mod get;
+mod logs;
 mod pods;
 mod socket;
 mod status;
 mod summary;
 mod table;
+mod top;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -28,7 +31,7 @@ use crate::config::UsageError;
 use crate::errors::error_chain;
 use crate::validate;
 use arguments::{
-    Command, CompletionArguments, Described, DiffArguments, Line, Listed, ManualArguments,
+    Command, CompletionArguments, Described, DiffArguments, Line, Listed, ManualArguments, Used,
 };
 use diff::Difference;
 
@@ -50,6 +53,12 @@ pub enum CliError {
     /// A file that was named cannot be read.
     #[error("cannot read {}", .0.display())]
     File(PathBuf, #[source] io::Error),
+    /// The agent has gone before all was told.
+    #[error("the agent ended, or was restarted, in the middle of its answer")]
+    Cut,
+    /// Some of what was asked for could be shown; what not was told.
+    #[error("not all could be shown")]
+    Partly,
     /// What came is no answer.
     #[error("the agent's answer cannot be understood: {0}")]
     Garbled(String),
@@ -129,8 +138,11 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
         Command::Diff(arguments) => return compare(arguments, &mut streams),
         Command::Events(arguments) => events::run(arguments, &mut streams, now),
         Command::Get(Listed::Pods(arguments)) => get::run(arguments, &mut streams, now),
+        Command::Logs(arguments) => logs::run(arguments, &mut streams),
         Command::Manual(arguments) => manual(arguments, &mut streams),
         Command::Status(arguments) => status::run(arguments, &mut streams, now),
+        Command::Top(Used::Node(arguments)) => top::node(arguments, &mut streams),
+        Command::Top(Used::Pods(arguments)) => top::pods(arguments, &mut streams),
         Command::Validate(arguments) => return judge(arguments, &mut streams),
     };
     match done {
@@ -231,8 +243,10 @@ mod tests {
                 "diff",
                 "events",
                 "get",
+                "logs",
                 "manual",
                 "status",
+                "top",
                 "validate"
             ]
         );
@@ -251,6 +265,7 @@ mod tests {
         };
         assert!(text("get").contains("kubelet\\-get\\-pods(8)"));
         assert!(text("get-pods").contains("all\\-namespaces"));
+        assert!(text("logs").contains("since\\-time") && text("top-pods").contains("sort\\-by"));
         assert!(!pages.contains_key("manual"));
     }
 }

@@ -7,7 +7,13 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{CliError, socket};
+use super::{CliError, age, socket};
+use crate::server::overview::{Overview, StepOfPod};
+
+/// What the step begins with that waits for an image.
+pub(super) const PULLS: &str = "pulls image ";
+/// Names of pods that a message lists.
+const MOST_NAMES: usize = 10;
 
 /// One pod, with the text of all its fields.
 pub(super) struct Listed {
@@ -21,12 +27,28 @@ struct List {
 }
 
 impl Listed {
+    /// The pod that an object is.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn of(whole: Value) -> Result<Self, CliError> {
+        let pod = Pod::deserialize(&whole).map_err(|error| CliError::Garbled(error.to_string()))?;
+        Ok(Self { pod, whole })
+    }
+
     pub(super) fn name(&self) -> &str {
         self.pod.metadata.name.as_deref().unwrap_or_default()
     }
 
     pub(super) fn namespace(&self) -> &str {
         self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// What the agent has been at for it for a while.
+    pub(super) fn step<'a>(&self, overview: &'a Overview) -> Option<&'a StepOfPod> {
+        let uid = self.pod.metadata.uid.as_deref();
+        let mut steps = overview.steps.iter();
+        steps.find(|step| Some(&*step.uid) == uid)
     }
 
     /// Whether it is called `name`, with the node's name behind it or without.
@@ -41,6 +63,12 @@ impl Listed {
     }
 }
 
+/// `makes the sandbox (RunPodSandbox) for 61s now`.
+pub(super) fn lasting(step: &StepOfPod) -> String {
+    let lasts = age::short(i64::try_from(step.seconds).unwrap_or(i64::MAX));
+    format!("{} for {lasts} now", step.what)
+}
+
 /// All pods of the agent at `socket`, by namespace and name.
 ///
 /// # Errors
@@ -49,8 +77,7 @@ pub(super) fn list(socket: &Path) -> Result<Vec<Listed>, CliError> {
     let list: List = read(socket, "/pods")?;
     let mut pods = Vec::new();
     for whole in list.items.unwrap_or_default() {
-        let pod = Pod::deserialize(&whole).map_err(|error| CliError::Garbled(error.to_string()))?;
-        pods.push(Listed { pod, whole });
+        pods.push(Listed::of(whole)?);
     }
     pods.sort_by(|a, b| (a.namespace(), a.name()).cmp(&(b.namespace(), b.name())));
     Ok(pods)
@@ -64,9 +91,46 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(
     socket: &Path,
     path: &str,
 ) -> Result<T, CliError> {
-    let mut text = String::new();
-    socket::get(socket, path)?
-        .read_to_string(&mut text)
-        .map_err(|error| CliError::Silent(socket.to_owned(), error))?;
+    let text = text(socket, path)?;
     serde_json::from_str(&text).map_err(|error| CliError::Garbled(error.to_string()))
+}
+
+/// The text that the agent answers to GET `path`.
+///
+/// # Errors
+/// When nobody answers, or nothing that is text.
+pub(super) fn text(socket: &Path, path: &str) -> Result<String, CliError> {
+    let mut text = String::new();
+    let mut body = socket::get(socket, path)?;
+    let read = body.read_to_string(&mut text);
+    read.map_err(|error| body.error(error))?;
+    Ok(text)
+}
+
+/// The one pod of `namespace` called `name`, with the node's name behind it or without.
+///
+/// # Errors
+/// When there is none: which there are is told.
+pub(super) fn one<'a>(
+    all: &'a [Listed],
+    namespace: &str,
+    name: &str,
+) -> Result<&'a Listed, CliError> {
+    let here = || all.iter().filter(|pod| pod.namespace() == namespace);
+    let exact = here().find(|pod| pod.name() == name);
+    let found = exact.or_else(|| here().find(|pod| pod.is_called(name)));
+    found.ok_or_else(|| {
+        let elsewhere = all.iter().find(|pod| pod.is_called(name));
+        let names: Vec<&str> = here().map(Listed::name).take(MOST_NAMES).collect();
+        let more = here().count() - names.len();
+        let hint = match (elsewhere, names.is_empty(), more) {
+            (Some(pod), ..) => format!("there is one in namespace {:?}", pod.namespace()),
+            (None, true, _) => "there is no pod there".to_owned(),
+            (None, false, 0) => format!("there are {}", names.join(", ")),
+            (None, false, more) => format!("there are {} and {more} more", names.join(", ")),
+        };
+        CliError::NotFound(format!(
+            "pods {name:?} not found in namespace {namespace:?}: {hint}"
+        ))
+    })
 }

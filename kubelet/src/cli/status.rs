@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use super::age;
 use super::arguments::StatusArguments;
 use super::events::{self, Item};
-use super::pods::{self, Listed};
+use super::pods::{self, Listed, lasting};
 use super::summary::{Summary, begun, since};
 use super::table::{OF_LISTS, columns};
 use super::{CliError, Streams};
@@ -98,6 +98,12 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
             text.push_str(&format!("    {line}\n"));
         }
     }
+    if !overview.stuck.is_empty() {
+        text.push_str("\nTo end, and not ended in their time:\n");
+    }
+    for stuck in &overview.stuck {
+        text.push_str(&format!("  {}: {}\n", stuck.pod, stuck.why));
+    }
     if let Some(found) = &overview.manifests {
         faults(&mut text, "Refused manifests", &found.refused);
         faults(&mut text, "Odd in manifests", &found.odd);
@@ -151,16 +157,13 @@ fn faults(text: &mut String, title: &str, faults: &[Fault]) {
 fn condition(listed: &Listed, overview: &Overview, events: &[Item], now: Timestamp) -> Condition {
     let pod = &listed.pod;
     let uid = pod.metadata.uid.as_deref();
-    let step = overview
-        .steps
-        .iter()
-        .find(|step| Some(step.uid.as_str()) == uid);
-    let step = step.map(|step| {
-        let lasts = age::short(i64::try_from(step.seconds).unwrap_or(i64::MAX));
-        format!(
-            "the agent {} for {lasts} now; the runtime has not answered yet",
-            step.what
-        )
+    let step = listed.step(overview).map(|step| {
+        // The call stands behind what waits for the runtime.
+        let waits = match step.what.ends_with(')') {
+            true => "; the runtime has not answered yet",
+            false => "",
+        };
+        format!("the agent {}{waits}", lasting(step))
     });
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.as_deref().unwrap_or_default();

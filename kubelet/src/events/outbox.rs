@@ -1,4 +1,4 @@
-//! What still has to be told to an API server, bounded in number and in bytes: what waits the longest makes room.
+//! What still has to be told to an API server, or to somebody who watches, bounded in number and in bytes: what waits the longest makes room.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,7 @@ pub(super) struct Pending {
 }
 
 impl Outbox {
+    /// Of the node called `host`; without a name, of whatever is noted.
     pub(super) fn new(host: &str) -> Self {
         Self {
             host: host.into(),
@@ -49,7 +50,7 @@ impl Outbox {
     /// Queues `event` if it is of this node, and of nobody else's: a pod that only the runtime knew names no node.
     pub(super) fn offer(&self, event: &Arc<Event>) {
         let host = &*event.object.host;
-        if !host.is_empty() && host != &*self.host {
+        if !host.is_empty() && !self.host.is_empty() && host != &*self.host {
             return;
         }
         let mut queue = self.lock();
@@ -86,6 +87,13 @@ impl Outbox {
             }
             self.news.notified().await;
         }
+    }
+
+    /// The next event, once there is one, whether it is told for the first time, and how many before it had to make room.
+    /// Cancel-safe, as [`Outbox::next`] is.
+    pub async fn next_event(&self) -> (Arc<Event>, bool, u64) {
+        let pending = self.next().await;
+        (pending.event, pending.new, self.take_dropped())
     }
 
     /// How many had to make room since the last call.

@@ -32,7 +32,7 @@ struct State {
     correlator: Correlator,
     store: Store,
     last_id: i64,
-    /// One for each API server that is told.
+    /// One for each API server that is told, and for each who watches.
     outboxes: Vec<Weak<Outbox>>,
 }
 
@@ -69,6 +69,16 @@ impl Recorder {
         }
         state.outboxes.push(Arc::downgrade(&outbox));
         outbox
+    }
+
+    /// The events kept so far, what happened the longest ago first, and those to come, of whatever node. They are queued
+    /// until the outbox is dropped.
+    #[must_use]
+    pub fn follow(&self) -> (Vec<Arc<Event>>, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::new(""));
+        let mut state = self.state();
+        state.outboxes.push(Arc::downgrade(&outbox));
+        (state.store.iter().cloned().collect(), outbox)
     }
 
     pub(super) fn note(&self, draft: &Draft<'_>) -> Noted {

@@ -255,3 +255,27 @@ async fn combined_events_say_so_and_nobody_reported_them() {
     assert_eq!(last["reportingComponent"], "");
     assert_eq!(last["source"]["component"], "kubelet");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_has_what_was_kept_and_then_what_comes_bounded() {
+    let recorder = manual();
+    let note = |name: &str| {
+        let pod = pod(name);
+        recorder.note(&About::pod(&pod).draft(false, "Started", "m"));
+    };
+    note("early");
+    let (kept, outbox) = recorder.follow();
+    let kept: Vec<&str> = kept.iter().map(|event| &*event.object.name).collect();
+    assert_eq!(kept, ["early"]);
+    note("late");
+    let (event, new, dropped) = outbox.next_event().await;
+    assert_eq!((&*event.object.name, new, dropped), ("late", true, 0));
+    note("late");
+    let (event, new, _) = outbox.next_event().await;
+    assert_eq!((event.count, new), (2, false));
+    for number in 0..MOST_EVENTS + 7 {
+        note(&format!("pod-{number}"));
+    }
+    let (event, _, dropped) = outbox.next_event().await;
+    assert_eq!((&*event.object.name, dropped), ("pod-7", 7));
+}

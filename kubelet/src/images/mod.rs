@@ -23,7 +23,7 @@ pub use error::ImageError;
 pub use name::{ImageName, InvalidImageName};
 pub use policy::{Decision, PullPolicy, decide};
 pub use pull_secrets::credentials_in_secrets;
-pub use puller::{ImageEvent, ImagePuller, ImageRequest, ImageRuntime, PullConfig};
+pub use puller::{ImageEvent, ImagePuller, ImageRequest, ImageRuntime, PULLING, PullConfig};
 
 use crate::runtime::ImageRef;
 

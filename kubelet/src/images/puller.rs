@@ -58,6 +58,9 @@ impl ImageRuntime for cri_proto::ImageClient {
     }
 }
 
+/// The reason of the event that a pull begins.
+pub const PULLING: &str = "Pulling";
+
 /// How many pulls there may be, at once and in a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PullConfig {
@@ -284,7 +287,7 @@ impl<R: ImageRuntime> ImagePuller<R> {
         let image = request.image;
         self.begin(request, events)?;
         events(ImageEvent::normal(
-            "Pulling",
+            PULLING,
             format!("Pulling image {image:?}"),
         ));
         let asked = Instant::now();

@@ -44,6 +44,8 @@ pub struct ContainerLogs<R> {
     pub clock: Clock,
     /// The gate `PodLogsQuerySplitStreams`: one stream alone may be asked for.
     pub split_streams: bool,
+    /// Whether `rotated=true` has rotated files read too. It is not upstream's: only the agent's own socket has it.
+    pub rotated: bool,
 }
 
 /// The route.
@@ -61,7 +63,10 @@ async fn read<R: StreamRuntime>(
 ) -> Response {
     let query = Query::parse(query.as_deref());
     let query = match LogQuery::parse(&query, logs.clock.now().wall) {
-        Ok(query) => query,
+        Ok(mut query) => {
+            query.options.rotated &= logs.rotated;
+            query
+        }
         Err(BadQuery::Undecodable) => {
             let message = r#"{"message": "Unable to decode query."}"#;
             return plain(StatusCode::BAD_REQUEST, message);

@@ -10,13 +10,13 @@ use crate::events::{Event, Kind, Recorder};
 
 /// What is asked for; all, without parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wanted {
+pub(super) struct Wanted {
     namespace: Option<String>,
     pod: Option<String>,
 }
 
 impl Wanted {
-    fn parse(query: &str) -> Result<Self, String> {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut wanted = Self::default();
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -35,7 +35,7 @@ impl Wanted {
         Ok(wanted)
     }
 
-    fn is(&self, event: &Event) -> bool {
+    pub(super) fn is(&self, event: &Event) -> bool {
         let namespace = self.namespace.as_deref();
         namespace.is_none_or(|namespace| namespace == event.namespace())
             && self.pod.as_deref().is_none_or(|pod| is_of(event, pod))

@@ -170,6 +170,7 @@ impl Server {
                     connections.spawn(serve_tls(stream, tls, routes, limits, slot));
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                    let routes = super::socket::for_peer(&stream, routes);
                     connections.spawn(serve(stream, routes, limits, None, slot));
                 }),
             };

@@ -28,7 +28,10 @@ mod socket;
 pub mod streaming;
 mod system_logs;
 mod tls;
+mod watching;
 
+#[cfg(test)]
+mod socket_tests;
 #[cfg(test)]
 mod tests;
 
@@ -60,7 +63,8 @@ pub fn healthz_routes(checks: HealthChecks) -> Router {
     with_health(checks).fallback(not_found)
 }
 
-/// The routes of the agent's own socket: those of the read-only port, what has happened, and how the agent is.
+/// The routes of the agent's own socket: those of the read-only port, what has happened, how the agent is, and changes as
+/// they come.
 pub fn socket_routes(
     pods: Arc<dyn PodsView>,
     recorder: &'static Recorder,
@@ -68,9 +72,13 @@ pub fn socket_routes(
     more: Router,
 ) -> Router {
     let events = move |query: RawQuery| events::list(recorder, query);
+    let board = overview.board.clone();
+    let watch_events = move |query: RawQuery| watching::events(recorder, query);
     let routes = node_api::reading(overview.checks.clone(), pods, more);
     let routes = routes
         .route("/events", get(events))
+        .route("/watch/events", get(watch_events))
+        .route("/watch/pods", get(move || watching::pods(board.clone())))
         .route("/status", get(move || overview::show(overview.clone())));
     node_api::finished(routes)
 }

@@ -11,9 +11,11 @@ use static_pods::watch::ManifestSet;
 use tokio::sync::watch;
 
 use super::{HealthChecks, text};
+use crate::admission;
 use crate::clock::Clock;
 use crate::sources::Desired;
 use crate::status::StatusBoard;
+use crate::workers::StuckPods;
 
 /// A step that lasts no longer is nothing to speak of.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +43,10 @@ pub struct OverviewInputs {
     pub kubeconfig: Option<PathBuf>,
     /// What the workers are at.
     pub board: StatusBoard,
+    /// Which pods do not end.
+    pub stuck: StuckPods,
+    /// What pods may ask for here.
+    pub admission: Arc<admission::Node>,
 }
 
 /// The answer. Fields are added to it and never change their meaning: a newer program may ask an older agent.
@@ -61,6 +67,30 @@ pub(crate) struct Overview {
     pub(crate) sources_read: bool,
     /// The pods whose workers have been at one thing for longer than a few seconds.
     pub(crate) steps: Vec<StepOfPod>,
+    /// The pods that should have ended by now.
+    #[serde(default)]
+    pub(crate) stuck: Vec<StuckPod>,
+    /// What pods may ask for in sum; none by an older agent.
+    pub(crate) allocatable: Option<Allocatable>,
+}
+
+/// A pod that does not end.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct StuckPod {
+    /// `default/web-node`.
+    pub(crate) pod: String,
+    /// What keeps it.
+    pub(crate) why: String,
+}
+
+/// What pods may ask for in sum.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Allocatable {
+    /// Thousandths of a core.
+    pub(crate) cpu: i64,
+    /// Bytes.
+    pub(crate) memory: i64,
 }
 
 /// The manifest directory.
@@ -87,7 +117,7 @@ pub(crate) struct Fault {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct StepOfPod {
     pub(crate) uid: String,
-    /// `makes the sandbox` …
+    /// `makes the sandbox (RunPodSandbox)` …
     pub(crate) what: String,
     pub(crate) seconds: u64,
 }
@@ -104,6 +134,14 @@ impl OverviewInputs {
                 seconds: lasts.as_secs(),
             })
         });
+        let stuck = self.stuck.all().into_iter().map(|(name, why)| StuckPod {
+            pod: format!("{}/{}", name.namespace, name.name),
+            why: why.to_string(),
+        });
+        let amount = |resource: &str| {
+            let amount = self.admission.allocatable.get(resource);
+            amount.copied().unwrap_or_default()
+        };
         Overview {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -119,6 +157,11 @@ impl OverviewInputs {
             kubeconfig: self.kubeconfig.clone(),
             sources_read: self.desired.borrow().ready,
             steps: steps.collect(),
+            stuck: stuck.collect(),
+            allocatable: Some(Allocatable {
+                cpu: amount("cpu"),
+                memory: amount("memory"),
+            }),
         }
     }
 }

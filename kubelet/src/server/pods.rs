@@ -68,7 +68,8 @@ pub(super) async fn list(view: Arc<dyn PodsView>) -> Response {
     )
 }
 
-fn item(pod: &Pod, status: Option<&PodStatus>) -> io::Result<Vec<u8>> {
+/// A pod as an item of a list.
+pub(super) fn item(pod: &Pod, status: Option<&PodStatus>) -> io::Result<Vec<u8>> {
     let item = Item {
         metadata: &pod.metadata,
         spec: pod.spec.as_ref(),

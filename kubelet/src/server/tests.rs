@@ -293,6 +293,8 @@ fn overview() -> OverviewInputs {
         desired: tokio::sync::watch::channel(Arc::default()).1,
         kubeconfig: None,
         board: crate::status::StatusBoard::new(),
+        stuck: crate::workers::StuckPods::default(),
+        admission: Arc::default(),
     }
 }
 

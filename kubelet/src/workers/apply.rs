@@ -52,11 +52,13 @@ impl Drop for ShownStep {
 fn words(step: &Step) -> String {
     match step {
         Step::Stop(_) => "ends containers".to_owned(),
-        Step::StopSandbox(_) => "ends the sandbox".to_owned(),
+        Step::StopSandbox(_) => "ends the sandbox (StopPodSandbox)".to_owned(),
         Step::CreateSandbox { .. } => "makes the sandbox".to_owned(),
         Step::Start(start) => format!("starts container {}", start.name),
-        Step::RemoveContainer(_) | Step::ResetContainer(_) => "removes a container".to_owned(),
-        Step::RemoveSandbox(_) => "removes a sandbox".to_owned(),
+        Step::RemoveContainer(_) | Step::ResetContainer(_) => {
+            "removes a container (RemoveContainer)".to_owned()
+        }
+        Step::RemoveSandbox(_) => "removes a sandbox (RemovePodSandbox)".to_owned(),
     }
 }
 
@@ -131,6 +133,15 @@ impl Worker {
             }
         }
         applied
+    }
+
+    /// Says, within a step, what of it begins now: what waits for the runtime has the name of the call behind it.
+    pub(super) fn say_at(&self, what: &str) {
+        if let Some(board) = &self.board {
+            let since = self.tools.clock.monotonic();
+            let what = what.into();
+            board.at(Some(StepAtWork { what, since }));
+        }
     }
 
     async fn make_sandbox(

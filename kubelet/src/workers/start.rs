@@ -14,7 +14,7 @@ use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
-use crate::images::{ImageError, ImageReady, ImageRequest, PullPolicy};
+use crate::images::{ImageError, ImageReady, ImageRequest, PULLING, PullPolicy};
 use crate::logs::LogsError;
 use crate::metrics::kubelet;
 use crate::plan::ContainerStart;
@@ -272,6 +272,7 @@ impl Worker {
         let config = self.sandbox_config(pod, attempt)?;
         self.memory.sandbox_config = Some(config.clone());
         kubelet().started_pods.inc();
+        self.say_at("makes the sandbox (RunPodSandbox)");
         match self.tools.runtime.run_pod_sandbox(config, handler).await {
             Ok(id) => {
                 self.tools.observer.claim(&self.uid, &id);
@@ -308,6 +309,7 @@ impl Worker {
         if has_post_start(&spec) {
             self.probes.hook_began(&id);
         }
+        self.say_at(&format!("starts container {} (StartContainer)", start.name));
         let started = self.tools.runtime.start_container(id.as_str()).await;
         if let Err(error) = started {
             self.probes.hook_done(&id);
@@ -362,6 +364,7 @@ impl Worker {
         if let Some(target) = target {
             convert::share_processes(&mut config, target);
         }
+        self.say_at(&format!("makes container {} (CreateContainer)", start.name));
         let made = self
             .tools
             .runtime
@@ -405,6 +408,12 @@ impl Worker {
             pull_secrets: &pull_secrets,
         };
         let record = |event: crate::images::ImageEvent| {
+            if event.reason == PULLING {
+                self.say_at(&format!(
+                    "pulls image {image:?} for container {} (PullImage)",
+                    spec.name
+                ));
+            }
             if event.warning {
                 about.warning(event.reason, &event.message);
             } else {

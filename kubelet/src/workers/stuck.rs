@@ -35,6 +35,12 @@ impl StuckPods {
         self.0.borrow().get(name).cloned()
     }
 
+    /// All that was said.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<PodName, Arc<str>> {
+        self.0.borrow().clone()
+    }
+
     /// Changes whenever anything is said.
     pub(super) fn changes(&self) -> watch::Receiver<BTreeMap<PodName, Arc<str>>> {
         self.0.subscribe()

@@ -12,8 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::arguments::DescribeArguments;
 use super::events::{self, Item};
-use super::pods::{self, Listed};
+use super::pods::{self, Listed, lasting};
 use super::{CliError, Streams};
+use crate::server::overview::Overview;
 use lines::Lines;
 
 const NONE: &str = "<none>";
@@ -47,17 +48,22 @@ pub(super) fn run(
         return streams.remark(&format!("No resources found{place}."));
     }
     let events = events::of_node(&socket)?;
-    let texts: Vec<String> = shown.iter().map(|pod| text(pod, &events, now)).collect();
+    let overview: Overview = pods::read(&socket, "/status")?;
+    let texts = shown.iter().map(|pod| {
+        let step = pod.step(&overview).map(lasting);
+        text(pod, &events, step, now)
+    });
+    let texts: Vec<String> = texts.collect();
     streams.print(&texts.join("\n\n"))
 }
 
-fn text(listed: &Listed, events: &[Item], now: Timestamp) -> String {
+fn text(listed: &Listed, events: &[Item], step: Option<String>, now: Timestamp) -> String {
     let pod = &listed.pod;
     let none = (PodSpec::default(), PodStatus::default());
     let spec = pod.spec.as_ref().unwrap_or(&none.0);
     let status = pod.status.as_ref().unwrap_or(&none.1);
     let mut lines = Lines::default();
-    head(&mut lines, pod, spec, status);
+    head(&mut lines, pod, spec, status, step);
     let specs = spec.init_containers.as_deref().unwrap_or_default();
     if !specs.is_empty() {
         let statuses = status
@@ -97,7 +103,7 @@ fn text(listed: &Listed, events: &[Item], now: Timestamp) -> String {
     text
 }
 
-fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus) {
+fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus, step: Option<String>) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     lines.entry(0, "Name", text(&pod.metadata.name));
     lines.entry(0, "Namespace", text(&pod.metadata.namespace));
@@ -149,6 +155,10 @@ fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus) {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
             lines.entry(0, key, value);
         }
+    }
+    if let Some(step) = step {
+        // Not kubectl's: what the agent is at, such as the pull of an image.
+        lines.entry(0, "Agent", step);
     }
     lines.entry(0, "IP", text(&status.pod_ip));
     match status.pod_ips.as_deref().unwrap_or_default() {

@@ -74,7 +74,12 @@ fn a_pod_is_described_as_kubectl_does() {
         event("u", "Back-off restarting"),
         event("another", "not of this pod"),
     ];
-    let text = text(&listed, &events, "2026-01-02T03:05:00Z".parse().unwrap());
+    let text = text(
+        &listed,
+        &events,
+        None,
+        "2026-01-02T03:05:00Z".parse().unwrap(),
+    );
     let expected = include_str!("tests/described.txt");
     assert_eq!(text, expected);
 }
@@ -86,7 +91,7 @@ fn little_is_known_of_a_pod_that_was_just_taken_in() {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
     };
-    let text = text(&listed, &[], Timestamp::UNIX_EPOCH);
+    let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
     for line in [
         "Labels:       <none>",
         "IPs:          <none>",
@@ -107,10 +112,20 @@ fn a_pod_that_ends_says_since_when() {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
     };
-    let text = text(&listed, &[], Timestamp::UNIX_EPOCH);
+    let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
     assert!(
         text.contains("Terminating (since Fri, 02 Jan 2026"),
         "{text}"
     );
     assert!(text.contains("Termination Grace Period:  30s\n"), "{text}");
+}
+
+#[test]
+fn what_the_agent_is_at_is_described() {
+    let listed =
+        Listed::of(json!({"metadata": {"name": "web-n1"}, "spec": {"containers": []}})).unwrap();
+    let pulls = "pulls image \"i\" for container main (PullImage) for 12s now";
+    let text = text(&listed, &[], Some(pulls.to_owned()), Timestamp::UNIX_EPOCH);
+    let line = text.lines().find(|line| line.starts_with("Agent:"));
+    assert!(line.unwrap().ends_with(pulls), "{text}");
 }

@@ -79,8 +79,7 @@ fn a_pod_goes_by_its_name_with_and_without_the_node() {
 #[test]
 fn one_named_object_stands_alone_and_several_are_a_list() {
     let pod = listed("default", "web-n1");
-    let text =
-        |line: &str| whole(&[&pod], &arguments(line), |value| Ok(value.to_string())).unwrap();
+    let text = |line: &str| whole(&[&pod], &arguments(line), json_text).unwrap();
     let alone: Value = serde_json::from_str(&text("web -o json")).unwrap();
     assert_eq!(
         (&alone["kind"], &alone["apiVersion"]),
@@ -119,4 +118,93 @@ fn what_no_pod_can_be_called_is_refused() {
             .contains("unrecognized subcommand 'nodes'"),
         "{error}"
     );
+}
+
+/// What is printed of these changes, one after the other.
+fn watched(line: &str, changes: &[Value]) -> (String, String, CliError) {
+    let room = tempfile::tempdir().unwrap();
+    let socket = room.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let lines: Vec<String> = changes.iter().map(Value::to_string).collect();
+    let agent = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let read = stream.read(&mut [0; 4096]).unwrap();
+        assert!(read > 0);
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        .unwrap();
+        for line in lines {
+            write!(stream, "{:x}\r\n{line}\n\r\n", line.len() + 1).unwrap();
+        }
+    });
+    let (mut output, mut remarks) = (Vec::new(), Vec::new());
+    let mut streams = Streams {
+        output: &mut output,
+        remarks: &mut remarks,
+    };
+    let mut arguments = arguments(line);
+    arguments.watch = true;
+    let changes = Changes::of(&socket, "/watch/pods").unwrap();
+    let error = watch(changes, &arguments, &mut streams).unwrap_err();
+    agent.join().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output), text(remarks), error)
+}
+
+fn change(kind: &str, pod: &Value) -> Value {
+    json!({"type": kind, "object": pod})
+}
+
+#[test]
+fn a_watch_goes_on_from_a_table_and_keeps_its_columns() {
+    let pod = |name: &str, phase: &str| {
+        let mut whole = listed("default", name).whole;
+        whole["status"]["phase"] = phase.into();
+        whole["status"]["containerStatuses"] = json!([]);
+        whole["status"]["startTime"] = Value::Null;
+        whole
+    };
+    let elsewhere = change("MODIFIED", &listed("kube-system", "dns-n1").whole);
+    let (text, remarks, error) = watched(
+        "",
+        &[
+            change("ADDED", &pod("web-n1", "Pending")),
+            change("ADDED", &pod("a-n1", "Failed")),
+            elsewhere,
+            json!({"type": "BOOKMARK", "object": {}}),
+            change("MODIFIED", &pod("web-n1", "Running")),
+            json!({"type": "ERROR", "object": "2 were left out"}),
+            change("ADDED", &pod("a-longer-name-n1", "Pending")),
+            change("DELETED", &pod("web-n1", "Running")),
+            change("DELETED", &pod("a-n1", "Failed")),
+        ],
+    );
+    assert_eq!(
+        text,
+        "\
+NAME     READY   STATUS    RESTARTS   AGE
+a-n1     0/1     Failed    0          <unknown>
+web-n1   0/1     Pending   0          <unknown>
+web-n1   0/1     Running   0          <unknown>
+a-longer-name-n1   0/1     Pending   0          <unknown>
+web-n1             0/1     Terminating   0          <unknown>
+a-n1               0/1     Failed        0          <unknown>
+"
+    );
+    assert_eq!(remarks, "\"2 were left out\"\n");
+    assert!(
+        matches!(error, CliError::Cut),
+        "the agent has gone: {error}"
+    );
+}
+
+#[test]
+fn a_watch_of_a_pod_that_is_not_there_ends() {
+    let begun = json!({"type": "BOOKMARK", "object": {}});
+    let (text, _, error) = watched("nobody", &[begun]);
+    assert_eq!(text, "");
+    assert!(matches!(error, CliError::NotFound(_)), "{error}");
 }

@@ -107,7 +107,9 @@ fn each_pod_that_does_not_run_says_why() {
         pod("slow-n1", began, &json!({"phase": "Running"})),
     ];
     let mut with = overview();
-    with["steps"] = json!([{"uid": "uid-of-hung-n1", "what": "makes the sandbox", "seconds": 61}]);
+    with["steps"] = json!([{"uid": "uid-of-hung-n1", "what": "makes the sandbox (RunPodSandbox)", "seconds": 61}]);
+    with["stuck"] =
+        json!([{"pod": "default/old-n1", "why": "sandbox 1: StopPodSandbox after 40s"}]);
     let text = shown(with, &pods, &[event("hung-n1")]);
     let (_, below) = text
         .split_once("Pods:         4 not running\n\nNot running:\n")
@@ -117,12 +119,15 @@ fn each_pod_that_does_not_run_says_why() {
         "  default/pull-n1   ImagePullBackOff (for 5m)
     main: ImagePullBackOff: Back-off pulling image \"x\" (last exit code 7 10s ago, 3 restarts)
   default/hung-n1   ContainerCreating (for 5m)
-    the agent makes the sandbox for 61s now; the runtime has not answered yet
+    the agent makes the sandbox (RunPodSandbox) for 61s now; the runtime has not answered yet
     last warning: 30s ago FailedCreatePodSandBox: no network
   default/out-n1   OutOfcpu (for 5m)
     OutOfcpu: no cpu left
   default/slow-n1   Running (for 5m)
     it runs and is not ready
+
+To end, and not ended in their time:
+  default/old-n1: sandbox 1: StopPodSandbox after 40s
 "
     );
 }

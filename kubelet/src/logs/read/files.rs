@@ -22,12 +22,12 @@ pub(super) struct Files {
     dir: Dir,
     /// `N.log`.
     name: String,
-    held: Held,
+    pub(super) held: Held,
 }
 
 /// An open file.
 #[derive(Debug)]
-enum Held {
+pub(super) enum Held {
     /// It was `N.log` when it was opened.
     Newest { file: File, position: u64 },
     /// A rotated one by its name, less `.gz`.
@@ -35,7 +35,7 @@ enum Held {
 }
 
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     Plain(File),
     Compressed(Box<GzDecoder<File>>),
 }
@@ -72,10 +72,7 @@ impl Files {
         loop {
             let read = match &mut self.held {
                 Held::Newest { file, .. } => file.read(buffer),
-                Held::Rotated { source, .. } => match source {
-                    Source::Plain(file) => file.read(buffer),
-                    Source::Compressed(decoder) => decoder.read(buffer),
-                },
+                Held::Rotated { source, .. } => source.read(buffer),
             };
             match (read, &mut self.held) {
                 (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -108,8 +105,21 @@ impl Files {
         }
     }
 
-    /// Takes the file after the one that is held, where there is one.
-    pub(super) fn go_on(&mut self) -> io::Result<()> {
+    /// Whether the file that is held is a rotated one, and nobody writes to it any more: another was rotated after it.
+    pub(super) fn is_settled(&self) -> io::Result<bool> {
+        match &self.held {
+            Held::Newest { .. } => Ok(false),
+            Held::Rotated { name, .. } => Ok(self.rotated()?.last() > Some(name)),
+        }
+    }
+
+    /// Whether the file that is held is a rotated one.
+    pub(super) fn is_rotated(&self) -> bool {
+        matches!(self.held, Held::Rotated { .. })
+    }
+
+    /// Takes the file after the one that is held, where there is one; says whether there is.
+    pub(super) fn go_on(&mut self) -> io::Result<bool> {
         // Before the names are read: what is rotated in between is then among them.
         let newest = self.open_in_dir(&self.name)?;
         let names = self.rotated()?;
@@ -119,7 +129,7 @@ impl Files {
                 if let Some(newest) = &newest
                     && is_same(file, newest)?
                 {
-                    return Ok(());
+                    return Ok(false);
                 }
                 self.after(file, &names)?
             }
@@ -134,18 +144,19 @@ impl Files {
                 }
                 let name = name.clone();
                 self.held = Held::Rotated { name, source };
-                return Ok(());
+                return Ok(true);
             }
         }
+        let found = newest.is_some();
         if let Some(file) = newest {
             self.held = Held::Newest { file, position: 0 };
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Which of the rotated files comes after `held`, which was the newest.
     fn after(&self, held: &File, names: &[String]) -> io::Result<Option<usize>> {
-        let ours = first_time(|head| read_head(held, head))?;
+        let ours = first_time_of(held)?;
         let mut later = None;
         for (at, name) in names.iter().enumerate().rev() {
             let Some(mut source) = self.open_rotated(name)? else {
@@ -156,7 +167,7 @@ impl Files {
                 Source::Compressed(_) => false,
             };
             // One that is compressed has the same beginning. One that is gone has only later ones left.
-            if is_ours || first_time(|head| source.read_head(head))? <= ours {
+            if is_ours || source.first_time()? <= ours {
                 break;
             }
             later = Some(at);
@@ -165,7 +176,7 @@ impl Files {
     }
 
     /// The names of the rotated files, the oldest first, less `.gz`.
-    fn rotated(&self) -> io::Result<Vec<String>> {
+    pub(super) fn rotated(&self) -> io::Result<Vec<String>> {
         let prefix = format!("{}.", self.name);
         let names = self.dir.names().map_err(io::Error::other)?.into_iter();
         let names = names.filter(|name| name.starts_with(&prefix) && !name.ends_with(UNFINISHED));
@@ -179,7 +190,7 @@ impl Files {
         Ok(names)
     }
 
-    fn open_rotated(&self, name: &str) -> io::Result<Option<Source>> {
+    pub(super) fn open_rotated(&self, name: &str) -> io::Result<Option<Source>> {
         if let Some(file) = self.open_in_dir(name)? {
             return Ok(Some(Source::Plain(file)));
         }
@@ -192,7 +203,21 @@ impl Files {
     }
 }
 
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Compressed(decoder) => decoder.read(buffer),
+        }
+    }
+}
+
 impl Source {
+    /// The time of the first line; of one that is compressed it can be asked once.
+    pub(super) fn first_time(&mut self) -> io::Result<Option<jiff::Timestamp>> {
+        first_time(|head| self.read_head(head))
+    }
+
     /// As [`read_head`]; of one that is compressed it can be asked once.
     fn read_head(&mut self, head: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -216,6 +241,11 @@ fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
     file.read_at(head, 0)
 }
 
+/// The time of the first line of the file that is open; it stays where it is.
+pub(super) fn first_time_of(file: &File) -> io::Result<Option<jiff::Timestamp>> {
+    first_time(|head| read_head(file, head))
+}
+
 /// The time of the first line of a file; none where it has no line yet, which is before any time.
 fn first_time(
     read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
@@ -226,7 +256,7 @@ fn first_time(
     Ok(first.and_then(Time::parse).and_then(Time::instant))
 }
 
-fn is_same(one: &File, other: &File) -> io::Result<bool> {
+pub(super) fn is_same(one: &File, other: &File) -> io::Result<bool> {
     let (one, other) = (one.metadata()?, other.metadata()?);
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }

@@ -7,11 +7,13 @@
 //! takes. A reader that waits holds a file, a watch, and no buffer.
 //! Deliberately not here: which container's log it is, and HTTP (that is `server/container_logs`).
 //!
-//! A log is what its newest file holds; older, rotated files are not read. A log that is followed is followed across
-//! rotations, however far behind its reader is: the file that is held is read to its end, then the one after it.
+//! A log is what its newest file holds, as upstream has it; its rotated files are read where that is asked for (`history`).
+//! A log that is followed is followed across rotations, however far behind its reader is: the file that is held is read to
+//! its end, then the one after it.
 
 mod emit;
 mod files;
+mod history;
 mod line;
 mod reader;
 mod start;
@@ -33,10 +35,15 @@ use self::files::Files;
 use self::reader::{Reader, Step};
 use self::watch::Watch;
 use super::{LogsError, PodLogs};
+use crate::dir::Dir;
 
 /// How long a file that has a successor is still looked at: the runtime ends writing to it only after it has made the new
 /// one (`ReopenContainerLog`).
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How often, and how far apart, a log is looked for that rotation has just renamed.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Which of a container's streams are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +57,7 @@ pub enum Streams {
     Stderr,
 }
 
-/// What is wanted of a log: `PodLogOptions` of the Kubernetes API.
+/// What is wanted of a log: `PodLogOptions` of the Kubernetes API, and rotated files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Only so many lines from the end; all of them without. When following, lines to come are on top.
@@ -65,6 +72,8 @@ pub struct LogOptions {
     pub timestamps: bool,
     /// Which streams.
     pub streams: Streams,
+    /// What rotation has left of the log too, where it is still there.
+    pub rotated: bool,
 }
 
 /// Why a log cannot be read, or not to its end. Texts are upstream's, where it has the same error.
@@ -140,7 +149,17 @@ impl PodLogs {
             return Err(ReadLogError::Elsewhere(path.to_owned()));
         }
         let missing = || ReadLogError::Missing(path.to_owned());
-        let (dir, name) = self.file_of(path).map_err(open)?.ok_or_else(missing)?;
+        let find = || self.file_of(path).map_err(open);
+        let mut found = find()?;
+        // Rotation has taken it away this moment, and the runtime makes another.
+        for _ in 0..if options.rotated { LOOKS } else { 0 } {
+            if found.as_ref().is_none_or(|(dir, name)| is_there(dir, name)) {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            found = find()?;
+        }
+        let (dir, name) = found.ok_or_else(missing)?;
         // Before the file is opened: no change is missed.
         let watch = options.follow.then(|| Watch::on(&dir));
         let files = Files::open(dir, name).map_err(|error| open(error.into()))?;
@@ -231,6 +250,11 @@ impl LogReading {
             ReadError::Content(error) => ReadLogError::Content(error.to_string()),
         })
     }
+}
+
+/// Whether a file can be opened, or the reason why not is another than that it is not there.
+fn is_there(dir: &Dir, name: &str) -> bool {
+    !matches!(dir.open_file(name), Ok(None))
 }
 
 /// Why the reader cannot go on.

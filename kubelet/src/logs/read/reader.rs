@@ -45,8 +45,13 @@ impl Reader {
     pub(super) fn new(mut files: Files, options: LogOptions) -> io::Result<Self> {
         if let (Some(lines), Some(file)) = (options.tail, files.plain()) {
             // It leaves the file where it read last.
-            let at = start::of_last(file, lines)?;
-            files.seek(at)?;
+            let beginning = start::of_last(file, lines)?;
+            files.seek(beginning.at)?;
+            if options.rotated {
+                files.go_back_by(beginning.lacking)?;
+            }
+        } else if options.rotated {
+            files.go_back_to(options.since)?;
         }
         Ok(Self {
             files,
@@ -72,6 +77,10 @@ impl Reader {
                     self.buffer.clear();
                     self.files.seek(0)?;
                 }
+                // All of it was written long ago: there are no last words to wait for.
+                0 if self.files.is_rotated()
+                    && (!self.follow || self.files.is_settled()?)
+                    && self.go_on(out)? => {}
                 0 => {
                     // Whoever waits for more may wait long.
                     self.buffer.shrink_to_fit();
@@ -111,8 +120,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Goes on with the file after the one that is held, where there is one.
-    pub(super) fn go_on(&mut self, out: &mut Vec<u8>) -> Result<(), ReadError> {
+    /// Goes on with the file after the one that is held, where there is one; says whether there is.
+    pub(super) fn go_on(&mut self, out: &mut Vec<u8>) -> Result<bool, ReadError> {
         self.finish(out)?;
         Ok(self.files.go_on()?)
     }

@@ -5,9 +5,18 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// What is read at once, from the end on.
 const BLOCK: u64 = 64 << 10;
 
-/// The position at which the last `lines` lines of `file` begin; a last line without its newline comes on top of them.
-/// Reads from the end only as far as that, whatever the size.
-pub(super) fn of_last(file: &mut (impl Read + Seek), lines: u64) -> io::Result<u64> {
+/// Where in a file the lines begin that are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beginning {
+    /// Bytes before it.
+    pub(super) at: u64,
+    /// Lines that are wanted and that the file does not have.
+    pub(super) lacking: u64,
+}
+
+/// Where the last `lines` lines of `file` begin; a last line without its newline comes on top of them. Reads from the end
+/// only as far as that, whatever the size.
+pub(super) fn of_last(file: &mut (impl Read + Seek), lines: u64) -> io::Result<Beginning> {
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut left = lines;
     let mut block = Vec::new();
@@ -22,16 +31,63 @@ pub(super) fn of_last(file: &mut (impl Read + Seek), lines: u64) -> io::Result<u
             let newlines = block.iter().enumerate().rev().filter(|(_, b)| **b == b'\n');
             let before = newlines.map(|(at, _)| at as u64);
             let skipped = usize::try_from(left).unwrap_or(usize::MAX);
-            return Ok(before
-                .skip(skipped)
-                .map(|at| begin + at + 1)
-                .next()
-                .unwrap_or(begin));
+            let mut before = before.skip(skipped).map(|at| begin + at + 1);
+            let at = before.next().unwrap_or(begin);
+            return Ok(Beginning { at, lacking: 0 });
         }
         left -= newlines;
         end = begin;
     }
-    Ok(0)
+    Ok(Beginning {
+        at: 0,
+        lacking: left,
+    })
+}
+
+/// The same of a stream, which can only be read from its beginning: `open` gives it anew, as often as it is asked.
+pub(super) fn of_last_in_stream<R: Read>(
+    mut open: impl FnMut() -> io::Result<R>,
+    lines: u64,
+) -> io::Result<Beginning> {
+    let all = pass_lines(open()?, u64::MAX)?.lines;
+    let Some(before) = all.checked_sub(lines).filter(|before| *before > 0) else {
+        return Ok(Beginning {
+            at: 0,
+            lacking: lines.saturating_sub(all),
+        });
+    };
+    let at = pass_lines(open()?, before)?.bytes;
+    Ok(Beginning { at, lacking: 0 })
+}
+
+/// What was read of a stream.
+#[derive(Default)]
+struct Passed {
+    lines: u64,
+    bytes: u64,
+}
+
+/// Reads over the first `most` lines.
+fn pass_lines(mut stream: impl Read, most: u64) -> io::Result<Passed> {
+    let mut passed = Passed::default();
+    let mut block = vec![0; 64 << 10];
+    loop {
+        let read = match stream.read(&mut block) {
+            Ok(0) => return Ok(passed),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let ends = block[..read].iter().enumerate();
+        for (at, _) in ends.filter(|(_, byte)| **byte == b'\n') {
+            passed.lines += 1;
+            if passed.lines == most {
+                passed.bytes += at as u64 + 1;
+                return Ok(passed);
+            }
+        }
+        passed.bytes += read as u64;
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +122,7 @@ mod tests {
             ("a\nb\nc", 0, 4),
         ] {
             let found = of_last(&mut Cursor::new(text), lines).unwrap();
-            assert_eq!(found, at, "{lines} of {text:?}");
+            assert_eq!(found.at, at, "{lines} of {text:?}");
         }
     }
 
@@ -76,7 +132,7 @@ mod tests {
         let text: Vec<u8> = (0..500).flat_map(|_| [&line[..], b"\n"].concat()).collect();
         for lines in [0, 1, 64, 65, 66, 131, 499, 500, 501, u64::MAX] {
             let found = of_last(&mut Cursor::new(&text), lines).unwrap();
-            assert_eq!(found, naive(&text, lines), "{lines}");
+            assert_eq!(found.at, naive(&text, lines), "{lines}");
         }
     }
 
@@ -110,8 +166,8 @@ mod tests {
         let whole = (1 << 30) + end.len() as u64;
         let last = "line 999 of the end\n".len() as u64;
         let mut frugal = Frugal(file, 0);
-        assert_eq!(of_last(&mut frugal, 1).unwrap(), whole - last);
-        assert_eq!(of_last(&mut frugal, 10).unwrap(), whole - 10 * last);
+        assert_eq!(of_last(&mut frugal, 1).unwrap().at, whole - last);
+        assert_eq!(of_last(&mut frugal, 10).unwrap().at, whole - 10 * last);
     }
 
     proptest! {
@@ -122,7 +178,12 @@ mod tests {
             lines in 0_u64..3000,
         ) {
             let text = text.repeat(times);
-            prop_assert_eq!(of_last(&mut Cursor::new(&text), lines).unwrap(), naive(&text, lines));
+            let found = of_last(&mut Cursor::new(&text), lines).unwrap();
+            prop_assert_eq!(found.at, naive(&text, lines));
+            let whole = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+            prop_assert_eq!(found.lacking, lines.saturating_sub(whole));
+            let stream = of_last_in_stream(|| Ok(&text[..]), lines).unwrap();
+            prop_assert_eq!(stream, found);
         }
     }
 }

@@ -305,6 +305,77 @@ async fn a_reader_far_behind_reads_every_file_between() {
     }
 }
 
+/// A log of forty lines, ten in each of its files, of which the first two are compressed.
+fn rotated_thrice() -> Node {
+    let mut node = Node::new();
+    for round in 0..3 {
+        node.append(10);
+        let rotated = node.rotate(round);
+        if round < 2 {
+            compress(&rotated);
+        }
+    }
+    node.append(10);
+    node
+}
+
+#[tokio::test]
+async fn rotated_files_are_read_where_that_is_asked_for() {
+    let node = rotated_thrice();
+    assert_eq!(node.whole(LogOptions::default()).await, lines(31..=40));
+    let all = LogOptions {
+        rotated: true,
+        ..LogOptions::default()
+    };
+    assert_eq!(node.whole(all).await, lines(1..=40));
+    for wanted in [0, 1, 9, 10, 11, 15, 20, 21, 30, 35, 39, 40, 41, 1000] {
+        let last = LogOptions {
+            rotated: true,
+            ..tail(wanted)
+        };
+        let first = 41 - u32::try_from(wanted).unwrap().min(40);
+        assert_eq!(node.whole(last).await, lines(first..=40), "{wanted}");
+    }
+    for first in [1, 10, 11, 25, 31, 40] {
+        let since = LogOptions {
+            since: Some(format!("2024-01-01T00:00:00.{first:09}Z").parse().unwrap()),
+            ..all
+        };
+        assert_eq!(node.whole(since).await, lines(first..=40), "{first}");
+    }
+    // The runtime has not made the new file yet.
+    let away = node.dir.join("0.log.away");
+    fs::rename(node.log(), &away).unwrap();
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        fs::rename(&away, node.log()).unwrap();
+    };
+    let (text, ()) = tokio::join!(node.whole(all), back);
+    assert!(text.ends_with(&lines(31..=40)), "{text}");
+    // Rotation has removed the first file meanwhile.
+    fs::remove_file(node.dir.join("0.log.20240101-000000.gz")).unwrap();
+    assert_eq!(node.whole(all).await, lines(11..=40));
+}
+
+#[tokio::test]
+async fn rotated_files_are_read_and_then_the_log_is_followed() {
+    let mut node = rotated_thrice();
+    let options = LogOptions {
+        rotated: true,
+        follow: true,
+        ..tail(25)
+    };
+    let (mut reading, end) = node.begin(options).await;
+    assert_eq!(until(&mut reading, "line 40\n").await, lines(16..=40));
+    node.append(2);
+    compress(&node.dir.join("0.log.20240101-000002"));
+    node.rotate(3);
+    node.append(1);
+    assert_eq!(until(&mut reading, "line 43\n").await, lines(41..=43));
+    drop(end);
+    assert_eq!(rest(&mut reading).await, "");
+}
+
 #[tokio::test]
 async fn a_log_that_was_cut_off_is_read_from_its_beginning() {
     let mut node = Node::new();

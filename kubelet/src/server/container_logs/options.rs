@@ -62,6 +62,7 @@ impl LogQuery {
                 follow: flag(query, "follow"),
                 timestamps: flag(query, "timestamps"),
                 streams: wanted,
+                rotated: flag(query, "rotated"),
             },
             previous: flag(query, "previous"),
         })
@@ -131,6 +132,7 @@ mod tests {
         assert_eq!(options("tail=5&tailLines=9").tail, Some(5));
         assert_eq!(options("tail=all&tailLines=9").tail, None);
         assert_eq!(options("stream=Stderr").streams, Streams::Stderr);
+        assert!(options("rotated=true").rotated && !options("").rotated);
     }
 
     #[test]

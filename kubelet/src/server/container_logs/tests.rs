@@ -20,6 +20,10 @@ struct Node {
 
 impl Node {
     async fn new(split_streams: bool) -> Self {
+        Self::with(split_streams, false).await
+    }
+
+    async fn with(split_streams: bool, rotated: bool) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let logs = PodLogs::new(LogsConfig {
             pod_logs_dir: temp.path().join("pods"),
@@ -36,6 +40,7 @@ impl Node {
             runtime: runtime.clone(),
             clock: Clock::system(),
             split_streams,
+            rotated,
         }))
         .await;
         Self {
@@ -73,6 +78,27 @@ async fn a_log_is_sent_in_chunks() {
         "{body}"
     );
     assert!(!body.contains("one"), "{body}");
+}
+
+#[tokio::test]
+async fn rotated_files_are_the_sockets_alone() {
+    for (rotated, shown) in [(false, "two\n"), (true, "one\ntwo\n")] {
+        let node = Node::with(false, rotated).await;
+        node.write("2024-01-01T00:00:01Z stdout F one\n");
+        std::fs::rename(
+            &node.runtime.log,
+            format!("{}.20240101-000001", node.runtime.log),
+        )
+        .unwrap();
+        node.write("2024-01-01T00:00:02Z stdout F two\n");
+        let (_, body) = node.get("ns/web/c?rotated=true").await;
+        let text: String = body
+            .lines()
+            .filter(|line| line.len() == 3)
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(text, shown, "{body}");
+    }
 }
 
 #[tokio::test]
