@@ -1,6 +1,8 @@
 //! The agent's own unix socket: where this machine's administrator asks it things.
 //!
-//! The file is made for its owner alone (0600): nobody else can connect at any moment. It is bound beside its place and
+//! The file is made for its owner alone (0600): nobody else can connect at any moment. Should somebody open it to others
+//! afterwards, the kernel still says who connects (SO_PEERCRED, `unix(7)`), and whoever is neither root nor the agent's own
+//! user is refused: what is asked here may be a command in any container. It is bound beside its place and
 //! renamed into it, so that one that a killed agent left is replaced in one step, and what is there and no socket is
 //! left alone. The directory is held by handle, and the paths to bind go through it: they are short however long the
 //! directory's own path is.
@@ -11,12 +13,13 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
+use axum::http::StatusCode;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
-use super::Server;
+use super::{Server, text};
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 64;
@@ -90,6 +93,28 @@ impl Server {
     }
 }
 
+/// What whoever is at the other end of `stream` may ask: `routes`, or nothing.
+pub(super) fn for_peer(stream: &UnixStream, routes: Router) -> Router {
+    // Who it was that connected; somebody that the kernel does not name is nobody.
+    let user = stream.peer_cred().map(|peer| peer.uid());
+    match user {
+        Ok(user) if may_ask(user) => routes,
+        _ => Router::new().fallback(refused),
+    }
+}
+
+/// Root, and whoever the agent is.
+fn may_ask(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
+async fn refused() -> axum::response::Response {
+    text(
+        StatusCode::FORBIDDEN,
+        "only root is answered on this socket\n",
+    )
+}
+
 fn listen(directory: &OwnedFd, name: &Path) -> Result<(OwnedFd, (u64, u64)), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -136,5 +161,17 @@ fn remove(directory: &OwnedFd, name: &Path) -> Result<(), Errno> {
     match fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_agents_own_user_are_answered() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(may_ask(0) && may_ask(own));
+        assert!(!may_ask(own + 65_534));
     }
 }
