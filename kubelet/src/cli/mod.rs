@@ -15,6 +15,7 @@ mod get;
 mod pods;
 mod socket;
 mod status;
+mod streams;
 mod summary;
 mod table;
 
@@ -118,6 +119,14 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
             };
         }
     };
+    // Those that have this process's streams to themselves.
+    match &line.command {
+        Command::Attach(arguments) => return streams::attach(arguments),
+        Command::Cp(arguments) => return streams::copy(arguments),
+        Command::Exec(arguments) => return streams::exec(arguments),
+        Command::PortForward(arguments) => return streams::forward(arguments),
+        _ => {}
+    }
     let mut streams = Streams {
         output: &mut io::stdout().lock(),
         remarks: &mut io::stderr().lock(),
@@ -132,6 +141,7 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
         Command::Manual(arguments) => manual(arguments, &mut streams),
         Command::Status(arguments) => status::run(arguments, &mut streams, now),
         Command::Validate(arguments) => return judge(arguments, &mut streams),
+        Command::Attach(_) | Command::Cp(_) | Command::Exec(_) | Command::PortForward(_) => Ok(()),
     };
     match done {
         Ok(()) => 0,
@@ -226,12 +236,16 @@ mod tests {
         assert_eq!(
             names(),
             [
+                "attach",
                 "completion",
+                "cp",
                 "describe",
                 "diff",
                 "events",
+                "exec",
                 "get",
                 "manual",
+                "port-forward",
                 "status",
                 "validate"
             ]

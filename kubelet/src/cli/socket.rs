@@ -46,7 +46,7 @@ pub(super) fn get(socket: &Path, path: &str) -> Result<impl Read + use<>, CliErr
 }
 
 /// However long the path is: a socket's address has room for 107 bytes.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
+pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     match UnixStream::connect(socket) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
         connected => return connected,
