@@ -88,7 +88,9 @@ pub(super) fn unpack(
         let name = name.unwrap_or_else(|| entry.header().path_bytes().into_owned());
         place(&mut entry, &name, below, &mut root, warn)?;
     }
-    Ok(())
+    // What fills the last record up is not wanted, but whoever sends it is to come to its end, and to say how it was.
+    let drained = io::copy(&mut archive.into_inner(), &mut io::sink());
+    drained.map(drop).map_err(CopyError::Archive)
 }
 
 fn bounded(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, CopyError> {
