@@ -71,6 +71,7 @@ pub mod service;
 pub mod shutdown;
 mod sigkill;
 pub mod sources;
+pub mod spdy;
 mod stamp;
 pub mod stats;
 pub mod status;

@@ -139,7 +139,7 @@ impl Ports<'_> {
             handlers: Router::new()
                 .merge(server::running_pods_routes(tools.runtime.clone()))
                 .merge(container_logs::routes(self.container_logs()))
-                .merge(streaming::routes(self.streaming())),
+                .merge(streams(config, tools)),
             configz: config.server.configz.clone(),
             system_logs: config
                 .server
@@ -164,25 +164,10 @@ impl Ports<'_> {
         ContainerLogs {
             pods: Arc::new(tools.board.clone()),
             logs: tools.logs.clone(),
-            runtime: self.runtime(),
+            runtime: observed(tools),
             clock: tools.clock.clone(),
             split_streams: self.config.gates.enabled("PodLogsQuerySplitStreams"),
             rotated: false,
-        }
-    }
-
-    fn streaming(&self) -> Streaming<ObservedRuntime> {
-        Streaming {
-            pods: Arc::new(self.tools.board.clone()),
-            runtime: self.runtime(),
-            idle: self.config.server.streaming_idle_timeout,
-        }
-    }
-
-    fn runtime(&self) -> ObservedRuntime {
-        ObservedRuntime {
-            observer: self.tools.observer.clone(),
-            runtime: self.tools.runtime.clone(),
         }
     }
 
@@ -196,6 +181,22 @@ impl Ports<'_> {
             true
         })
     }
+}
+
+fn observed(tools: &Tools) -> ObservedRuntime {
+    ObservedRuntime {
+        observer: tools.observer.clone(),
+        runtime: tools.runtime.clone(),
+    }
+}
+
+/// exec, attach and port-forward; each port has streams of its own number.
+fn streams(config: &Config, tools: &Tools) -> Router {
+    streaming::routes(Streaming {
+        pods: Arc::new(tools.board.clone()),
+        runtime: observed(tools),
+        idle: config.server.streaming_idle_timeout,
+    })
 }
 
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
@@ -213,6 +214,7 @@ pub(super) fn open_socket(
         SocketSetting::Unset => config.paths.root.join(SOCKET_NAME),
         SocketSetting::At(path) => path.clone(),
     };
+    let reading = reading.merge(streams(config, tools));
     let pods = Arc::new(tools.board.clone());
     let overview = OverviewInputs {
         node: config.node.name.to_string(),

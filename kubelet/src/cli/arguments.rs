@@ -29,8 +29,12 @@ pub(super) struct Line {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Connect to the first process of a container that runs
+    Attach(AttachArguments),
     /// Print the shell's completions of these subcommands
     Completion(CompletionArguments),
+    /// Copy files and directories into a container or out of it, by the tar that it has
+    Cp(CopyArguments),
     /// Show one pod in detail, with its events
     #[command(subcommand)]
     Describe(Described),
@@ -38,6 +42,8 @@ pub(super) enum Command {
     Diff(DiffArguments),
     /// Show what has happened on this node, what happened last at the end
     Events(EventsArguments),
+    /// Run a command in a container
+    Exec(ExecArguments),
     /// List the pods of this node
     #[command(subcommand)]
     Get(Listed),
@@ -46,6 +52,8 @@ pub(super) enum Command {
     /// Print a manual page as roff; without a name, the names of those there are
     #[command(hide = true)]
     Manual(ManualArguments),
+    /// Forward ports of this machine to ports of a pod, until it is interrupted
+    PortForward(ForwardArguments),
     /// Show on one screen how this node is, and why whatever does not run does not
     Status(StatusArguments),
     /// Show what pods, or the node, use of processor and memory at this moment
@@ -300,6 +308,104 @@ pub(super) struct CompletionArguments {
     /// The shell
     #[arg(value_name = "SHELL")]
     pub(super) shell: clap_complete::Shell,
+}
+
+/// Which container, and how this process's own streams are connected to it.
+#[derive(Args, Debug)]
+pub(super) struct Container {
+    /// The pod, by the name in the manifest or with the node's name behind it
+    #[arg(value_name = "POD", value_parser = a_pod)]
+    pub(super) pod: String,
+    /// The container; without it that of the annotation kubectl.kubernetes.io/default-container, or the first
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) container: Option<String>,
+    /// Of this namespace
+    #[arg(short, long, value_name = "NAME", value_parser = a_name, default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+    /// Only what the container says: no remarks
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Pass standard input to the container
+    #[arg(short = 'i', long)]
+    pub(super) stdin: bool,
+    /// Standard input is a terminal, and is to be the container's; not without -i
+    #[arg(short = 't', long)]
+    pub(super) tty: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: that of the command; 1 when it could not be run, 64 when the command line is wrong."
+)]
+pub(super) struct ExecArguments {
+    #[command(flatten)]
+    pub(super) to: Container,
+    /// The command and its arguments, behind --; no shell looks at them
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    pub(super) command: Vec<String>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "On a terminal, Ctrl-P Ctrl-Q lets go of the container, which runs on.")]
+pub(super) struct AttachArguments {
+    #[command(flatten)]
+    pub(super) to: Container,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ForwardArguments {
+    /// The pod, by the name in the manifest or with the node's name behind it
+    #[arg(value_name = "POD", value_parser = a_pod)]
+    pub(super) pod: String,
+    /// Ports, of this machine and of the pod; 80 is 80:80, :80 is any port that is free. The pod's may be the name of one
+    /// of a container
+    #[arg(value_name = "[LOCAL:]REMOTE", required = true)]
+    pub(super) ports: Vec<String>,
+    /// Where to listen, separated by commas: addresses, or localhost for 127.0.0.1 and ::1
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "localhost"
+    )]
+    pub(super) address: Vec<String>,
+    /// Of this namespace
+    #[arg(short, long, value_name = "NAME", value_parser = a_name, default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "One of the two is PATH, the other POD:PATH or NAMESPACE/POD:PATH. A directory that is copied out of a \
+        container becomes DESTINATION, or what is in it goes into DESTINATION where that is there; a file, and whatever is \
+        copied into a container, goes into a directory that is there by its own name.\n\n\
+        The container needs tar. Out of a container come files and directories alone: links are skipped, and so is whatever \
+        would lie outside of the destination. A local path with a colon begins with ./ or /."
+)]
+pub(super) struct CopyArguments {
+    /// What is copied
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: String,
+    /// Where to
+    #[arg(value_name = "DESTINATION")]
+    pub(super) destination: String,
+    /// The container; without it that of the annotation kubectl.kubernetes.io/default-container, or the first
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) container: Option<String>,
+    /// The pod's, where its name does not say it
+    #[arg(short, long, value_name = "NAME", value_parser = a_name, default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+    /// In the container, files belong to whoever tar is there, with the modes that it gives to new ones
+    #[arg(long)]
+    pub(super) no_preserve: bool,
+    #[command(flatten)]
+    pub(super) place: Place,
 }
 
 #[derive(Args, Debug)]

@@ -16,6 +16,7 @@ mod logs;
 mod pods;
 mod socket;
 mod status;
+mod streams;
 mod summary;
 mod table;
 mod top;
@@ -127,6 +128,14 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
             };
         }
     };
+    // Those that have this process's streams to themselves.
+    match &line.command {
+        Command::Attach(arguments) => return streams::attach(arguments),
+        Command::Cp(arguments) => return streams::copy(arguments),
+        Command::Exec(arguments) => return streams::exec(arguments),
+        Command::PortForward(arguments) => return streams::forward(arguments),
+        _ => {}
+    }
     let mut streams = Streams {
         output: &mut io::stdout().lock(),
         remarks: &mut io::stderr().lock(),
@@ -144,6 +153,7 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
         Command::Top(Used::Node(arguments)) => top::node(arguments, &mut streams),
         Command::Top(Used::Pods(arguments)) => top::pods(arguments, &mut streams),
         Command::Validate(arguments) => return judge(arguments, &mut streams),
+        Command::Attach(_) | Command::Cp(_) | Command::Exec(_) | Command::PortForward(_) => Ok(()),
     };
     match done {
         Ok(()) => 0,
@@ -238,13 +248,17 @@ mod tests {
         assert_eq!(
             names(),
             [
+                "attach",
                 "completion",
+                "cp",
                 "describe",
                 "diff",
                 "events",
+                "exec",
                 "get",
                 "logs",
                 "manual",
+                "port-forward",
                 "status",
                 "top",
                 "validate"

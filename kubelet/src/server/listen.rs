@@ -46,6 +46,12 @@ const SMALL: Limits = Limits {
     head_bytes: 16 << 10,
 };
 
+/// Of the agent's own socket: a command to execute is part of the head here too.
+const OWN: Limits = Limits {
+    head_bytes: LARGE.head_bytes,
+    ..SMALL
+};
+
 /// Of the node's API. The API server keeps a connection to each node for each log that somebody follows; a command to
 /// execute is part of the head.
 const LARGE: Limits = Limits {
@@ -134,7 +140,7 @@ impl Server {
             listener: Listener::Unix(listener),
             routes,
             purpose,
-            limits: SMALL,
+            limits: OWN,
         }
     }
 
