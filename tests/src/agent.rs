@@ -123,6 +123,13 @@ impl<'n> Agent<'n> {
         Ok(agent)
     }
 
+    /// The same with one flag more.
+    #[must_use]
+    pub fn with_flag(mut self, flag: String) -> Self {
+        self.flags.push(flag);
+        self
+    }
+
     /// Whether it is another kubelet than ours.
     #[must_use]
     pub fn is_foreign(&self) -> bool {

@@ -34,13 +34,32 @@ struct Process {
     log: PathBuf,
 }
 
+/// Where the processes run.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// In the machine's own network.
+    Machine,
+    /// In the network namespace of a node that the API server asks by its address, as the client with this certificate.
+    Beside {
+        /// The namespace's file.
+        netns: &'a Path,
+        /// The API server's certificate for nodes.
+        client: &'a Pair,
+    },
+}
+
 impl ControlPlane {
     pub(super) fn start(
         assets: &Path,
         directory: &Path,
         authority: &Authority,
         pair: &Pair,
+        place: Place<'_>,
     ) -> Result<Self> {
+        let netns = match place {
+            Place::Machine => None,
+            Place::Beside { netns, .. } => Some(netns),
+        };
         let file = |name: &str, text: &str| {
             let path = directory.join(name);
             private(&path, text).map(|()| path.display().to_string())
@@ -67,8 +86,8 @@ impl ControlPlane {
         let audit = directory.join("audit.log");
         let (store, secure) = (free_port()?, free_port()?);
         let etcd = Process::start(
-            assets,
-            "etcd",
+            &assets.join("etcd"),
+            netns,
             directory,
             &[
                 format!("--data-dir={}", directory.join("etcd").display()),
@@ -78,32 +97,39 @@ impl ControlPlane {
                 "--unsafe-no-fsync".to_owned(),
             ],
         )?;
-        let apiserver = Process::start(
-            assets,
-            "kube-apiserver",
-            directory,
-            &[
-                format!("--etcd-servers=http://127.0.0.1:{store}"),
-                "--bind-address=127.0.0.1".to_owned(),
-                format!("--secure-port={secure}"),
-                format!("--cert-dir={}", directory.display()),
-                format!("--tls-cert-file={certificate}"),
-                format!("--tls-private-key-file={key}"),
-                format!("--client-ca-file={ca}"),
-                "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-                "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-                format!("--service-account-key-file={verifying}"),
-                format!("--service-account-signing-key-file={signing}"),
-                "--authorization-mode=Node,RBAC".to_owned(),
-                "--enable-admission-plugins=NodeRestriction".to_owned(),
-                "--enable-bootstrap-token-auth=true".to_owned(),
-                "--allow-privileged=true".to_owned(),
-                "--endpoint-reconciler-type=none".to_owned(),
-                format!("--audit-policy-file={policy}"),
-                format!("--audit-log-path={}", audit.display()),
-                "--audit-log-mode=blocking".to_owned(),
-            ],
-        )?;
+        let mut arguments = vec![
+            format!("--etcd-servers=http://127.0.0.1:{store}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={secure}"),
+            format!("--cert-dir={}", directory.display()),
+            format!("--tls-cert-file={certificate}"),
+            format!("--tls-private-key-file={key}"),
+            format!("--client-ca-file={ca}"),
+            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+            format!("--service-account-key-file={verifying}"),
+            format!("--service-account-signing-key-file={signing}"),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--enable-bootstrap-token-auth=true".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--audit-policy-file={policy}"),
+            format!("--audit-log-path={}", audit.display()),
+            "--audit-log-mode=blocking".to_owned(),
+        ];
+        if let Place::Beside { client, .. } = place {
+            let certificate = file("kubelet-client.crt", &client.certificate())?;
+            let key = file("kubelet-client.key", &client.key())?;
+            arguments.extend([
+                format!("--kubelet-client-certificate={certificate}"),
+                format!("--kubelet-client-key={key}"),
+                format!("--kubelet-certificate-authority={ca}"),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+            ]);
+        }
+        let program = assets.join("kube-apiserver");
+        let apiserver = Process::start(&program, netns, directory, &arguments)?;
         Ok(Self {
             etcd,
             apiserver,
@@ -118,14 +144,19 @@ impl ControlPlane {
 
     /// Waits until it says that it is ready.
     pub(super) async fn ready(&self, client: &Client) -> Result<()> {
+        self.ready_when(async || client.get("/readyz").await.map(drop))
+            .await
+    }
+
+    /// Waits until `ask` says so.
+    pub(super) async fn ready_when(&self, ask: impl AsyncFn() -> Result<()>) -> Result<()> {
         eventually("the API server is ready", READY, async || {
             for process in [&self.etcd, &self.apiserver] {
                 process.check()?;
             }
-            client.get("/readyz").await
+            ask().await
         })
         .await
-        .map(drop)
     }
 
     /// The audit log, each request once and as it stood last.
@@ -177,11 +208,16 @@ impl ControlPlane {
 }
 
 impl Process {
-    fn start(assets: &Path, name: &str, directory: &Path, arguments: &[String]) -> Result<Self> {
+    fn start(
+        program: &Path,
+        netns: Option<&Path>,
+        directory: &Path,
+        arguments: &[String],
+    ) -> Result<Self> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
         let log = directory.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let program = assets.join(name);
-        let child = Command::new(&program)
+        let child = within(netns, program)
             .args(arguments)
             .current_dir(directory)
             .stdin(Stdio::null())
@@ -214,6 +250,22 @@ impl Drop for Process {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// A program in a network namespace; the process that is spawned is the program itself.
+pub(super) fn within(netns: Option<&Path>, program: &Path) -> Command {
+    let mut command = match netns {
+        None => Command::new(program),
+        Some(netns) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={}", netns.display()));
+            command.arg("--").arg(program);
+            command
+        }
+    };
+    // Whatever proxy the machine goes out by, knows nothing of these addresses.
+    command.env("NO_PROXY", "*").env("no_proxy", "*");
+    command
 }
 
 /// A port that was free a moment ago.

@@ -14,6 +14,7 @@ mod authority;
 mod client;
 mod control_plane;
 mod line;
+mod on_node;
 mod signer;
 mod waits;
 
@@ -31,7 +32,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
-use self::control_plane::ControlPlane;
+use self::control_plane::{ControlPlane, Place};
 use crate::apiserver::{ApiServer, Request, bootstrap_secret};
 use crate::in_process::{FakeNode, with_node};
 use crate::wait::eventually;
@@ -39,6 +40,7 @@ use crate::wait::eventually;
 pub use authority::{Authority, Pair, Requested, request_certificate};
 pub use client::{Client, Refused, path, refusal};
 pub use line::Line;
+pub use on_node::{KubectlProcess, NodeCluster, Ran, kubectl_assets};
 pub use signer::{CLIENT_SIGNER, SERVING_SIGNER};
 pub use waits::{LIMIT, bound_pod, is_ready};
 
@@ -177,7 +179,8 @@ impl Cluster {
         let authority = Authority::new()?;
         let directory = directory()?;
         let pair = authority.server(&SERVER_NAMES)?;
-        let control_plane = ControlPlane::start(assets, directory.path(), &authority, &pair)?;
+        let control_plane =
+            ControlPlane::start(assets, directory.path(), &authority, &pair, Place::Machine)?;
         let address = control_plane.address();
         let (line, (), stop, thread) = on_thread(async move |line: &Line| {
             line.lead_to(address);
@@ -327,19 +330,7 @@ impl Cluster {
     /// A kubeconfig by which agents reach the server, for a user as `users[].user` has it.
     #[must_use]
     pub fn kubeconfig(&self, user: &Value) -> Value {
-        json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": "default-cluster", "cluster": {
-                "server": format!("https://{}", self.line.address()),
-                "certificate-authority-data": STANDARD.encode(self.authority.certificate()),
-            } }],
-            "users": [{ "name": "default-auth", "user": user }],
-            "contexts": [{ "name": "default-context", "context": {
-                "cluster": "default-cluster", "user": "default-auth",
-            } }],
-            "current-context": "default-context",
-        })
+        kubeconfig(self.line.address(), &self.authority, user)
     }
 
     /// Writes the kubeconfig of a node, with its certificate and key in one file beside it as upstream has them.
@@ -347,14 +338,7 @@ impl Cluster {
     /// # Errors
     /// When a file cannot be written.
     pub fn node_kubeconfig(&self, node: &str, directory: &Path) -> Result<PathBuf> {
-        let user = format!("system:node:{node}");
-        let pair = self.authority.client(&user, "system:nodes", YEAR)?;
-        let pem = directory.join("node.pem");
-        private(&pem, &format!("{}{}", pair.certificate(), pair.key()))?;
-        let user = json!({ "client-certificate": pem, "client-key": pem });
-        let file = directory.join("kubelet.conf");
-        private(&file, &self.kubeconfig(&user).to_string())?;
-        Ok(file)
+        node_kubeconfig(self.line.address(), &self.authority, node, directory)
     }
 
     /// Makes a bootstrap token (`id.secret`, of 6 and 16 letters) and writes a kubeconfig with it.
@@ -412,6 +396,38 @@ const SERVER_NAMES: [&str; 5] = [
     "kubernetes.default",
     "kubernetes.default.svc",
 ];
+
+fn kubeconfig(server: SocketAddr, authority: &Authority, user: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "default-cluster", "cluster": {
+            "server": format!("https://{server}"),
+            "certificate-authority-data": STANDARD.encode(authority.certificate()),
+        } }],
+        "users": [{ "name": "default-auth", "user": user }],
+        "contexts": [{ "name": "default-context", "context": {
+            "cluster": "default-cluster", "user": "default-auth",
+        } }],
+        "current-context": "default-context",
+    })
+}
+
+fn node_kubeconfig(
+    server: SocketAddr,
+    authority: &Authority,
+    node: &str,
+    directory: &Path,
+) -> Result<PathBuf> {
+    let user = format!("system:node:{node}");
+    let pair = authority.client(&user, "system:nodes", YEAR)?;
+    let pem = directory.join("node.pem");
+    private(&pem, &format!("{}{}", pair.certificate(), pair.key()))?;
+    let user = json!({ "client-certificate": pem, "client-key": pem });
+    let file = directory.join("kubelet.conf");
+    private(&file, &kubeconfig(server, authority, &user).to_string())?;
+    Ok(file)
+}
 
 fn directory() -> Result<tempfile::TempDir> {
     let made = tempfile::Builder::new().prefix("cluster-").tempdir();
