@@ -16,6 +16,7 @@ use super::presence::{Found, Presence};
 use super::{
     Decision, ImageError, ImageName, ImageReady, ImageUser, NodeCredentials, PullPolicy, decide,
 };
+use crate::metrics::{kubelet, startups};
 use crate::pod::PodUid;
 
 /// When to look again at an image that is not there or could not be looked at: what upstream waits before it syncs a
@@ -294,6 +295,7 @@ impl<R: ImageRuntime> ImagePuller<R> {
         if waited && request.policy == PullPolicy::IfNotPresent {
             // Somebody before us in the queue may have pulled the very image.
             if let Some(found) = self.look(request, name, events).await? {
+                startups().pulled(request.pod.as_str(), asked.elapsed());
                 events(pulled(
                     image,
                     Duration::ZERO,
@@ -314,6 +316,8 @@ impl<R: ImageRuntime> ImagePuller<R> {
         let found = self.look(request, name, events).await?;
         let (took, in_all) = (began.elapsed(), asked.elapsed());
         let size_bytes = found.as_ref().map_or(0, |found| found.size_bytes);
+        kubelet().image_pulled(size_bytes, in_all);
+        startups().pulled(request.pod.as_str(), in_all);
         events(pulled(image, took, in_all, size_bytes));
         let now = self.now();
         self.state().backoff.sweep(now);

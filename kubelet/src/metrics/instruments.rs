@@ -210,9 +210,18 @@ impl Histogram {
 
     /// One more that took `elapsed`.
     pub fn observe(&self, elapsed: Duration) {
+        self.observe_value(elapsed.as_secs_f64());
+    }
+
+    /// One more of that many.
+    pub fn observe_number(&self, number: usize) {
+        self.observe_value(float(u64::try_from(number).unwrap_or(u64::MAX)));
+    }
+
+    fn observe_value(&self, value: f64) {
         let mut counts = self.lock();
         let counts = counts.get_or_insert_with(|| Counts::new(self.bounds));
-        counts.observe(self.bounds, elapsed.as_secs_f64());
+        counts.observe(self.bounds, value);
     }
 
     /// How many there were.

@@ -1,6 +1,6 @@
 //! What the agent counts, under upstream's names (`pkg/kubelet/metrics/metrics.go` and the registries it shares).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
@@ -31,6 +31,11 @@ const POD_START: &[f64] = &[
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0,
     300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 ];
+const IMAGE_PULL: &[f64] = &[
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0,
+    1200.0, 1800.0, 2700.0, 3600.0,
+];
+const CONTAINERS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0];
 const STORAGE: &[f64] = &[
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0,
 ];
@@ -52,6 +57,33 @@ const LAST_SEEN: Family = Family::gauge(
     "kubelet_pleg_last_seen_seconds",
     "[ALPHA] Timestamp in seconds when PLEG was last seen active.",
 );
+
+const FIRST_NETWORK_POD: Family = Family::gauge(
+    "kubelet_first_network_pod_start_sli_duration_seconds",
+    "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+);
+
+/// What upstream calls the sizes of images, each from so many MiB on; it says MB and means this.
+const IMAGE_SIZES: [(u64, &str); 12] = [
+    (102_400, "GT100GB"),
+    (61_440, "60GB-100GB"),
+    (40_960, "40GB-60GB"),
+    (30_720, "30GB-40GB"),
+    (20_480, "20GB-30GB"),
+    (10_240, "10GB-20GB"),
+    (5_120, "5GB-10GB"),
+    (1_024, "1GB-5GB"),
+    (500, "500MB-1GB"),
+    (100, "100MB-500MB"),
+    (10, "10MB-100MB"),
+    (0, "0-10MB"),
+];
+
+/// The value of `image_size_in_bytes` for an image of that size; 0 is one that nobody knows.
+fn image_size(bytes: u64) -> &'static str {
+    let of_size = IMAGE_SIZES.iter().find(|(from, _)| bytes > from << 20);
+    of_size.map_or("N/A", |(_, name)| name)
+}
 
 /// A time, or a time between two.
 #[expect(
@@ -82,6 +114,21 @@ pub struct Kubelet {
     pub worker_start: Histogram,
     /// From the moment a pod is known until it runs.
     pub pod_start: Histogram,
+    /// How many containers the pods have that workers began with.
+    pub containers_per_pod: Histogram,
+    /// From the creation of an API server's pod until it is seen to run, but for what is not the node's to hurry.
+    pub pod_start_sli: HistogramVec,
+    /// The same in all.
+    pub pod_start_total: HistogramVec,
+    /// The first of `pod_start_sli` that has a network of its own, as the bits of a number of seconds.
+    first_network_pod: AtomicU64,
+    image_pull: HistogramVec,
+    /// How long a sandbox took to be made, by `runtime_handler`.
+    pub run_sandbox_duration: HistogramVec,
+    /// Those that were not made, by `runtime_handler`.
+    pub run_sandbox_errors: CounterVec,
+    /// Containers that have ended, by `container_type`, `exit_code` and `reason`.
+    pub terminated_containers: CounterVec,
     /// Sandboxes that were asked for.
     pub started_pods: Counter,
     /// Those that were not made.
@@ -162,6 +209,46 @@ static KUBELET: Kubelet = Kubelet {
         "kubelet_pod_start_duration_seconds",
         "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
         POD_START,
+    ),
+    containers_per_pod: Histogram::new(
+        "kubelet_containers_per_pod_count",
+        "[ALPHA] The number of containers per pod.",
+        CONTAINERS,
+    ),
+    pod_start_sli: HistogramVec::new(
+        "kubelet_pod_start_sli_duration_seconds",
+        "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+        &[],
+        POD_START,
+    ),
+    pod_start_total: HistogramVec::new(
+        "kubelet_pod_start_total_duration_seconds",
+        "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+        &[],
+        POD_START,
+    ),
+    first_network_pod: AtomicU64::new(0),
+    image_pull: HistogramVec::new(
+        "kubelet_image_pull_duration_seconds",
+        "[ALPHA] Duration in seconds to pull an image.",
+        &["image_size_in_bytes"],
+        IMAGE_PULL,
+    ),
+    run_sandbox_duration: HistogramVec::new(
+        "kubelet_run_podsandbox_duration_seconds",
+        "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.",
+        &["runtime_handler"],
+        DEFAULT,
+    ),
+    run_sandbox_errors: CounterVec::new(
+        "kubelet_run_podsandbox_errors_total",
+        "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
+        &["runtime_handler"],
+    ),
+    terminated_containers: CounterVec::new(
+        "kubelet_terminated_containers_total",
+        "[ALPHA] Cumulative number of container terminations.",
+        &["container_type", "exit_code", "reason"],
     ),
     started_pods: Counter::new(
         "kubelet_started_pods_total",
@@ -294,6 +381,19 @@ impl Kubelet {
         self.relisted_at.store(now, Ordering::Relaxed);
     }
 
+    /// An image of that many bytes has been pulled, which took `elapsed` with the wait for its turn.
+    pub fn image_pulled(&self, bytes: u64, elapsed: Duration) {
+        self.image_pull.observe(&[image_size(bytes)], elapsed);
+    }
+
+    /// A pod with a network of its own has started within `took`, by the measure of `pod_start_sli`.
+    pub fn network_pod_started(&self, took: Duration) {
+        let bits = took.as_secs_f64().to_bits();
+        let first = &self.first_network_pod;
+        // All but the first are told of no more.
+        let _ = first.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Until when the client certificate is valid, seconds since the epoch.
     pub fn client_certificate_until(&self, seconds: i64) {
         self.client_not_after.store(seconds, Ordering::Relaxed);
@@ -311,16 +411,24 @@ impl Kubelet {
             out.single(CLIENT_TTL, left);
         }
         self.cgroup_duration.write(out);
+        self.containers_per_pod.write(out);
+        let first = self.first_network_pod.load(Ordering::Relaxed);
+        out.single(FIRST_NETWORK_POD, f64::from_bits(first));
         self.http_inflight.write(out);
         self.http_duration.write(out);
         self.http_requests.write(out);
         let relisted_at = self.relisted_at.load(Ordering::Relaxed);
         out.single(LAST_SEEN, seconds(relisted_at));
+        self.image_pull.write(out);
         self.relist_duration.write(out);
         self.relist_interval.write(out);
         self.pod_start.write(out);
+        self.pod_start_sli.write(out);
+        self.pod_start_total.write(out);
         self.worker_duration.write(out);
         self.worker_start.write(out);
+        self.run_sandbox_duration.write(out);
+        self.run_sandbox_errors.write(out);
         self.runtime_duration.write(out);
         self.runtime_errors.write(out);
         self.runtime_operations.write(out);
@@ -328,6 +436,7 @@ impl Kubelet {
         self.started_containers.write(out);
         self.started_pods_errors.write(out);
         self.started_pods.write(out);
+        self.terminated_containers.write(out);
         self.rest_duration.write(out);
         self.rest_requests.write(out);
         self.storage_duration.write(out);
@@ -378,4 +487,26 @@ pub fn operation_of(method: &str) -> Option<&'static str> {
         "RemoveImage" => "remove_image",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_images_have_upstreams_names() {
+        for (bytes, expected) in [
+            (0, "N/A"),
+            (1, "0-10MB"),
+            (10 << 20, "0-10MB"),
+            ((10 << 20) + 1, "10MB-100MB"),
+            (500 << 20, "100MB-500MB"),
+            ((1 << 30) + 1, "1GB-5GB"),
+            ((5 << 30) + 1, "5GB-10GB"),
+            ((60 << 30) + 1, "60GB-100GB"),
+            ((100 << 30) + 1, "GT100GB"),
+        ] {
+            assert_eq!(image_size(bytes), expected, "{bytes}");
+        }
+    }
 }

@@ -10,9 +10,11 @@
 mod instruments;
 mod kubelet;
 mod number;
+mod startups;
 mod text;
 
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 pub use kubelet::{Kubelet, ProbeResult, kubelet, operation_of};
+pub use startups::{SeenRunning, Startups, startups};
 pub(crate) use text::float;
 pub use text::{Exposition, Family, Kind};

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
-use super::{ApiPods, MirrorPod, ServerStatus};
+use super::{ApiPods, MirrorPod, ServerStatus, startup};
 use crate::api::watch_objects;
 use crate::clock::Clock;
 use crate::node::NodeObject;
@@ -52,8 +52,14 @@ pub async fn run_api_source(
         let Some(event) = event else {
             return;
         };
-        if store.apply(event, clock.wall()) {
+        let now = clock.wall();
+        startup::note(&event, now);
+        let is_list = matches!(event, Event::InitDone);
+        if store.apply(event, now) {
             pods.send_replace(store.pods());
+        }
+        if is_list {
+            startup::listed(&store.pods());
         }
     }
 }

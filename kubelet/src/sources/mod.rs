@@ -10,6 +10,7 @@ mod file;
 mod last_good;
 mod merge;
 mod server_status;
+mod startup;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -17,6 +17,7 @@ mod network;
 mod numbers;
 mod pods;
 mod rates;
+mod sandbox_image;
 mod summary;
 mod volumes;
 
@@ -39,6 +40,7 @@ use crate::status::StatusBoard;
 
 use level::Roots;
 use rates::Rates;
+use sandbox_image::SandboxImage;
 use volumes::VolumeCache;
 
 pub(crate) use disk::of_files;
@@ -109,6 +111,7 @@ pub struct Stats {
     rates: Mutex<Rates>,
     volumes: Mutex<VolumeCache>,
     turn: tokio::sync::Mutex<()>,
+    sandbox_image: SandboxImage,
 }
 
 /// The reading did not come to an end.
@@ -128,6 +131,7 @@ impl Stats {
             rates: Mutex::default(),
             volumes: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            sandbox_image: SandboxImage::default(),
         })
     }
 
@@ -170,6 +174,13 @@ impl Stats {
             }
         })
         .await
+    }
+
+    /// The image that the runtime makes sandboxes of; empty where it does not tell.
+    pub async fn sandbox_image(&self) -> Arc<str> {
+        let inputs = &self.inputs;
+        let now = inputs.clock.monotonic();
+        self.sandbox_image.get(&inputs.runtime, now).await
     }
 
     /// What writable layers and images take, by the runtime.

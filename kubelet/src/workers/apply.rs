@@ -11,6 +11,7 @@ use super::Worker;
 use super::hold::Hold;
 use super::permits::StartPermit;
 use super::start::StartError;
+use super::told::container_type;
 use crate::events::About;
 use crate::metrics::kubelet;
 use crate::plan::{ContainerStart, PodPlan, Step};
@@ -200,11 +201,7 @@ impl Worker {
             return Err(failed);
         }
         applied.acted = true;
-        let container_type = match start.kind {
-            ContainerKind::Init | ContainerKind::Sidecar => "init_container",
-            ContainerKind::Ephemeral => "ephemeral_container",
-            ContainerKind::Regular => "container",
-        };
+        let container_type = container_type(start.kind);
         kubelet().started_containers.inc(&[container_type]);
         let started = patiently(permit, Box::pin(self.start_container(pod, sandbox, start))).await;
         if let Err(error) = &started {

@@ -16,7 +16,7 @@ use crate::admission;
 use crate::events::About;
 use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 use crate::record::Exit;
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::status::PodStatus;
@@ -147,7 +147,8 @@ impl Worker {
             }
             let observed = self.observed.borrow_and_update().clone();
             let now = self.tools.clock.now();
-            let pass = self.timing.begin_pass(observed.is_empty(), now.monotonic);
+            let containers = pod::spec(&pod).containers.len();
+            let pass = (self.timing).begin_pass(containers, observed.is_empty(), now.monotonic);
             self.memory.note_exits(&observed, now);
             let plan = if self.memory.is_over() {
                 end_of(&pod, &observed, self.memory.leaving)

@@ -272,13 +272,18 @@ impl Worker {
         let config = self.sandbox_config(pod, attempt)?;
         self.memory.sandbox_config = Some(config.clone());
         kubelet().started_pods.inc();
-        match self.tools.runtime.run_pod_sandbox(config, handler).await {
+        let (began, label) = (self.tools.clock.monotonic(), handler.clone());
+        let made = self.tools.runtime.run_pod_sandbox(config, handler).await;
+        let took = self.tools.clock.monotonic().saturating_sub(began);
+        kubelet().run_sandbox_duration.observe(&[&label], took);
+        match made {
             Ok(id) => {
                 self.tools.observer.claim(&self.uid, &id);
                 Ok(SandboxId::from(id))
             }
             Err(error) => {
                 kubelet().started_pods_errors.inc();
+                kubelet().run_sandbox_errors.inc(&[&label]);
                 if matches!(error.kind(), CriErrorKind::NameReserved { .. }) {
                     self.memory.sandbox_attempt = attempt + 1;
                 }

@@ -29,13 +29,14 @@ impl Timing {
         }
     }
 
-    /// A pass over the pod begins; `nothing`: the runtime holds nothing of it.
-    pub(super) fn begin_pass(&mut self, nothing: bool, now: Duration) -> Pass {
+    /// A pass over the pod, of so many containers, begins; `nothing`: the runtime holds nothing of it.
+    pub(super) fn begin_pass(&mut self, containers: usize, nothing: bool, now: Duration) -> Pass {
         let first = !std::mem::replace(&mut self.looked, true);
         if first {
             self.on_its_way = nothing;
             let waited = now.saturating_sub(self.seen);
             kubelet().worker_start.observe(waited);
+            kubelet().containers_per_pod.observe_number(containers);
         }
         Pass { first, begun: now }
     }
@@ -77,12 +78,12 @@ mod tests {
     fn a_pod_that_ran_before_has_no_way_to_running() {
         let second = Duration::from_secs(1);
         let mut timing = Timing::new(Duration::ZERO);
-        timing.begin_pass(false, second).end(second);
+        timing.begin_pass(1, false, second).end(second);
         assert!(!timing.on_its_way);
 
         let mut timing = Timing::new(Duration::ZERO);
         let before = kubelet().pod_start.count();
-        timing.begin_pass(true, second).end(second);
+        timing.begin_pass(2, true, second).end(second);
         timing.shown(Phase::Pending, second);
         assert!(timing.on_its_way);
         timing.shown(Phase::Running, second * 2);

@@ -9,10 +9,11 @@ use super::Worker;
 use super::start::StartError;
 use crate::errors::error_chain;
 use crate::events::About;
+use crate::metrics::kubelet;
 use crate::plan::PodPlan;
-use crate::pod::{self, Pod, PodName};
+use crate::pod::{self, ContainerKind, Pod, PodName};
 use crate::runtime::{ContainerId, ObservedPod};
-use crate::status::{ContainerStatus, PodStatus};
+use crate::status::{ContainerStatus, PodStatus, Terminated};
 use crate::volumes::VolumeError;
 
 /// The instance of each container, by name, whose back-off has been told.
@@ -97,6 +98,45 @@ pub(super) fn tell_ends(pod: &Pod, before: &PodStatus, status: &PodStatus) {
     for (container, exit_code) in ended(before, status) {
         tracing::info!(pod = %name, uid, container, reason = "ContainerDied", exit_code, "container has ended");
     }
+    for (container, end) in newly_ended(before, status) {
+        let labels = [
+            container_type(container.kind),
+            &end.exit_code.to_string(),
+            &*end.reason,
+        ];
+        kubelet().terminated_containers.inc(&labels);
+    }
+}
+
+/// What upstream calls containers of that kind where it counts them.
+pub(super) fn container_type(kind: ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+        ContainerKind::Ephemeral => "ephemeral_container",
+        ContainerKind::Regular => "container",
+    }
+}
+
+/// The ends of instances that the status before did not show, be it that it did not show them run either.
+fn newly_ended<'s>(
+    before: &'s PodStatus,
+    status: &'s PodStatus,
+) -> impl Iterator<Item = (&'s ContainerStatus, &'s Terminated)> {
+    fn ends(status: &ContainerStatus) -> impl Iterator<Item = &Terminated> {
+        let now = status.state.terminated();
+        let last = status.last.as_deref();
+        let last = last.filter(|last| now.is_none_or(|now| now.id != last.id));
+        now.into_iter().chain(last)
+    }
+    status.all_containers().flat_map(move |container| {
+        let known = before.container(&container.name);
+        ends(container)
+            .filter(move |end| {
+                let mut known = known.into_iter().flat_map(ends);
+                end.id.is_some() && !known.any(|known| known.id == end.id)
+            })
+            .map(move |end| (container, end))
+    })
 }
 
 /// The containers that ran by one status and have ended by the next, with their exit codes.
@@ -137,7 +177,7 @@ fn untold(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{State, Terminated, Waiting};
+    use crate::status::{State, Waiting};
 
     fn waiting(reason: &str) -> PodPlan {
         let waiting = Waiting {
@@ -206,6 +246,19 @@ mod tests {
         assert_eq!(seen(&ran, &anew), ["main 7"]);
         assert_eq!(seen(&over, &anew), [""; 0]);
         assert_eq!(seen(&anew, &anew), [""; 0]);
+
+        let counted = |before: &PodStatus, now: &PodStatus| newly_ended(before, now).count();
+        assert_eq!(counted(&ran, &ran), 0);
+        assert_eq!(counted(&ran, &over), 1);
+        assert_eq!(counted(&ran, &anew), 1);
+        assert_eq!(counted(&over, &anew), 0);
+        let unseen = status(State::Terminated(Box::new(end("b"))), Some(end("a")), "b");
+        assert_eq!(
+            counted(&ran, &unseen),
+            2,
+            "the second one was never seen to run"
+        );
+        assert_eq!(counted(&over, &unseen), 1);
     }
 
     #[test]

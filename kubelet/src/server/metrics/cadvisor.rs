@@ -1,6 +1,6 @@
 //! `/metrics/cadvisor`: every cgroup from the node's down to the containers', under cAdvisor's names.
 //!
-//! Rows are those of upstream: a container's has its name, image and id; a sandbox's an empty `container`; a pod's cgroup
+//! Rows are those of upstream: a container's has its name, image and id; a sandbox's the same with an empty `container`; a pod's cgroup
 //! an empty `container` and `name` with the pod's name; the levels above have only their path (`id`).
 
 mod families;
@@ -148,10 +148,12 @@ fn whole(number: i64) -> f64 {
     number as f64
 }
 
-/// The families one after the other, each as text; the machine's stand last.
+/// The families one after the other, each as text; the machine's stand last. `sandbox_image` is the image of all
+/// sandboxes, as far as it is known.
 pub(super) fn families(
     api: Arc<MetricsApi>,
     readings: Readings,
+    sandbox_image: Arc<str>,
 ) -> impl Iterator<Item = String> + Send + 'static {
     let readings = Arc::new(readings);
     let of_cgroups = {
@@ -159,7 +161,7 @@ pub(super) fn families(
         FAMILIES.iter().map(move |(family, emit)| {
             let mut out = Exposition::new();
             out.family(*family);
-            for row in rows(&readings) {
+            for row in rows(&readings, &sandbox_image) {
                 emit(&mut out, &row);
             }
             out.into_text()
@@ -170,7 +172,7 @@ pub(super) fn families(
 }
 
 /// From the node down to the containers.
-fn rows(readings: &Readings) -> impl Iterator<Item = Row<'_>> {
+fn rows<'a>(readings: &'a Readings, sandbox_image: &'a str) -> impl Iterator<Item = Row<'a>> {
     let mut rows = Vec::new();
     let level = |level| Row {
         level,
@@ -203,6 +205,7 @@ fn rows(readings: &Readings) -> impl Iterator<Item = Row<'_>> {
         if let Some(sandbox) = &pod.sandbox {
             rows.push(Row {
                 name: &sandbox.id,
+                image: sandbox_image,
                 made_at: Some(pod.created_at / NANOS),
                 interfaces: pod.interfaces.as_deref().unwrap_or_default(),
                 ..of_pod(&sandbox.level)

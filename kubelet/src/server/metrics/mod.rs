@@ -35,6 +35,7 @@ use crate::metrics::{Exposition, kubelet};
 use crate::stats::{Depth, Stats};
 
 pub use cadvisor::MachineFacts;
+pub(super) use process::started_at;
 
 /// What the endpoints tell of.
 pub struct MetricsApi {
@@ -72,8 +73,12 @@ async fn of_agent(State(api): State<Arc<MetricsApi>>, headers: HeaderMap) -> Res
 }
 
 async fn of_containers(State(api): State<Arc<MetricsApi>>, headers: HeaderMap) -> Response {
+    let sandbox_image = api.stats.sandbox_image().await;
     match api.stats.read(Depth::Everything).await {
-        Ok(readings) => reply::streamed(&headers, cadvisor::families(api, readings)),
+        Ok(readings) => {
+            let families = cadvisor::families(api, readings, sandbox_image);
+            reply::streamed(&headers, families)
+        }
         Err(error) => failed(&error),
     }
 }

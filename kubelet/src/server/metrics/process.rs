@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use jiff::Timestamp;
+
 use crate::metrics::{Exposition, Family, float};
 
 /// Clock ticks a second in `/proc` (`USER_HZ`): 100 on every architecture that Linux keeps.
@@ -83,6 +85,12 @@ pub(super) fn start_seconds() -> Option<u64> {
         reason = "a time of this century, rounded as upstream rounds it"
     )]
     start().map(|seconds| seconds.round() as u64)
+}
+
+/// When it began, to a whole second.
+pub(in crate::server) fn started_at() -> Option<Timestamp> {
+    let seconds = i64::try_from(start_seconds()?).ok()?;
+    Timestamp::from_second(seconds).ok()
 }
 
 /// When it began, seconds since the epoch.

@@ -82,6 +82,14 @@ fn count_something() {
     all.storage_duration.observe(&volume, second);
     all.rest_requests.inc(&["200", "host:6443", "GET"]);
     all.rest_duration.observe(&["host:6443", "GET"], second);
+    all.containers_per_pod.observe_number(3);
+    all.image_pulled(20 << 20, second);
+    all.pod_start_sli.observe(&[], second);
+    all.pod_start_total.observe(&[], second);
+    all.network_pod_started(second);
+    all.run_sandbox_duration.observe(&[""], second);
+    all.run_sandbox_errors.inc(&[""]);
+    all.terminated_containers.inc(&["container", "1", "Error"]);
     all.client_certificate_until(1_795_302_148 + 3600);
     let probe = ["c", "ns", "p", "u", "Liveness", "successful"];
     all.probes.inc(&probe);
