@@ -47,8 +47,9 @@ const WAYS: [Way; 31] = [
     Way("GET", "/pods/x", "get", &["pods", "proxy"], 404),
     Way("GET", "/runningpods/", "get", &["pods", "proxy"], 200),
     Way("GET", "/configz", "get", &["configz", "proxy"], 200),
-    Way("GET", "/flagz", "get", &["configz"], 404),
-    Way("GET", "/statusz", "get", &["statusz"], 404),
+    // The client wants JSON, which these two have only where kind and version are named.
+    Way("GET", "/flagz", "get", &["configz"], 406),
+    Way("GET", "/statusz", "get", &["statusz"], 406),
     Way("GET", "/stats/summary", "get", &["stats"], 0),
     Way("GET", "/metrics", "get", &["metrics"], 0),
     Way("GET", "/metrics/cadvisor", "get", &["metrics"], 0),

@@ -13,17 +13,20 @@ use crate::errors::error_chain;
 use crate::events;
 use crate::logging::LogHandle;
 use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
+use crate::server::checkpoint::{self, Checkpoints};
 use crate::server::container_logs::{self, ContainerLogs};
 use crate::server::streaming::{self, Streaming};
 use crate::server::{
-    self, Debugging, HealthChecks, Heartbeat, NodeApi, ObservedRuntime, OverviewInputs, Server,
-    ServerType, ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted,
+    self, Debugging, HealthChecks, Heartbeat, NodeApi, ObservedRuntime, OverviewInputs, Pages,
+    Server, ServerType, ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted,
     self_signed,
 };
 use crate::workers::Tools;
 
 /// What `/logs` shows.
 const SYSTEM_LOGS: &str = "/var/log";
+/// Where checkpoints of containers are, below the root directory.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// What the ports are made of.
 pub(super) struct Ports<'a> {
@@ -139,7 +142,8 @@ impl Ports<'_> {
             handlers: Router::new()
                 .merge(server::running_pods_routes(tools.runtime.clone()))
                 .merge(container_logs::routes(self.container_logs()))
-                .merge(streaming::routes(self.streaming())),
+                .merge(streaming::routes(self.streaming()))
+                .merge(self.checkpoints()),
             configz: config.server.configz.clone(),
             system_logs: config
                 .server
@@ -150,6 +154,7 @@ impl Ports<'_> {
                 .debug_flags_handler
                 .then(|| self.set_verbosity()),
             profiling: config.server.profiling_handler,
+            pages: self.pages(),
         });
         NodeApi {
             checks: self.checks.clone(),
@@ -157,6 +162,27 @@ impl Ports<'_> {
             reading: self.reading.clone(),
             debugging,
         }
+    }
+
+    fn pages(&self) -> Pages {
+        let gates = &self.config.gates;
+        let flags = self.config.server.flags.clone();
+        Pages {
+            flags: gates.enabled("ComponentFlagz").then_some(flags),
+            status: (gates.enabled("ComponentStatusz")).then(|| self.tools.clock.clone()),
+        }
+    }
+
+    fn checkpoints(&self) -> Router {
+        if !self.config.gates.enabled("ContainerCheckpoint") {
+            return Router::new();
+        }
+        checkpoint::routes(Checkpoints {
+            pods: Arc::new(self.tools.board.clone()),
+            runtime: self.runtime(),
+            directory: self.config.paths.root.join(CHECKPOINTS),
+            clock: self.tools.clock.clone(),
+        })
     }
 
     fn container_logs(&self) -> ContainerLogs<ObservedRuntime> {

@@ -20,9 +20,25 @@ const ALWAYS: &[&str] = &[
 /// What may hold credentials.
 const MASKED: &[&str] = &["staticPodURL", "staticPodURLHeader"];
 
-/// The document as JSON, under the name that upstream registers it by. `eviction_hard` are the thresholds in use, which
-/// have no single default.
-pub(super) fn document(settings: &Settings, eviction_hard: &BTreeMap<String, String>) -> String {
+/// Fields that Go's JSON leaves out while they are zero or false, as they are no pointers there. (Of text, lists and maps
+/// that is so of all but `resolvConf`.)
+const LEFT_OUT: &[&str] = &[
+    "enableContentionProfiling",
+    "evictionMaxPodGracePeriod",
+    "kernelMemcgNotification",
+    "logging.options.json.splitStream",
+    "logging.options.text.splitStream",
+    "podsPerCore",
+    "protectKernelDefaults",
+    "readOnlyPort",
+    "rotateCertificates",
+    "runOnce",
+    "serverTLSBootstrap",
+];
+
+/// The document as JSON, under the name that upstream registers it by. `others` are the values of fields that have no
+/// single default.
+pub(super) fn document(settings: &Settings, others: &BTreeMap<&'static str, Value>) -> String {
     let mut root = json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -31,20 +47,31 @@ pub(super) fn document(settings: &Settings, eviction_hard: &BTreeMap<String, Str
         *place(&mut root, path) = json!({});
     }
     for field in FIELDS {
-        let value = match field.path {
-            "apiVersion" | "kind" => continue,
-            "evictionHard" => Some(json!(eviction_hard)),
-            path if MASKED.contains(&path) => settings.value(path).map(masked),
-            path => match settings.value(path) {
+        let value = match (field.path, others.get(field.path)) {
+            ("apiVersion" | "kind", _) => continue,
+            (_, Some(value)) => Some(shown(field.kind, value)),
+            (path, None) if MASKED.contains(&path) => settings.value(path).map(masked),
+            (path, None) => match settings.value(path) {
                 Some(value) => Some(shown(field.kind, value)),
                 None => default(field.kind, settings.preset(path)),
             },
         };
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|value| !is_left_out(field.path, value)) {
             *place(&mut root, field.path) = value;
         }
     }
     json!({ "kubeletconfig": root }).to_string()
+}
+
+fn is_left_out(path: &str, value: &Value) -> bool {
+    match value {
+        Value::Bool(false) => LEFT_OUT.contains(&path),
+        Value::Number(number) => LEFT_OUT.contains(&path) && number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() && path != "resolvConf",
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
 }
 
 /// The place of `path`, objects made on the way; no field of the table is both a value and an object.
@@ -99,8 +126,8 @@ mod tests {
         );
         let (layers, problems) = Layers::of_file("/c.yaml".as_ref(), text.as_bytes()).unwrap();
         assert_eq!(problems, []);
-        let hard = [("memory.available".to_owned(), "100Mi".to_owned())];
-        let document = document(&Settings::new(layers), &hard.into());
+        let hard = json!({"memory.available": "100Mi"});
+        let document = document(&Settings::new(layers), &[("evictionHard", hard)].into());
         serde_json::from_str(&document).unwrap()
     }
 

@@ -44,7 +44,7 @@ use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 pub use agent::{AgentSettings, ExecVerb, SOCKET_NAME, SocketSetting};
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
-pub use flags::{CommandLine, Invocation, UsageError, parse as parse_arguments};
+pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
 pub use issue::{Issue, Issues, Origin};
 pub use model::*;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::AgentSettings;
+use super::flags::FlagValues;
 use super::gates::FeatureGates;
 use crate::logging;
 
@@ -223,6 +224,8 @@ pub struct ServerConfig {
     pub debug_flags_handler: bool,
     /// The whole KubeletConfiguration in use, JSON, for `/configz`; without credentials.
     pub configz: Arc<str>,
+    /// The flags of the command line, for `/flagz`.
+    pub flags: FlagValues,
 }
 
 /// Who may use the authenticated API.

@@ -1,14 +1,16 @@
 //! From settings that passed validation to the typed configuration.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use static_pods::quantity::Quantity;
 
 use super::agent::AgentSettings;
 use super::document::document;
-use super::flags::CommandLine;
+use super::flags::{CommandLine, FlagValues};
 use super::gates::FeatureGates;
 use super::issue::Issue;
 use super::model::*;
@@ -229,8 +231,40 @@ impl Resolver<'_> {
             system_log_query: s.bool("enableSystemLogQuery"),
             profiling_handler: s.bool("enableProfilingHandler"),
             debug_flags_handler: s.bool("enableDebugFlagsHandler"),
-            configz: document(s, &self.eviction().hard).into(),
+            configz: document(s, &self.defaults_shown()).into(),
+            flags: FlagValues::new(self.line),
         }
+    }
+
+    /// What `/configz` shows of fields whose default comes of others.
+    fn defaults_shown(&self) -> BTreeMap<&'static str, Value> {
+        let s = self.settings;
+        let mut shown = BTreeMap::from([("evictionHard", json!(self.eviction().hard))]);
+        if !s.is_set("nodeStatusReportFrequency")
+            && let Some(update) = s.value("nodeStatusUpdateFrequency")
+        {
+            shown.insert("nodeStatusReportFrequency", update.clone());
+        }
+        if s.int_if_set("maxParallelImagePulls")
+            .is_some_and(|most| most > 1)
+        {
+            shown.insert("serializeImagePulls", json!(false));
+        }
+        if s.int("podPidsLimit") < 0 {
+            shown.insert("podPidsLimit", json!(-1));
+        }
+        // The agent's own, which it makes where nobody gives it one.
+        let given = |path| self.text(path).is_some();
+        if !given("tlsCertFile") && !given("tlsPrivateKeyFile") && !s.bool("serverTLSBootstrap") {
+            let directory = self.working_directory.join(self.line.text("cert-dir"));
+            for (field, file) in [
+                ("tlsCertFile", "kubelet.crt"),
+                ("tlsPrivateKeyFile", "kubelet.key"),
+            ] {
+                shown.insert(field, json!(directory.join(file)));
+            }
+        }
+        shown
     }
 
     fn runtime(&mut self) -> RuntimeConfig {

@@ -1,3 +1,4 @@
+mod configz;
 mod rules;
 
 use std::net::SocketAddr;

@@ -9,6 +9,7 @@
 //! Deliberately not here: deciding what a pod's status is.
 
 pub mod auth;
+pub mod checkpoint;
 pub mod container_logs;
 mod counted;
 mod debug;
@@ -28,6 +29,7 @@ mod socket;
 pub mod streaming;
 mod system_logs;
 mod tls;
+mod zpages;
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +46,7 @@ pub use counted::{ServerType, counted};
 pub use debug::SetVerbosity;
 pub use health::{HealthChecks, Heartbeat, Silence};
 pub use listen::{BindError, Server};
-pub use node_api::{Debugging, NodeApi, node_api_routes, read_only_routes};
+pub use node_api::{Debugging, NodeApi, Pages, node_api_routes, read_only_routes};
 pub use overview::OverviewInputs;
 pub use pods::PodsView;
 pub use running_pods::routes as running_pods_routes;

@@ -13,10 +13,13 @@ use axum::routing::{any, get};
 
 use super::debug::{self, SetVerbosity};
 use super::pods::{self, PodsView};
-use super::{HealthChecks, method_not_allowed, system_logs, text, with_health};
+use super::{HealthChecks, method_not_allowed, system_logs, text, with_health, zpages};
+use crate::clock::Clock;
+use crate::config::FlagValues;
 
 /// Where upstream has a handler for a whole subtree: what is not there is told in its words.
-const SUBTREES: [&str; 9] = [
+const SUBTREES: [&str; 10] = [
+    "/checkpoint",
     "/pods",
     "/runningpods",
     "/stats",
@@ -54,6 +57,17 @@ pub struct Debugging {
     pub set_verbosity: Option<SetVerbosity>,
     /// Whether `enableProfilingHandler` is on.
     pub profiling: bool,
+    /// Behind `/flagz` and `/statusz`.
+    pub pages: Pages,
+}
+
+/// Pages about the process.
+#[derive(Clone)]
+pub struct Pages {
+    /// Behind `/flagz`; none where its gate is off.
+    pub flags: Option<FlagValues>,
+    /// The time that `/statusz` goes by; none where its gate is off.
+    pub status: Option<Clock>,
 }
 
 /// The routes of the authenticated port, before anybody is asked who he is.
@@ -79,12 +93,29 @@ impl Debugging {
         };
         let routes = Router::new().route("/configz", any(shown));
         let routes = routes.merge(self.handlers).merge(logs).merge(flags);
+        let routes = routes.merge(self.pages.routes());
         match self.profiling {
             true => routes,
             false => routes.merge(debug::disabled(
                 "/debug/pprof/",
                 "profiling endpoint is disabled.\n",
             )),
+        }
+    }
+}
+
+impl Pages {
+    fn routes(self) -> Router {
+        // First parts of the paths that upstream has listed by then, whichever of them are switched off.
+        let mut paths = vec!["/configz", "/debug", "/healthz", "/metrics"];
+        let mut routes = Router::new();
+        if let Some(flags) = self.flags {
+            paths.insert(2, "/flagz");
+            routes = routes.merge(zpages::flagz(flags));
+        }
+        match self.status {
+            Some(clock) => routes.merge(zpages::statusz(clock, paths)),
+            None => routes,
         }
     }
 }

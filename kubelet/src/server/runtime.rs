@@ -62,6 +62,14 @@ pub trait StreamRuntime: Send + Sync + 'static {
         container: &ContainerId,
         command: Vec<String>,
     ) -> impl Future<Output = Result<v1::ExecSyncResponse, CriError>> + Send;
+
+    /// Writes what the container holds to the file `location`; `timeout` zero: as long as a request may take.
+    fn checkpoint(
+        &self,
+        container: &ContainerId,
+        location: String,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), CriError>> + Send;
 }
 
 /// The runtime behind the agent's own observations: who runs is known without asking.
@@ -158,6 +166,18 @@ impl StreamRuntime for ObservedRuntime {
     ) -> Result<v1::ExecSyncResponse, CriError> {
         let id = container.as_str();
         self.runtime.exec_sync(id, command, Duration::ZERO).await
+    }
+
+    async fn checkpoint(
+        &self,
+        container: &ContainerId,
+        location: String,
+        timeout: Duration,
+    ) -> Result<(), CriError> {
+        let id = container.as_str();
+        self.runtime
+            .checkpoint_container(id, location, timeout)
+            .await
     }
 }
 

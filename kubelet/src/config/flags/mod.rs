@@ -1,5 +1,6 @@
 //! The command line: flags as Go's pflag reads them, from a table.
 
+mod shown;
 mod syntax;
 mod table;
 mod usage;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::fields;
 use super::nearest::nearest;
+pub use shown::FlagValues;
 pub(crate) use table::FLAGS;
 pub(crate) use usage::usage;
 

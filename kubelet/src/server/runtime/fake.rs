@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use cri_proto::{CriError, v1};
@@ -99,6 +100,16 @@ impl StreamRuntime for Fake {
     ) -> Result<v1::ExecSyncResponse, CriError> {
         self.answer(format!("{container} {command:?}"))?;
         Ok(self.output.clone())
+    }
+
+    async fn checkpoint(
+        &self,
+        container: &ContainerId,
+        location: String,
+        timeout: Duration,
+    ) -> Result<(), CriError> {
+        let question = format!("{container} to {location} in {timeout:?}");
+        self.answer(question).map(drop)
     }
 }
 
