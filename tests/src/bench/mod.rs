@@ -13,6 +13,7 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod sample;
+pub mod scrapes;
 pub mod subject;
 
 use crate::images::BUSYBOX;
