@@ -54,7 +54,8 @@ fn kubectl_has_from_the_node_what_it_asks_for() {
         ports(&cluster, node).await.context("port-forward")?;
         copies(&cluster, node).context("cp")?;
         logs(&cluster).await.context("logs")?;
-        paths(&cluster, &agent).await.context("paths of the node")
+        paths(&cluster, &agent).await.context("paths of the node")?;
+        clients(&cluster).await.context("clients of the node")
     });
 }
 
@@ -270,9 +271,83 @@ async fn paths(cluster: &NodeCluster, agent: &Agent<'_>) -> Result<()> {
     ensure!(raw("/healthz/syncloop")? == "ok", "/healthz/syncloop");
     let logs = raw("/logs/")?;
     ensure!(logs.contains("<pre>"), "{logs}");
+    // kubectl takes JSON or anything, which is the text.
+    for (path, known) in [
+        ("/flagz", "hostname-override"),
+        ("/statusz", "/configz /debug /flagz /healthz /metrics"),
+    ] {
+        let page = raw(path)?;
+        ensure!(page.contains(known), "{path}: {page}");
+    }
+    // This containerd makes no checkpoints, and whoever asks is told in its words.
+    let checkpoint = format!("{NODE}/checkpoint/default/shell/main");
+    let refused = cluster.with_input(&["create", "--raw", &checkpoint, "-f", "-"], b"{}")?;
+    let why = "checkpointing of default/shell/main failed (rpc error: code = Unimplemented";
+    ensure!(
+        refused.code == Some(1) && (refused.text() + &refused.err).contains(why),
+        "{refused:?}"
+    );
     let missing = cluster.run(&["get", "--raw", &format!("{NODE}/nothing")])?;
     ensure!(missing.code == Some(1), "{missing:?}");
     ensure!(agent.ended()?.is_none(), "the agent has ended");
+    Ok(())
+}
+
+/// Who asks the node itself, with a certificate of the cluster's, may do what the API server says.
+async fn clients(cluster: &NodeCluster) -> Result<()> {
+    if !Path::new("/usr/bin/curl").exists() {
+        eprintln!("skipped: clients of the node itself: there is no curl(1)");
+        return Ok(());
+    }
+    cluster.allow("scraper", &["get"], &["metrics", "stats"])?;
+    cluster.allow("reader", &["get"], &["proxy"])?;
+    let (code, body) = cluster.curl(None, "GET", "/metrics")?;
+    ensure!(code == 401 && body == "Unauthorized", "{code} {body}");
+    let (code, body) = cluster.curl(Some("nobody"), "GET", "/metrics")?;
+    let refused = "Forbidden (user=nobody, verb=get, resource=nodes, subresource(s)=[metrics])\n";
+    ensure!(code == 403 && body == refused, "{code} {body}");
+    // A binding takes a moment to count at the API server.
+    eventually("the scraper may scrape", LIMIT, async || {
+        let (code, body) = cluster.curl(Some("scraper"), "GET", "/metrics")?;
+        ensure!(code == 200, "{code} {body}");
+        let (code, body) = cluster.curl(Some("reader"), "GET", "/pods")?;
+        ensure!(code == 200, "{code} {body}");
+        Ok(())
+    })
+    .await?;
+    let exec = "/exec/default/shell/main?command=true&output=1";
+    for (user, method, path, expected) in [
+        ("scraper", "GET", "/metrics/cadvisor", 200),
+        ("scraper", "GET", "/metrics/resource", 200),
+        ("scraper", "GET", "/metrics/probes", 200),
+        ("scraper", "GET", "/stats/summary", 200),
+        ("scraper", "GET", "/pods", 403),
+        ("scraper", "GET", "/configz", 403),
+        ("scraper", "GET", "/logs/", 403),
+        ("scraper", "GET", "/statusz", 403),
+        ("reader", "GET", "/runningpods/", 200),
+        ("reader", "GET", "/configz", 200),
+        ("reader", "GET", "/healthz", 200),
+        ("reader", "GET", "/containerLogs/default/shell/main", 200),
+        ("reader", "GET", "/metrics", 403),
+        ("reader", "GET", "/stats/summary", 403),
+        ("reader", "GET", "/flagz", 403),
+        // Leave to read is none to execute.
+        ("reader", "POST", exec, 403),
+        ("reader", "POST", "/run/default/shell/main?cmd=true", 403),
+        ("reader", "POST", "/portForward/default/shell", 403),
+        ("reader", "POST", "/checkpoint/default/shell/main", 403),
+        (
+            "kube-apiserver-kubelet-client",
+            "POST",
+            "/run/default/shell/main?cmd=true",
+            200,
+        ),
+        ("kube-apiserver-kubelet-client", "GET", "/logs/", 200),
+    ] {
+        let (code, body) = cluster.curl(Some(user), method, path)?;
+        ensure!(code == expected, "{user}: {method} {path}: {code} {body}");
+    }
     Ok(())
 }
 

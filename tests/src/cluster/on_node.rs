@@ -209,6 +209,55 @@ impl NodeCluster {
         }))
     }
 
+    /// Gives a user leave for these verbs on these subresources of nodes.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub fn allow(&self, user: &str, verbs: &[&str], subresources: &[&str]) -> Result<()> {
+        let resources = subresources.iter().map(|name| format!("nodes/{name}"));
+        let group = "rbac.authorization.k8s.io";
+        self.create(&json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRole",
+            "metadata": { "name": user },
+            "rules": [{
+                "apiGroups": [""], "verbs": verbs, "resources": resources.collect::<Vec<_>>(),
+            }],
+        }))?;
+        self.create(&json!({
+            "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding",
+            "metadata": { "name": user },
+            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": user },
+            "subjects": [{ "apiGroup": group, "kind": "User", "name": user }],
+        }))
+    }
+
+    /// Asks the node itself by curl(1), as the client with the certificate of `user` or as nobody, and gives the status
+    /// code and the body of the answer.
+    ///
+    /// # Errors
+    /// When the node's certificate is not the cluster's, or nothing answers.
+    pub fn curl(&self, user: Option<&str>, method: &str, path: &str) -> Result<(u16, String)> {
+        let mut command = self.command(Path::new("curl"));
+        command.args(["--silent", "--show-error", "--max-time", "60", "-X", method]);
+        command.args(["-w", "\n%{http_code}", "--cacert"]);
+        let authority = self.authority.certificate();
+        command.arg(written(self.directory.path(), "nodes-ca.crt", &authority)?);
+        if let Some(user) = user {
+            let pair = self.authority.client(user, "", YEAR)?;
+            let file = |end: &str, text: &str| {
+                written(self.directory.path(), &format!("{user}.{end}"), text)
+            };
+            command.arg("--cert").arg(file("crt", &pair.certificate())?);
+            command.arg("--key").arg(file("key", &pair.key())?);
+        }
+        command.arg(format!("https://{NODE_IP}:10250{path}"));
+        let ran = self.finish(&mut command, b"")?;
+        ensure!(ran.code == Some(0), "curl {path}: {}", ran.err);
+        let text = ran.text();
+        let (body, code) = text.rsplit_once('\n').context("no status code")?;
+        Ok((code.parse()?, body.to_owned()))
+    }
+
     /// Where the API server listens, in the node's network namespace.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
