@@ -254,10 +254,10 @@ pub(super) struct LogsArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Used {
-    /// The node
+    /// What the node uses
     #[command(visible_aliases = ["nodes", "no"])]
     Node(TopNodeArguments),
-    /// The pods of this node
+    /// What the pods of this node use
     #[command(visible_aliases = ["pod", "po"])]
     Pods(TopPodsArguments),
 }

@@ -90,7 +90,7 @@ impl Outbox {
     }
 
     /// The next event, once there is one, whether it is told for the first time, and how many before it had to make room.
-    /// Cancel-safe, as [`Outbox::next`] is.
+    /// Cancel-safe: it is taken in the same step as it is given.
     pub async fn next_event(&self) -> (Arc<Event>, bool, u64) {
         let pending = self.next().await;
         (pending.event, pending.new, self.take_dropped())

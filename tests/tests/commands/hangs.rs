@@ -40,7 +40,9 @@ fn a_pod_that_hangs_on_the_runtime_says_in_which_call() {
         agent.configure("containerRuntimeEndpoint", endpoint)?;
         node.start_containerd().await?;
         agent.start().await?;
-        node.put("web.yaml", &pod("web", "busybox:1.36", IDLE))?;
+        let web = pod("web", "busybox:1.36", IDLE);
+        let web = web.replace("spec:\n", "spec:\n  terminationGracePeriodSeconds: 1\n");
+        node.put("web.yaml", &web)?;
         agent.ready("web", LIMIT).await?;
 
         proxy.add(Rule::on(&["RunPodSandbox"], Effect::Hangs).times(1));

@@ -40,6 +40,7 @@ fn head(text: &str) -> &str {
 
 /// A subcommand that goes on. It ends with this value at the latest.
 struct Running {
+    words: String,
     child: Child,
     output: PathBuf,
 }
@@ -55,7 +56,12 @@ impl Running {
             .stderr(File::create(remarks)?)
             .spawn()
             .context("run the subcommand")?;
-        Ok(Self { child, output })
+        let words = words.join(" ");
+        Ok(Self {
+            words,
+            child,
+            output,
+        })
     }
 
     /// What it has printed so far.
@@ -96,5 +102,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let (printed, remarked) = (self.printed(), self.remarked());
+        let printed = printed.unwrap_or_default() + &remarked.unwrap_or_default();
+        println!("$ kubelet {}\n{}", self.words, head(&printed));
     }
 }
