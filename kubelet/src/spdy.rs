@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(head(&[0x80, 3, 0, 3, 0, 0, 0, 8]), Frame::Reset);
         // SYN_REPLY, and a PING and a RST_STREAM of a length that they do not have.
         for kind in [2, 3, 6] {
-            let other = Frame::Other { length: 0x0102_03 };
+            let other = Frame::Other { length: 0x01_02_03 };
             assert_eq!(head(&[0x80, 3, 0, kind, 1, 1, 2, 3]), other);
         }
     }

@@ -150,8 +150,8 @@ fn commands_are_run_and_attached_to() {
                 open.push((directory.to_owned(), before));
             }
         }
-        let nobody = shell.command(&["exec", "-q", "shell", "--", "id"]);
-        let nobody = { nobody }.uid(65_534).gid(65_534).output()?;
+        let mut nobody = shell.command(&["exec", "-q", "shell", "--", "id"]);
+        let nobody = nobody.uid(65_534).gid(65_534).output()?;
         for (directory, before) in open {
             fs::set_permissions(directory, before)?;
         }

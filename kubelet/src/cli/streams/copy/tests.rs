@@ -1,4 +1,6 @@
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use tar::{EntryType, Header};
@@ -86,9 +88,7 @@ fn a_directory_becomes_the_destination_with_all_that_is_in_it() {
     assert_eq!(read(to.join("a/b/c")), "1");
     assert_eq!(read(to.join(&long).join("gnu")), "2");
     assert_eq!(read(to.join(&long).join("pax")), "3");
-    let name = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
-    let name: &std::ffi::OsStr = name;
-    assert_eq!(read(to.join(name)), "4");
+    assert_eq!(read(to.join(OsStr::from_bytes(b"\xff"))), "4");
 }
 
 #[test]
