@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -21,6 +21,7 @@ use tests::node_api::websocket;
 use tests::scenario::with_agent;
 use tests::spdy::{COMMANDS, PORTS, Spdy};
 use tests::wait::eventually;
+use tokio::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// What the agent may grow by while something is carried, KiB: far less than is carried.
