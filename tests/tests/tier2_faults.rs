@@ -64,6 +64,20 @@ fn a_call_that_fails_once_is_made_again() {
 }
 
 #[test]
+fn a_look_that_takes_longer_than_the_pause_after_a_failure_forgets_no_retry() {
+    for method in MAKING {
+        with_agent(async |node| {
+            let fails = Fault::on(method).times(1);
+            node.runtime.fault(fails.fails(Code::Internal, "not now"));
+            let slow = Fault::on("ListPodSandbox").times(3);
+            node.runtime.fault(slow.takes(3 * SECOND));
+            node.put("a.yaml", &pod("a"))?;
+            one_of_everything(node).await
+        });
+    }
+}
+
+#[test]
 fn a_sandbox_that_cannot_be_looked_at_is_told_of_and_kept() {
     with_agent(async |node| {
         let fault = Fault::on("PodSandboxStatus").about(&subject("a")).times(1);

@@ -42,6 +42,12 @@ impl Hold {
         }
     }
 
+    /// How long from `now` until what it puts off is tried again, for who looked at it at `since`: at once, when it has
+    /// passed meanwhile; none when it had passed then, because what it put off has been tried since, or is not wanted.
+    pub(super) fn due(&self, since: Duration, now: Duration) -> Option<Duration> {
+        (self.until > since).then(|| self.until.saturating_sub(now))
+    }
+
     /// How much longer; none when it has passed.
     pub(super) fn left(&self, now: Duration) -> Option<Duration> {
         self.until.checked_sub(now).filter(|left| !left.is_zero())
@@ -71,5 +77,15 @@ mod tests {
             Some(Duration::from_secs(1))
         );
         assert_eq!(hold.left(Duration::from_secs(101)), None);
+    }
+
+    #[test]
+    fn what_passes_while_somebody_is_busy_is_due_once() {
+        let at = Duration::from_secs;
+        let hold = Hold::after(None, at(100), None);
+        assert_eq!(hold.due(at(100), at(100)), Some(at(1)));
+        // The look that followed the failure took seven seconds.
+        assert_eq!(hold.due(at(100), at(107)), Some(at(0)));
+        assert_eq!(hold.due(at(107), at(107)), None);
     }
 }

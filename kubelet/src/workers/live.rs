@@ -117,6 +117,7 @@ impl Worker {
         self.memory.stale |= self.observed.borrow().is_empty();
         let mut warned = false;
         loop {
+            let since = self.tools.clock.monotonic();
             let Orders { pod, place, .. } = self.orders.borrow_and_update().clone();
             self.memory.follow_source(&pod);
             self.take_place(&pod, &place);
@@ -131,7 +132,7 @@ impl Worker {
                     true => self.publish_unseen(&pod),
                     false => self.publish(&pod, &observed, &PodPlan::default()),
                 }
-                self.wait(&PodPlan::default(), &blind).await;
+                self.wait(&PodPlan::default(), &blind, since).await;
                 continue;
             }
             if place == Place::Granted && !std::mem::replace(&mut warned, true) {
@@ -202,7 +203,7 @@ impl Worker {
                     self.stage.send_replace(stage);
                 }
             }
-            self.wait(&plan, &applied).await;
+            self.wait(&plan, &applied, since).await;
         }
     }
 
@@ -385,17 +386,18 @@ impl Worker {
     }
 
     /// Waits for whatever may change the plan: the spec, an observation, what probes say, the runtime's
-    /// return, or time.
-    async fn wait(&mut self, plan: &PodPlan, applied: &Applied) {
+    /// return, or time. The pass that it follows began at `since`: what was put off in it may be due already, because
+    /// looking again took long.
+    async fn wait(&mut self, plan: &PodPlan, applied: &Applied, since: Duration) {
         let now = self.tools.clock.now().monotonic;
-        let hold = self.memory.holds.values().filter_map(|h| h.left(now)).min();
+        let due = |hold: &Hold| hold.due(since, now);
+        let hold = self.memory.holds.values().filter_map(due).min();
         let flush = self.memory.next_flush(now);
         // What the status says of a hold goes with it, whether or not anything is tried again then.
         let said = self.memory.holds.values().filter(|h| h.waiting.is_some());
-        let said = said.filter_map(|h| h.left(now)).min();
-        let removal = self.removals.next_try(now);
-        let resize = self.memory.resize_hold.as_ref();
-        let resize = resize.and_then(|hold| hold.left(now));
+        let said = said.filter_map(due).min();
+        let removal = self.removals.next_try(since, now);
+        let resize = self.memory.resize_hold.as_ref().and_then(due);
         let again = [hold, removal].into_iter().flatten().min();
         let again = again.filter(|_| applied.failed);
         let delay = [plan.wake_in, again, said, flush, resize]

@@ -76,9 +76,10 @@ impl Removals {
         self.under_way.remove(&id).map(|what| (what, result))
     }
 
-    /// How long until something that could not be removed may be tried again.
-    pub(super) fn next_try(&self, now: Duration) -> Option<Duration> {
-        self.holds.values().filter_map(|hold| hold.left(now)).min()
+    /// How long until something that could not be removed may be tried again, by whoever last looked at `since`.
+    pub(super) fn next_try(&self, since: Duration, now: Duration) -> Option<Duration> {
+        let due = self.holds.values().filter_map(|hold| hold.due(since, now));
+        due.min()
     }
 
     /// Everything may be tried again at once.
