@@ -174,7 +174,7 @@ mod tests {
         #[test]
         fn as_counting_from_the_front(
             text in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'x')], 0..2000),
-            times in 1_usize..120,
+            times in 1_usize..50,
             lines in 0_u64..3000,
         ) {
             let text = text.repeat(times);
