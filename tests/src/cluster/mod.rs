@@ -40,7 +40,7 @@ use crate::wait::eventually;
 pub use authority::{Authority, Pair, Requested, request_certificate};
 pub use client::{Client, Refused, path, refusal};
 pub use line::Line;
-pub use on_node::{KubectlProcess, NodeCluster, Ran, kubectl_assets};
+pub use on_node::{API_SERVER, KubectlProcess, NodeCluster, Ran, kubectl_assets};
 pub use signer::{CLIENT_SIGNER, SERVING_SIGNER};
 pub use waits::{LIMIT, bound_pod, is_ready};
 

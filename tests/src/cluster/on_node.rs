@@ -18,7 +18,7 @@ use crate::containerd::{NODE_IP, Node};
 use crate::wait::eventually;
 
 /// The user that the API server is for nodes, as kubeadm has it.
-const API_SERVER: &str = "kube-apiserver-kubelet-client";
+pub const API_SERVER: &str = "kube-apiserver-kubelet-client";
 /// How long one `kubectl` may take, and a line of one that goes on.
 const LIMIT: Duration = Duration::from_secs(90);
 
