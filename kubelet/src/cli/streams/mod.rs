@@ -98,10 +98,11 @@ fn finish(done: Result<(), StreamError>) -> u8 {
     error.exit_code()
 }
 
-/// Writes a line to standard error. Nobody is left to tell when that fails.
+/// Writes a line to standard error, at once: what a container writes there meanwhile comes before it or behind. Nobody is
+/// left to tell when that fails.
 fn tell(line: &str) {
     use io::Write as _;
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// A runtime whose end waits for no thread: one may wait for what is never typed.
