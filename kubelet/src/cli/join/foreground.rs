@@ -36,7 +36,7 @@ pub(in crate::cli) fn begin(arguments: &JoinArguments) -> Result<Foreground, u8>
     let begun = block_on(async {
         // From here on SIGTERM ends nothing before the agent hears it.
         let heard = tokio::signal::unix::signal(SignalKind::terminate());
-        heard.map_err(|error| Failure::Other(format!("no signals: {error}")))?;
+        let _heard = heard.map_err(|error| Failure::Other(format!("no signals: {error}")))?;
         prepare(arguments).await
     });
     let begun = begun.and_then(|begun| begun);

@@ -196,15 +196,6 @@ impl Journal {
         self.save()
     }
 
-    /// Saves what was changed in the record itself.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(super) fn note(&mut self, edit: impl FnOnce(&mut Record)) -> Result<(), Failure> {
-        edit(&mut self.record);
-        self.save()
-    }
-
     /// The node has joined: what was done is kept for who leaves.
     ///
     /// # Errors
