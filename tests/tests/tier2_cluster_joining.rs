@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tests::agent::{NODE_NAME, PodView as _};
+use tests::agent::NODE_NAME;
 use tests::apiserver::{bootstrap_secret, cluster_info};
 use tests::cluster::{Authority, CLIENT_SIGNER, Cluster, bound_pod, path};
 use tests::in_process::{FakeNode, with_node};
