@@ -42,7 +42,11 @@ fn main() -> ExitCode {
         Ok(Invocation::Help) => print(&config::usage(&cli::summaries())),
         Ok(Invocation::Version { raw }) => print(&config::version(raw)),
         Ok(Invocation::Subcommand { name, arguments }) => {
-            ExitCode::from(cli::run(&name, &arguments))
+            match cli::foreground(&name, &arguments) {
+                Some(Ok(join)) => go_on(join, &environment, huge_pages),
+                Some(Err(code)) => ExitCode::from(code),
+                None => ExitCode::from(cli::run(&name, &arguments)),
+            }
         }
         Err(error) => {
             let line = format!("{} (kubelet --help lists all flags)", error_chain(&error));
@@ -60,6 +64,20 @@ fn warn(error: &ProcessError) {
 fn print(text: &str) -> ExitCode {
     println!("{}", text.trim_end());
     ExitCode::SUCCESS
+}
+
+/// Goes on as the agent of a node that is joining.
+fn go_on(
+    join: cli::Foreground,
+    environment: &service::Environment,
+    huge_pages: Result<(), ProcessError>,
+) -> ExitCode {
+    let arguments = join.arguments().iter().cloned();
+    let code = match config::parse_arguments(arguments, &[]) {
+        Ok(Invocation::Run(line)) => run(line, environment, huge_pages),
+        _ => ExitCode::from(UsageError::EXIT_CODE),
+    };
+    join.end().map_or(code, ExitCode::from)
 }
 
 fn run(

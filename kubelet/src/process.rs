@@ -151,6 +151,17 @@ pub struct RootLock {
 }
 
 impl RootLock {
+    /// Whether `root` can be locked; makes no file where nobody ever did.
+    ///
+    /// # Errors
+    /// As [`RootLock::acquire`].
+    pub fn check(root: &Path) -> Result<(), LockError> {
+        match root.join(ROOT_LOCK).exists() {
+            true => Self::acquire(root).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// Locks `root`, which must exist, and leaves this process's id for the next who asks.
     ///
     /// # Errors

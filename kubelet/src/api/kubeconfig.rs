@@ -244,7 +244,11 @@ fn authority(kubeconfig: &Kubeconfig, path: &Path) -> Result<Option<Pem>, ApiErr
     )
 }
 
-fn identity(user: &AuthInfo, path: &Path) -> Result<Identity, ApiError> {
+/// Who `user` is by a certificate; `path` is named in errors.
+///
+/// # Errors
+/// When only half of a pair is there.
+pub(crate) fn identity(user: &AuthInfo, path: &Path) -> Result<Identity, ApiError> {
     use secrecy::ExposeSecret as _;
     let certificate = pem_of(
         "client-certificate-data",

@@ -23,6 +23,7 @@ mod watch;
 
 pub use self::clients::{ClientOptions, Clients, Rates};
 pub(crate) use self::hold::MOST_WISHED;
+pub(crate) use self::kubeconfig::identity as identity_of;
 pub use self::kubeconfig::{ApiError, Endpoint, Identity, Pem};
 pub use self::retry::Retry;
 pub(crate) use self::retry::{random, spread};

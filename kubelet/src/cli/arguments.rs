@@ -47,6 +47,10 @@ pub(super) enum Command {
     /// List the pods of this node
     #[command(subcommand)]
     Get(Listed),
+    /// Make this machine a node of a cluster, with a token or a discovery file
+    Join(super::join::JoinArguments),
+    /// Take back what join has done; pods of manifests run on
+    Leave(super::join::LeaveArguments),
     /// Print what a container has written
     Logs(LogsArguments),
     /// Print a manual page as roff; without a name, the names of those there are

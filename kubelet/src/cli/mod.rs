@@ -12,6 +12,7 @@ mod describe;
 mod diff;
 mod events;
 mod get;
+mod join;
 mod logs;
 mod pods;
 mod socket;
@@ -134,6 +135,8 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
         Command::Cp(arguments) => return streams::copy(arguments),
         Command::Exec(arguments) => return streams::exec(arguments),
         Command::PortForward(arguments) => return streams::forward(arguments),
+        Command::Join(arguments) => return join::run(arguments),
+        Command::Leave(arguments) => return join::leave(arguments),
         _ => {}
     }
     let mut streams = Streams {
@@ -154,10 +157,25 @@ pub fn run(name: &str, arguments: &[String]) -> u8 {
         Command::Top(Used::Pods(arguments)) => top::pods(arguments, &mut streams),
         Command::Validate(arguments) => return judge(arguments, &mut streams),
         Command::Attach(_) | Command::Cp(_) | Command::Exec(_) | Command::PortForward(_) => Ok(()),
+        Command::Join(_) | Command::Leave(_) => Ok(()),
     };
     match done {
         Ok(()) => 0,
         Err(error) => fail(name, &error, &mut streams),
+    }
+}
+
+pub use join::Foreground;
+
+/// For `kubelet join --foreground`, everything up to the agent as which the process goes on, or the exit status where it
+/// does not come to that; none for any other line.
+#[must_use]
+pub fn foreground(name: &str, arguments: &[String]) -> Option<Result<Foreground, u8>> {
+    let words = ["kubelet", name].into_iter();
+    let words = words.chain(arguments.iter().map(String::as_str));
+    match Line::try_parse_from(words).ok()?.command {
+        Command::Join(arguments) if arguments.foreground => Some(join::begin(&arguments)),
+        _ => None,
     }
 }
 
@@ -256,6 +274,8 @@ mod tests {
                 "events",
                 "exec",
                 "get",
+                "join",
+                "leave",
                 "logs",
                 "manual",
                 "port-forward",

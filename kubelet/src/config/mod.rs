@@ -267,6 +267,19 @@ pub fn check_file(path: &Path, bytes: &[u8], environment: &Environment) -> FileC
     }
 }
 
+/// What the KubeletConfiguration in `bytes` sets, as one object; `path` is named in errors. Fields that no kubelet of this
+/// release knows are left out, and so are zeros that stand for the default. Reads no file.
+///
+/// # Errors
+/// When it is no KubeletConfiguration, or a field cannot be understood.
+pub fn settings_of(path: &Path, bytes: &[u8]) -> Result<Value, ConfigError> {
+    let (layers, problems) = Layers::of_file(path, bytes)?;
+    match problems.is_empty() {
+        true => Ok(layers.merged),
+        false => Err(ConfigError::Invalid(Issues(problems))),
+    }
+}
+
 /// Settings against the rules.
 struct Judged {
     gates: FeatureGates,

@@ -39,6 +39,14 @@ pub(super) fn validity(pem: &[u8]) -> Result<Validity, CertificateError> {
     })
 }
 
+/// Until when the first certificate of a PEM may be used.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn valid_until(pem: &[u8]) -> Result<Timestamp, CertificateError> {
+    Ok(validity(pem)?.not_after)
+}
+
 /// A key of ECDSA over P-256, as upstream's.
 pub(super) fn new_key() -> Result<KeyPair, CertificateError> {
     Ok(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)

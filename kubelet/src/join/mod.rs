@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
 
+pub(crate) use self::certificate::valid_until;
 pub use self::certificate::CertificateError;
 pub use self::request::RequestError;
 pub use self::rotation::ClientCertificate;

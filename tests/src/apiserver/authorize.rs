@@ -59,7 +59,15 @@ fn other_may(user: &User, verb: &str, target: &Target) -> bool {
         && target.namespace == "kube-public"
         && target.name == "cluster-info"
         && verb == "get";
-    joins || discovers
+    // What kubeadm lets joining nodes see: its roles kubeadm:get-nodes and kubeadm:kubelet-config.
+    let looks = user.is_in("system:bootstrappers:kubeadm:default-node-token")
+        && verb == "get"
+        && target.subresource.is_empty()
+        && (target.plural == "nodes"
+            || target.plural == "configmaps"
+                && target.namespace == "kube-system"
+                && target.name == "kubelet-config");
+    joins || discovers || looks
 }
 
 fn node_may(

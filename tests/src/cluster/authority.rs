@@ -109,6 +109,19 @@ impl Authority {
         self.pair(params)
     }
 
+    /// As [`Authority::server`], valid from a year ahead on.
+    ///
+    /// # Errors
+    /// As [`Authority::server`].
+    pub fn server_later(&self, names: &[&str]) -> Result<Pair> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).context("names of a server")?;
+        params.not_before = valid(YEAR).not_after;
+        params.not_after = valid(2 * YEAR).not_after;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.pair(params)
+    }
+
     /// A certificate for a client that is this user, of this group, for so long.
     ///
     /// # Errors

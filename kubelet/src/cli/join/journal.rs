@@ -1,0 +1,466 @@
+//! Every change that a join makes to files, written down before it is made: so that a join that fails, or is killed, leaves
+//! nothing behind, and `kubelet leave` undoes exactly what was done.
+//!
+//! The record is `join.json` in the root directory, mode 0600.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ring::digest;
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use super::service::Before;
+use crate::join::write_whole;
+
+/// What names of a node's pairs begin with, and of the key that waits for its certificate.
+const PAIRS: &str = "kubelet-client";
+/// The link to the pair in use.
+const CURRENT: &str = "kubelet-client-current.pem";
+/// Modes of directories that a join makes.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// How far a join came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// It runs, or was killed.
+    #[default]
+    Begun,
+    /// The node has its certificate.
+    Joined,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) state: State,
+    pub(super) node: String,
+    pub(super) server: String,
+    /// In the order made.
+    changes: Vec<Change>,
+    directories: Vec<PathBuf>,
+    pki: PathBuf,
+    /// Names in `pki` that were there before.
+    pairs: Vec<String>,
+    /// Where the link to the pair in use led.
+    current: Option<PathBuf>,
+    /// How the service was; none where there is no systemd.
+    pub(super) service: Option<Before>,
+    /// Of the join that this one mends.
+    earlier: Option<Box<Record>>,
+    /// Mends a node that something else joined: nothing is kept of it.
+    passing: bool,
+}
+
+impl Record {
+    /// Of a join that begins.
+    pub(super) fn new(node: &str, server: &str, service: Option<Before>) -> Self {
+        Self {
+            node: node.to_owned(),
+            server: server.to_owned(),
+            service,
+            ..Self::default()
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Change {
+    path: PathBuf,
+    /// Where the file of before is; none where there was none.
+    before: Option<PathBuf>,
+    /// SHA-256 of what was written; empty for what the agent writes.
+    written: String,
+}
+
+/// The record of a join, and where it is kept.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: PathBuf,
+    pub(super) record: Record,
+}
+
+impl Journal {
+    /// The record that is there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn read(file: &Path) -> Result<Option<Self>, Failure> {
+        let text = match fs::read(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(Failure::file("read", file))?,
+        };
+        let record = serde_json::from_slice(&text)
+            .map_err(|error| Failure::Other(format!("{} is damaged: {error}", file.display())))?;
+        Ok(Some(Self {
+            file: file.to_owned(),
+            record,
+        }))
+    }
+
+    /// Begins one. `earlier` is the record of a join that is mended; `mends` says that there is something to mend.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn begin(
+        file: &Path,
+        pki: &Path,
+        earlier: Option<Self>,
+        mends: bool,
+        record: Record,
+    ) -> Result<Self, Failure> {
+        let mut journal = Self {
+            file: file.to_owned(),
+            record: Record {
+                pki: pki.to_owned(),
+                pairs: pairs(pki),
+                current: fs::read_link(pki.join(CURRENT)).ok(),
+                passing: mends && earlier.is_none(),
+                earlier: earlier.map(|earlier| Box::new(earlier.record)),
+                ..record
+            },
+        };
+        if let Some(directory) = file.parent() {
+            journal.make_directory(directory)?;
+        }
+        journal.save()?;
+        Ok(journal)
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let text = serde_json::to_vec_pretty(&self.record)
+            .map_err(|error| Failure::Other(error.to_string()))?;
+        write_whole(&self.file, &text, 0o600).map_err(Failure::file("write", &self.file))
+    }
+
+    /// Makes a directory and those above it; the record is saved with the next change.
+    fn make_directory(&mut self, directory: &Path) -> Result<(), Failure> {
+        let mut missing = Vec::new();
+        let mut at = Some(directory);
+        while let Some(path) = at.filter(|path| !path.exists()) {
+            missing.push(path.to_owned());
+            at = path.parent();
+        }
+        for path in missing.into_iter().rev() {
+            fs::create_dir(&path).map_err(Failure::file("make", &path))?;
+            let mode = fs::Permissions::from_mode(DIRECTORY_MODE);
+            fs::set_permissions(&path, mode).map_err(Failure::file("make", &path))?;
+            self.record.directories.push(path);
+        }
+        Ok(())
+    }
+
+    /// Writes a file whole, keeping the one of before. One that is so already stays, and is not of the record.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the one before not be kept.
+    pub(super) fn write(&mut self, path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
+        if fs::read(path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        self.expect(path, digest_of(text))?;
+        write_whole(path, text, mode).map_err(Failure::file("write", path))
+    }
+
+    /// Notes that somebody else is about to write, or remove, the file.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub(super) fn expect_written(&mut self, path: &Path) -> Result<(), Failure> {
+        self.expect(path, String::new())
+    }
+
+    fn expect(&mut self, path: &Path, written: String) -> Result<(), Failure> {
+        if let Some(directory) = path.parent() {
+            self.make_directory(directory)?;
+        }
+        let before = match fs::metadata(path) {
+            Ok(metadata) => {
+                let aside = aside(path, "before-join");
+                let text = fs::read(path).map_err(Failure::file("read", path))?;
+                write_whole(&aside, &text, metadata.mode() & 0o7777)
+                    .map_err(Failure::file("write", &aside))?;
+                Some(aside)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Failure::file("read", path)(error)),
+        };
+        self.record.changes.push(Change {
+            path: path.to_owned(),
+            before,
+            written,
+        });
+        self.save()
+    }
+
+    /// The node has joined: what was done is kept for who leaves.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn commit(mut self) -> Result<(), Failure> {
+        if self.record.passing {
+            self.forget_backups(|_| true);
+            return fs::remove_file(&self.file).map_err(Failure::file("remove", &self.file));
+        }
+        if let Some(mut earlier) = self.record.earlier.take() {
+            let known = |path: &Path| earlier.changes.iter().any(|change| change.path == path);
+            self.forget_backups(|change| known(&change.path));
+            let mut new = std::mem::take(&mut self.record.changes);
+            new.retain(|change| !known(&change.path));
+            earlier.changes.append(&mut new);
+            earlier.directories.append(&mut self.record.directories);
+            self.record = Record {
+                server: std::mem::take(&mut self.record.server),
+                ..*earlier
+            };
+        }
+        self.record.state = State::Joined;
+        self.save()
+    }
+
+    fn forget_backups(&self, which: impl Fn(&Change) -> bool) {
+        let changes = self.record.changes.iter().filter(|change| which(change));
+        for before in changes.filter_map(|change| change.before.as_ref()) {
+            // A copy that stays does no harm.
+            let _ = fs::remove_file(before);
+        }
+    }
+
+    /// Puts everything back, the last change first; goes on where something cannot be. Files that somebody has edited
+    /// since are kept beside. Returns what went wrong, and the copies that were kept.
+    pub(super) fn undo(mut self) -> (Vec<Failure>, Vec<PathBuf>) {
+        let (mut failures, mut kept) = (Vec::new(), Vec::new());
+        let record = &self.record;
+        for change in record.changes.iter().rev() {
+            let edited = !change.written.is_empty()
+                && fs::read(&change.path).is_ok_and(|now| digest_of(&now) != change.written);
+            if edited && record.state == State::Joined {
+                let aside = aside(&change.path, "before-leave");
+                match fs::rename(&change.path, &aside) {
+                    Ok(()) => kept.push(aside),
+                    Err(error) => failures.push(Failure::file("rename", &change.path)(error)),
+                }
+            }
+            let undone = match &change.before {
+                Some(before) => fs::rename(before, &change.path),
+                None => fs::remove_file(&change.path),
+            };
+            push(&mut failures, "undo", &change.path, undone);
+        }
+        for name in pairs(&record.pki) {
+            let path = record.pki.join(&name);
+            if !record.pairs.contains(&name) {
+                push(&mut failures, "remove", &path, fs::remove_file(&path));
+            }
+        }
+        if let Some(target) = &record.current {
+            let link = record.pki.join(CURRENT);
+            if fs::read_link(&link).ok().as_ref() != Some(target) {
+                let _ = fs::remove_file(&link);
+                let linked = std::os::unix::fs::symlink(target, &link);
+                push(&mut failures, "restore", &link, linked);
+            }
+        }
+        let directories = std::mem::take(&mut self.record.directories);
+        let removed = match self.record.earlier.take() {
+            Some(earlier) => {
+                self.record = *earlier;
+                self.save()
+            }
+            None => fs::remove_file(&self.file).map_err(Failure::file("remove", &self.file)),
+        };
+        failures.extend(removed.err());
+        for directory in directories.iter().rev() {
+            // Whatever somebody has put there keeps it.
+            let _ = fs::remove_dir(directory);
+        }
+        (failures, kept)
+    }
+}
+
+fn push(failures: &mut Vec<Failure>, what: &'static str, path: &Path, done: io::Result<()>) {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            failures.push(Failure::file(what, path)(error));
+        }
+        _ => {}
+    }
+}
+
+/// Names of the node's pairs in a directory.
+fn pairs(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(PAIRS)).collect()
+}
+
+/// `path.suffix`, or the first of `path.suffix.2` … that is not there.
+fn aside(path: &Path, suffix: &str) -> PathBuf {
+    let named = |count: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(match count {
+            1 => format!(".{suffix}"),
+            count => format!(".{suffix}.{count}"),
+        });
+        PathBuf::from(name)
+    };
+    let mut count = 1;
+    while named(count).exists() {
+        count += 1;
+    }
+    named(count)
+}
+
+fn digest_of(text: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, text);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        directory: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            Self { directory }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn begin(&self, earlier: Option<Journal>, mends: bool) -> Journal {
+            let (file, pki) = (self.path("lib/join.json"), self.path("lib/pki"));
+            Journal::begin(&file, &pki, earlier, mends, Record::default()).unwrap()
+        }
+
+        fn all(&self) -> Vec<String> {
+            let mut found = Vec::new();
+            let mut open = vec![self.directory.path().to_owned()];
+            while let Some(directory) = open.pop() {
+                for entry in fs::read_dir(directory).unwrap() {
+                    let path = entry.unwrap().path();
+                    let name = path.strip_prefix(self.directory.path()).unwrap();
+                    found.push(name.display().to_string());
+                    if path.is_dir() && !path.is_symlink() {
+                        open.push(path);
+                    }
+                }
+            }
+            found.sort();
+            found
+        }
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_and_what_was_there_is_there_again() {
+        let place = Place::new();
+        fs::write(place.path("config"), "own").unwrap();
+        fs::write(place.path("same"), "same").unwrap();
+        let before = place.all();
+        let mut journal = place.begin(None, false);
+        journal.write(&place.path("config"), b"new", 0o644).unwrap();
+        journal.write(&place.path("same"), b"same", 0o644).unwrap();
+        journal
+            .write(&place.path("etc/deep/ca"), b"ca", 0o644)
+            .unwrap();
+        journal
+            .expect_written(&place.path("etc/kubelet.conf"))
+            .unwrap();
+        fs::write(place.path("etc/kubelet.conf"), "by the agent").unwrap();
+        fs::create_dir(place.path("lib/pki")).unwrap();
+        fs::write(place.path("lib/pki/kubelet-client.key.tmp"), "key").unwrap();
+        assert_eq!(fs::read(place.path("config")).unwrap(), b"new");
+        // As after SIGKILL: from the file alone.
+        let journal = Journal::read(&place.path("lib/join.json"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(journal.record.state, State::Begun);
+        let (failures, kept) = journal.undo();
+        assert!(failures.is_empty() && kept.is_empty(), "{failures:?}");
+        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
+        let mut after = place.all();
+        // Made by the agent, not by the join.
+        after.retain(|name| !name.starts_with("lib"));
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn who_leaves_gets_back_what_was_there_and_keeps_edits() {
+        let place = Place::new();
+        fs::write(place.path("config"), "own").unwrap();
+        let mut journal = place.begin(None, false);
+        journal.write(&place.path("config"), b"new", 0o644).unwrap();
+        journal.write(&place.path("ca"), b"ca", 0o644).unwrap();
+        journal.commit().unwrap();
+        fs::write(place.path("config"), "edited").unwrap();
+        let journal = Journal::read(&place.path("lib/join.json"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(journal.record.state, State::Joined);
+        let (failures, kept) = journal.undo();
+        assert!(failures.is_empty(), "{failures:?}");
+        assert_eq!(kept, [place.path("config.before-leave")]);
+        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
+        assert_eq!(place.all(), ["config", "config.before-leave"]);
+    }
+
+    #[test]
+    fn a_mended_join_is_left_as_the_first_one() {
+        let place = Place::new();
+        fs::write(place.path("config"), "own").unwrap();
+        let mut journal = place.begin(None, false);
+        journal
+            .write(&place.path("config"), b"joined", 0o644)
+            .unwrap();
+        journal.commit().unwrap();
+        let read = || Journal::read(&place.path("lib/join.json")).unwrap();
+        // One that fails: as before it.
+        let mut mending = place.begin(read(), true);
+        mending
+            .write(&place.path("config"), b"mended", 0o644)
+            .unwrap();
+        assert!(mending.undo().0.is_empty());
+        assert_eq!(fs::read(place.path("config")).unwrap(), b"joined");
+        assert_eq!(read().unwrap().record.state, State::Joined);
+        // One that does not.
+        let mut mending = place.begin(read(), true);
+        mending
+            .write(&place.path("config"), b"mended", 0o644)
+            .unwrap();
+        mending.write(&place.path("more"), b"more", 0o644).unwrap();
+        mending.commit().unwrap();
+        assert_eq!(
+            place.all(),
+            [
+                "config",
+                "config.before-join",
+                "lib",
+                "lib/join.json",
+                "more"
+            ]
+        );
+        let (failures, _) = read().unwrap().undo();
+        assert!(failures.is_empty(), "{failures:?}");
+        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
+        assert!(!place.path("more").exists());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_mending_somebody_elses_join() {
+        let place = Place::new();
+        fs::write(place.path("kubelet.conf"), "expired").unwrap();
+        let mut journal = place.begin(None, true);
+        journal.expect_written(&place.path("kubelet.conf")).unwrap();
+        journal.commit().unwrap();
+        assert_eq!(place.all(), ["kubelet.conf", "lib"]);
+    }
+}
