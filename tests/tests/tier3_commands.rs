@@ -5,7 +5,7 @@ mod commands;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use commands::ask;
 use tests::agent::PodView as _;
 use tests::scenario::with_agent;

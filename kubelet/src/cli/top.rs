@@ -134,7 +134,7 @@ fn table(mut shown: Vec<&PodUse>, arguments: &TopPodsArguments) -> String {
             containers.sort_by_key(|(_, used)| std::cmp::Reverse(used.by(key)));
         }
         for (container, used) in containers {
-            rows.push([&names[..], &[container.clone()], &used.cells()].concat());
+            rows.push([&names[..], std::slice::from_ref(container), &used.cells()].concat());
         }
     }
     if !arguments.scope.all_namespaces {

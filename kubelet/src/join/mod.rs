@@ -24,8 +24,8 @@ use crate::clock::Clock;
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
 
-pub(crate) use self::certificate::valid_until;
 pub use self::certificate::CertificateError;
+pub(crate) use self::certificate::valid_until;
 pub use self::request::RequestError;
 pub use self::rotation::ClientCertificate;
 pub(crate) use self::store::write_whole;

@@ -69,9 +69,7 @@ pub async fn measure(
     events: &TaskEvents,
 ) -> Result<Scraped> {
     subject.start().await?;
-    subject
-        .burst_of(events, PODS, |name| manifest(name))
-        .await?;
+    subject.burst_of(events, PODS, manifest).await?;
     subject.all_ready(PODS).await?;
     sleep(SETTLE).await;
     let before = subject.memory()?;

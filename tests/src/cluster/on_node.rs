@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::control_plane::{ControlPlane, Place, within};
 use super::{ASSETS_VARIABLE, Authority, YEAR, directory, kubeconfig, node_kubeconfig, private};

@@ -169,8 +169,7 @@ fn names_are_bounded_and_what_is_no_archive_is_refused() {
             }
         }
     }
-    let mut garbage = Archive::default();
-    garbage.0 = vec![b'x'; 2048];
+    let garbage = Archive(vec![b'x'; 2048]);
     let refused = garbage.unpack("/srv", place.path()).unwrap_err();
     assert!(refused.starts_with("the archive breaks off: "), "{refused}");
     let mut half = Archive::default().file("srv/a", &"x".repeat(5000));
