@@ -60,13 +60,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    fn warning(&mut self, name: &str, text: &str) {
+    fn remark(&mut self, name: &str, text: &str) {
         self.warnings.push(format!("\t[WARNING {name}]: {text}\n"));
     }
 
     pub(super) fn error(&mut self, ignored: &Ignored, name: &str, text: &str) {
         match ignored.has(name) {
-            true => self.warning(name, text),
+            true => self.remark(name, text),
             false => self.errors.push(format!("\t[ERROR {name}]: {text}\n")),
         }
     }
@@ -148,7 +148,7 @@ impl Checks<'_> {
         let found = tokio::time::timeout(LOOKUP, resolve(self.node, 0)).await;
         if !matches!(found, Ok(Ok(ref found)) if !found.is_empty()) {
             let text = format!("hostname {:?} could not be reached", self.node);
-            report.warning("Hostname", &text);
+            report.remark("Hostname", &text);
         }
     }
 
@@ -206,7 +206,7 @@ pub(super) fn swap(report: &mut Report, ignored: &Ignored, fails: bool) {
             );
             report.error(ignored, "Swap", &text);
         }
-        (Some(_), false) => report.warning(
+        (Some(_), false) => report.remark(
             "Swap",
             "swap is supported for cgroup v2 only; what pods get of it memorySwap says",
         ),
