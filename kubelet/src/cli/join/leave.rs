@@ -8,8 +8,9 @@ use clap::Args;
 use super::discovery::{is_valid, usable};
 use super::failure::Failure;
 use super::journal::{Journal, State};
+use super::layout::Layout;
 use super::server::{Server, Unanswered};
-use super::{Layout, block_on, fail, say, service, warn};
+use super::{block_on, fail, say, service, warn};
 use crate::errors::error_chain;
 use crate::process::RootLock;
 

@@ -10,8 +10,10 @@
 mod cluster_info;
 mod discovery;
 mod failure;
+mod files;
 mod foreground;
 mod journal;
+mod layout;
 mod leave;
 mod preflight;
 mod server;
@@ -27,14 +29,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
 
 use self::discovery::{Discovered, Way, discover, is_valid, usable};
 use self::failure::Failure;
+use self::files::Files;
 use self::journal::{Journal, Record, State};
+use self::layout::Layout;
 use self::preflight::{Checks, Ignored};
-use self::server::{Credentials, Server, Trust, Unanswered};
+use self::server::{Server, Trust, Unanswered};
 use self::token::{Pins, Token};
 use self::wait::Wait;
 use crate::config::{Environment, GoDuration};
@@ -111,65 +115,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     u64::try_from(parsed.0)
         .map(Duration::from_nanos)
         .map_err(|_| "it must not be negative".to_owned())
-}
-
-/// Where everything is.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    root: PathBuf,
-}
-
-impl Layout {
-    fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path)
-    }
-
-    /// Whether it is this machine's own root.
-    fn is_host(&self) -> bool {
-        self.root == Path::new("/")
-    }
-
-    /// A path as it is without the root.
-    fn unrooted(&self, path: &Path) -> PathBuf {
-        let below = path.strip_prefix(&self.root).unwrap_or(path);
-        Path::new("/").join(below)
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.at("etc/kubernetes/kubelet.conf")
-    }
-
-    fn bootstrap(&self) -> PathBuf {
-        self.at("etc/kubernetes/bootstrap-kubelet.conf")
-    }
-
-    fn authority(&self) -> PathBuf {
-        self.at("etc/kubernetes/pki/ca.crt")
-    }
-
-    fn manifests(&self) -> PathBuf {
-        self.at("etc/kubernetes/manifests")
-    }
-
-    fn kubelet(&self) -> PathBuf {
-        self.at("var/lib/kubelet")
-    }
-
-    fn config(&self) -> PathBuf {
-        self.at("var/lib/kubelet/config.yaml")
-    }
-
-    fn flags(&self) -> PathBuf {
-        self.at("var/lib/kubelet/kubeadm-flags.env")
-    }
-
-    fn pki(&self) -> PathBuf {
-        self.at("var/lib/kubelet/pki")
-    }
-
-    fn record(&self) -> PathBuf {
-        self.at("var/lib/kubelet/join.json")
-    }
 }
 
 /// Says a line on standard output; when nobody reads it, the join goes on.
@@ -539,86 +484,6 @@ fn agent_arguments(layout: &Layout, flags: &[String]) -> Vec<String> {
     }
     arguments.extend(flags.iter().cloned());
     arguments
-}
-
-/// What is written.
-struct Files<'a> {
-    layout: &'a Layout,
-    found: &'a cluster_info::Found,
-    credentials: &'a Credentials,
-    configuration: Option<&'a String>,
-    flags: Option<&'a Vec<String>>,
-    service: bool,
-}
-
-impl Files<'_> {
-    fn write(&self, journal: &mut Journal) -> Result<(), Failure> {
-        let layout = self.layout;
-        let bootstrap = bootstrap_kubeconfig(self.found, self.credentials)?;
-        journal.write(&layout.authority(), &self.found.authority, 0o644)?;
-        journal.write(&layout.bootstrap(), bootstrap.as_bytes(), 0o600)?;
-        if let Some(configuration) = self.configuration {
-            let path = layout.config();
-            say(&format!(
-                "[kubelet-start] Writing kubelet configuration to file {:?}",
-                path.display().to_string()
-            ));
-            journal.write(&path, configuration.as_bytes(), 0o600)?;
-        }
-        if let Some(flags) = self.flags {
-            let path = layout.flags();
-            say(&format!(
-                "[kubelet-start] Writing kubelet environment file with flags to file {:?}",
-                path.display().to_string()
-            ));
-            let text = format!("KUBELET_KUBEADM_ARGS=\"{}\"\n", flags.join(" "));
-            journal.write(&path, text.as_bytes(), 0o644)?;
-        }
-        if self.service
-            && let Some(path) = service::drop_in()
-        {
-            journal.write(&path, service::DROP_IN_TEXT.as_bytes(), 0o644)?;
-        }
-        // The agent's.
-        journal.expect_written(&layout.kubeconfig())
-    }
-}
-
-/// As kubeadm names things in it.
-fn bootstrap_kubeconfig(
-    found: &cluster_info::Found,
-    credentials: &Credentials,
-) -> Result<String, Failure> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    let pem = |pem: &crate::api::Pem| {
-        let text = pem
-            .read()
-            .map_err(|error| Failure::Other(error_chain(&error)))?;
-        Ok::<_, Failure>(STANDARD.encode(text))
-    };
-    let user = match credentials {
-        Credentials::None => serde_json::json!({}),
-        Credentials::Token(token) => serde_json::json!({"token": token.expose_secret()}),
-        Credentials::Certificate(certificate, key) => serde_json::json!({
-            "client-certificate-data": pem(certificate)?,
-            "client-key-data": pem(key)?,
-        }),
-    };
-    let config = serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "kubernetes", "cluster": {
-            "server": found.server,
-            "certificate-authority-data": STANDARD.encode(&found.authority),
-        }}],
-        "users": [{"name": "tls-bootstrap-token-user", "user": user}],
-        "contexts": [{"name": "tls-bootstrap-token-user@kubernetes", "context": {
-            "cluster": "kubernetes", "user": "tls-bootstrap-token-user",
-        }}],
-        "current-context": "tls-bootstrap-token-user@kubernetes",
-    });
-    serde_saphyr::to_string(&config).map_err(|error| Failure::Other(error.to_string()))
 }
 
 /// Takes back what was done, and says what could not be.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cri_proto::{ConnectOptions, Connection};
 
-use super::Layout;
 use super::failure::Failure;
+use super::layout::Layout;
 use super::warn;
 use crate::connections::resolve;
 use crate::errors::error_chain;
