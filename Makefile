@@ -14,7 +14,7 @@ demo: dist ; cargo run -q -p tests --bin demo -- $(if $(KEEP),--keep)
 test: build dist ; tests/run
 test-vm: vm-prepared ; $(VM) debian_12
 test-vm-all: vm-prepared ; $(VM) debian_1 && { $(VM) debian_testing || echo "Debian testing failed: see target/vm/debian-testing-console.log; it gates nothing" ; }
-vm-prepared: deb ; tests/install.sh vm && cargo build --workspace --locked && cargo test --workspace --test tier4_vm --test tier3_faults --no-run --locked
+vm-prepared: deb build ; tests/install.sh vm
 soak: build ; SOAK_SECONDS=$${SOAK_SECONDS:-3600} cargo test -p tests --test tier3_faults a_seeded_schedule -- --nocapture
 bench: dist ; cargo run -q -p tests --bin bench -- $(if $(PROBES),--probes $(PROBES),$(if $(QUICK),--quick))
 check: install-test-packages ; cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings && RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
@@ -22,6 +22,7 @@ fuzz: ; static-pods/fuzz/run $(or $(TIME),300)
 differential: ; cargo run -q -p tests --bin differential -- $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) --against "$(AGAINST)"
 dist: install-test-packages ; systemd/package/dist
 deb: dist ; systemd/package/deb
-build: install-test-packages ; cargo build --workspace --locked
+# All targets: what the tests are built with is then built once.
+build: install-test-packages ; cargo build --workspace --all-targets --locked
 audit: ; command -v cargo-deny >/dev/null || cargo install cargo-deny --locked ; cargo deny check bans licenses sources
 install-test-packages: ; tests/install.sh

@@ -1,9 +1,11 @@
 //! The line of `systemctl status`: what the agent waits for, how its pods are, what is wrong. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use static_pods::watch::ManifestSet;
 
+use crate::pod::PodUid;
 use crate::status::{ConditionKind, Phase, PodView, State};
 
 /// What a waiting container says when nothing is wrong with it.
@@ -21,6 +23,8 @@ pub(super) struct Facts<'a> {
     /// Why the runtime at that path does not answer.
     pub(super) runtime: Option<(&'a str, &'a str)>,
     pub(super) pods: &'a [PodView],
+    /// Why pods as a whole do not start.
+    pub(super) setbacks: BTreeMap<PodUid, &'static str>,
     pub(super) manifests: Option<&'a ManifestSet>,
     /// What the last reload left behind.
     pub(super) note: Option<&'a str>,
@@ -36,7 +40,7 @@ impl Facts<'_> {
         if let Some(from) = self.reading {
             parts.push(format!("reading the manifests of {from}"));
         } else {
-            parts.push(pods(self.pods));
+            parts.push(pods(self.pods, &self.setbacks));
         }
         parts.extend(self.manifests.and_then(refused));
         parts.extend(self.note.map(str::to_owned));
@@ -53,10 +57,12 @@ enum Condition {
     Well,
 }
 
-fn pods(pods: &[PodView]) -> String {
+fn pods(pods: &[PodView], setbacks: &BTreeMap<PodUid, &'static str>) -> String {
     let (mut failing, mut starting, mut not_ready, mut ended) = (Vec::new(), 0, 0, 0);
     for view in pods {
-        match condition(view) {
+        let uid = view.pod.metadata.uid.as_deref();
+        let setback = uid.and_then(|uid| setbacks.get(uid).copied());
+        match condition(view, setback) {
             Condition::Failing(why) => failing.push(format!("{} {why}", name(view))),
             Condition::Starting => starting += 1,
             Condition::NotReady => not_ready += 1,
@@ -87,7 +93,7 @@ fn pods(pods: &[PodView]) -> String {
     text
 }
 
-fn condition(view: &PodView) -> Condition {
+fn condition(view: &PodView, setback: Option<&str>) -> Condition {
     let status = &view.status;
     if let Some(reason) = &status.reason {
         return Condition::Failing(reason.to_string());
@@ -106,7 +112,7 @@ fn condition(view: &PodView) -> Condition {
             _ => None,
         });
     let ready = status.condition(ConditionKind::Ready);
-    match (waits, status.phase) {
+    match (waits.or(setback.map(str::to_owned)), status.phase) {
         (Some(reason), _) => Condition::Failing(reason),
         (None, Phase::Pending) => Condition::Starting,
         _ if ready.is_some_and(|ready| !ready.status) => Condition::NotReady,
@@ -255,6 +261,26 @@ mod tests {
                 crash
             ]),
             "8 pods, 1 starting, 1 not ready, 1 ended, 4 failing: default/f Failed, default/r OutOfcpu, default/p ImagePullBackOff and 1 more"
+        );
+    }
+
+    #[test]
+    fn a_pod_whose_sandbox_is_tried_again_and_again_is_failing() {
+        let mut set_back = view("x", |s| {
+            s.phase = Phase::Pending;
+            waiting(s, "ContainerCreating");
+        });
+        let mut pod = Pod::clone(&set_back.pod);
+        pod.metadata.uid = Some("u".to_owned());
+        set_back.pod = Arc::new(pod);
+        let facts = Facts {
+            pods: &[set_back],
+            setbacks: [(PodUid::parse("u").unwrap(), "FailedCreatePodSandBox")].into(),
+            ..Facts::default()
+        };
+        assert_eq!(
+            facts.line(),
+            "1 pod, 1 failing: default/x FailedCreatePodSandBox"
         );
     }
 

@@ -69,6 +69,7 @@ pub async fn run_status(service: Service, inputs: StatusInputs) {
             reading: from.as_deref().filter(|_| !read),
             runtime: why.as_deref().map(|why| (runtime.as_str(), why)),
             pods: &pods,
+            setbacks: inputs.board.setbacks(),
             manifests: set.as_deref(),
             note: left.as_deref(),
         }

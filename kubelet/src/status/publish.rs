@@ -50,6 +50,7 @@ struct Entry {
     claimed: bool,
     view: Option<PodView>,
     step: Option<StepAtWork>,
+    setback: Option<&'static str>,
 }
 
 /// The statuses of all pods. Cloning shares it.
@@ -109,7 +110,15 @@ impl StatusBoard {
         at_work.collect()
     }
 
-    /// News whenever the status of any pod changes, or a pod goes.
+    /// Why pods as a whole do not start, by their UIDs: the reason of the last event of it. Their statuses have no place for it.
+    #[must_use]
+    pub fn setbacks(&self) -> BTreeMap<PodUid, &'static str> {
+        let entries = self.lock();
+        let set_back = |(uid, entry): (&PodUid, &Entry)| Some((uid.clone(), entry.setback?));
+        entries.iter().filter_map(set_back).collect()
+    }
+
+    /// News whenever the status of any pod changes, a pod goes, or meets another setback.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
@@ -178,6 +187,20 @@ impl StatusWriter {
         }
     }
 
+    /// Says what keeps the pod as a whole from starting, as the reason of an event; none once it goes on.
+    pub fn set_back(&self, reason: Option<&'static str>) {
+        let mut entries = self.board.lock();
+        let Some(entry) = entries.get_mut(&self.uid) else {
+            return;
+        };
+        let news = entry.setback != reason;
+        entry.setback = reason;
+        drop(entries);
+        if news {
+            self.board.changes.send_replace(());
+        }
+    }
+
     /// The status on the board.
     #[must_use]
     pub fn current(&self) -> Option<Arc<PodStatus>> {
@@ -199,6 +222,7 @@ impl Drop for StatusWriter {
         if let Some(entry) = entries.get_mut(&self.uid) {
             entry.claimed = false;
             entry.step = None;
+            entry.setback = None;
             if entry.view.is_none() {
                 entries.remove(&self.uid);
             }
@@ -244,6 +268,27 @@ mod tests {
         let phases: Vec<_> = board.snapshot().iter().map(|v| v.status.phase).collect();
         assert_eq!(phases, [Phase::Pending, Phase::Running]);
         assert!(Arc::ptr_eq(&board.get(&uid("a")).unwrap().pod, &pod));
+    }
+
+    #[test]
+    fn a_setback_is_news_once_and_goes_with_its_worker() {
+        let board = StatusBoard::new();
+        let writer = board.writer(&uid("a")).unwrap();
+        let mut changes = board.changes();
+        writer.set_back(Some("FailedCreatePodSandBox"));
+        assert_eq!(
+            board.setbacks(),
+            [(uid("a"), "FailedCreatePodSandBox")].into()
+        );
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        writer.set_back(Some("FailedCreatePodSandBox"));
+        assert!(!changes.has_changed().unwrap(), "each try says the same");
+        writer.set_back(None);
+        assert!(changes.has_changed().unwrap() && board.setbacks().is_empty());
+        writer.set_back(Some("FailedMount"));
+        drop(writer);
+        assert!(board.setbacks().is_empty());
     }
 
     #[test]

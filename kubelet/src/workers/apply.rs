@@ -145,6 +145,12 @@ impl Worker {
         }
     }
 
+    fn say_set_back(&self, reason: Option<&'static str>) {
+        if let Some(board) = &self.board {
+            board.set_back(reason);
+        }
+    }
+
     async fn make_sandbox(
         &mut self,
         pod: &Arc<Pod>,
@@ -172,6 +178,7 @@ impl Worker {
         match made {
             Ok(id) => {
                 self.settle_hold(None, true, applied);
+                self.say_set_back(None);
                 // Its address goes into the containers; and the status shows it before any image is pulled.
                 patiently(permit, Box::pin(self.look_at_sandbox(pod, &id))).await;
                 let observed = self.observed.borrow().clone();
@@ -180,6 +187,7 @@ impl Worker {
             }
             Err(error) => {
                 error.tell(pod, None);
+                self.say_set_back(Some(error.pod_reason()));
                 self.memory.stale = true;
                 self.settle_hold(None, false, applied);
                 if error.waits_for_objects() {

@@ -23,6 +23,17 @@ pub(super) type ToldBackoffs = BTreeMap<Arc<str>, ContainerId>;
 const CRASH_LOOP: &str = "CrashLoopBackOff";
 
 impl StartError {
+    /// The reason of the event that says of the pod as a whole that it does not start.
+    pub(super) fn pod_reason(&self) -> &'static str {
+        match self {
+            Self::Volumes(_) => VolumeError::REASON,
+            Self::Cgroup(_) => "FailedCreatePodContainer",
+            Self::Network(_) => "NetworkNotReady",
+            Self::Directory(_) => "Failed",
+            _ => "FailedCreatePodSandBox",
+        }
+    }
+
     /// Records what did not work: on `container` where it was its start that failed, else on the pod.
     pub(super) fn tell(&self, pod: &Pod, container: Option<&str>) {
         let of_pod = About::pod(pod);
@@ -31,18 +42,18 @@ impl StartError {
             (Self::Image(_) | Self::PostStart(_) | Self::PostStartLost, _) => {}
             (Self::Volumes(errors), _) => {
                 for error in errors {
-                    of_pod.warning(VolumeError::REASON, &error.to_string());
+                    of_pod.warning(self.pod_reason(), &error.to_string());
                 }
             }
             (Self::Cgroup(_), _) => of_pod.warning(
-                "FailedCreatePodContainer",
+                self.pod_reason(),
                 &format!(
                     "unable to ensure pod container exists: {}",
                     error_chain(self)
                 ),
             ),
             (Self::Network(why), _) => {
-                of_pod.warning("NetworkNotReady", &format!("network is not ready: {why}"));
+                of_pod.warning(self.pod_reason(), &format!("network is not ready: {why}"));
             }
             (Self::Run { id, error }, Some(name)) => About::container(pod, name)
                 .without_id(id.as_str())
@@ -50,22 +61,20 @@ impl StartError {
             (error, Some(name)) => About::container(pod, name)
                 .warning("Failed", &format!("Error: {}", error_chain(error))),
             (Self::Directory(_), None) => of_pod.warning(
-                "Failed",
+                self.pod_reason(),
                 &format!("error making pod data directories: {}", error_chain(self)),
             ),
             (Self::Sandbox(error), None) => of_pod.warning(
-                FAILED_SANDBOX,
+                self.pod_reason(),
                 &format!("Failed to create pod sandbox: {}", error.rpc_text()),
             ),
             (error, None) => of_pod.warning(
-                FAILED_SANDBOX,
+                self.pod_reason(),
                 &format!("Failed to create pod sandbox: {}", error_chain(error)),
             ),
         }
     }
 }
-
-const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 
 impl Worker {
     /// Tells of each container that waits before it is started again, once for each end. (Upstream says it again at each

@@ -13,6 +13,7 @@
 mod authority;
 mod client;
 mod control_plane;
+mod invitation;
 mod line;
 mod on_node;
 mod signer;
@@ -39,6 +40,7 @@ use crate::wait::eventually;
 
 pub use authority::{Authority, Pair, Requested, request_certificate};
 pub use client::{Client, Refused, path, refusal};
+pub use invitation::pin;
 pub use line::Line;
 pub use on_node::{API_SERVER, KubectlProcess, NodeCluster, Ran, kubectl_assets};
 pub use signer::{CLIENT_SIGNER, SERVING_SIGNER};

@@ -41,10 +41,26 @@ use journal::Journal;
 use pods::{Pods, Wanted};
 use proxy::Proxy;
 
-/// `runtimeRequestTimeout` of the agent: what hangs is given up in the time of a test.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// `runtimeRequestTimeout` of the agent, times [`patience`]: what hangs is given up in the time of a test.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many times as long as on a usual machine everything may take; 1 where it is not set.
+const PATIENCE: &str = "FAULTS_PATIENCE";
 /// Size of the file system that the agent's root directory lies on.
 const ROOT_SIZE: &str = "size=24m";
+
+/// How many times as long as on a usual machine things may take here: on an emulated processor a call of the runtime takes
+/// longer than the agent of these tests would wait for one.
+#[must_use]
+pub fn patience() -> u32 {
+    let said = std::env::var(PATIENCE).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// How long the agent waits for an answer of the runtime.
+#[must_use]
+pub fn request_timeout() -> Duration {
+    REQUEST_TIMEOUT * patience()
+}
 
 /// A node, an agent, and what is needed to do them harm.
 pub struct Rig<'n> {
@@ -96,12 +112,12 @@ impl<'n> Rig<'n> {
         node.run("mount", &["-t", "tmpfs", "-o", ROOT_SIZE, "tmpfs", root])?;
         let endpoint = format!("unix://{}", proxy.socket().display());
         agent.configure("containerRuntimeEndpoint", endpoint)?;
-        let timeout = format!("{}s", REQUEST_TIMEOUT.as_secs());
+        let timeout = format!("{}s", request_timeout().as_secs());
         agent.configure("runtimeRequestTimeout", timeout)?;
         node.start_containerd().await?;
         let socket = format!("unix://{}", node.socket().display());
         let options = ConnectOptions {
-            request_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10) * patience(),
             backoff_max: Duration::from_millis(200),
             ..ConnectOptions::default()
         };

@@ -35,10 +35,10 @@ impl Rig<'_> {
     /// directories and cgroups. Gives the ids of the containers that run.
     ///
     /// # Errors
-    /// When it is not so within `limit`; at once when two instances ran at a time, or the agent ended by itself.
+    /// When it is not so within `limit` times [`super::patience`]; at once when two instances ran at a time, or the agent ended by itself.
     pub async fn settled(&self, limit: Duration) -> Result<BTreeSet<String>> {
         let what = "exactly the pods of the manifests run";
-        let ids = eventually(what, limit, async || {
+        let ids = eventually(what, limit * super::patience(), async || {
             self.ensure_sound()?;
             self.look().await
         })
@@ -187,9 +187,10 @@ impl Rig<'_> {
     /// instance a container, and no empty sandbox but one.
     ///
     /// # Errors
-    /// When it is not so within [`TRACES`].
+    /// When it is not so within [`TRACES`] times [`super::patience`].
     pub async fn no_traces(&self) -> Result<()> {
-        eventually("no traces of pods that are gone", TRACES, async || {
+        let limit = TRACES * super::patience();
+        eventually("no traces of pods that are gone", limit, async || {
             self.ensure_sound()?;
             let uids = self.uids()?;
             let client = self.runtime.runtime();

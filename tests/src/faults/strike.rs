@@ -173,7 +173,8 @@ impl Fault {
         Ok(match self {
             Self::CallsDelayed => Rule::on(&CHANGES, Effect::Delays(Duration::from_millis(1500))),
             Self::CallBelated => {
-                let late = super::REQUEST_TIMEOUT + Duration::from_millis(500 + random.below(3000));
+                let late =
+                    super::request_timeout() + Duration::from_millis(500 + random.below(3000));
                 Rule::on(&[*random.pick(&CREATIONS)], Effect::Belated(late)).times(1)
             }
             Self::CallsHang => Rule::on(&one(random), Effect::Hangs).times(2),
@@ -201,9 +202,11 @@ impl Fault {
                 if rig.proxy.met().is_empty() {
                     rig.journal.note("there was no such call");
                 } else {
-                    eventually("the agent is killed", DEATH, async || {
-                        rig.agent.ended()?.context("it runs")
-                    })
+                    eventually(
+                        "the agent is killed",
+                        DEATH * super::patience(),
+                        async || rig.agent.ended()?.context("it runs"),
+                    )
                     .await?;
                 }
                 rig.proxy.heal();

@@ -7,6 +7,7 @@
 mod cgroups;
 mod faults;
 mod install;
+mod joining;
 mod names;
 mod restarts;
 mod service;
@@ -79,6 +80,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         shutdown::a_reboot_ends_the_lower_priorities_first,
     ),
     ("power-cut", shutdown::a_power_cut_brings_every_pod_back),
+    ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     ("faults", faults::the_fault_harness_runs_here),
     ("purge", install::purges_clean),
 ];
@@ -108,6 +110,7 @@ impl Session {
             ("older.deb".to_owned(), older.path.clone()),
         ];
         bring.extend(faults::files()?);
+        bring.push(("cluster".to_owned(), built("cluster")?));
         let bring: Vec<(&str, &Path)> = bring
             .iter()
             .map(|(name, path)| (name.as_str(), path.as_path()))

@@ -20,7 +20,7 @@ const SIGNATURE: &str = "jws-kubeconfig-";
 pub(super) struct Found {
     /// `https://…`.
     pub(super) server: String,
-    /// Certificates, PEM.
+    /// Certificates, PEM; empty where a file for discovery has none.
     pub(super) authority: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn cluster(kubeconfig: &Kubeconfig) -> Result<Found, Failure> {
         (_, Some(file)) if !file.is_empty() => {
             std::fs::read(file).map_err(Failure::file("read", file.as_ref()))?
         }
-        _ => return Err(none("the kubeconfig has no certificate authority")),
+        _ => Vec::new(),
     };
     Ok(Found { server, authority })
 }
@@ -114,10 +114,21 @@ pub(super) fn cluster(kubeconfig: &Kubeconfig) -> Result<Found, Failure> {
 /// As [`cluster`], of a text.
 ///
 /// # Errors
-/// As [`cluster`], and when it is no kubeconfig.
+/// As [`cluster`], when it is no kubeconfig, and when it has no authority.
 pub(super) fn cluster_of(text: &str) -> Result<Found, Failure> {
     let read = Kubeconfig::from_yaml(text);
-    cluster(&read.map_err(|error| Failure::NotSetUp(format!("its kubeconfig: {error}")))?)
+    let read = read.map_err(|error| Failure::NotSetUp(format!("its kubeconfig: {error}")))?;
+    let found = cluster(&read)?;
+    if found.authority.is_empty() {
+        let why = "the kubeconfig has no certificate authority";
+        return Err(Failure::NotSetUp(why.to_owned()));
+    }
+    Ok(found)
+}
+
+/// The cluster of a ConfigMap whose server is believed already; none where it has no kubeconfig that can be used.
+pub(super) fn trusted(map: &Value) -> Option<Found> {
+    cluster_of(map["data"][KUBECONFIG].as_str()?).ok()
 }
 
 /// Whether one of the authority's certificates has a public key that is pinned.

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::cluster_info::{self, Found};
 use super::failure::Failure;
-use super::say;
 use super::server::{Credentials, Server, Trust, Unanswered};
 use super::token::{Pins, Token};
+use super::{say, warn};
 use crate::api::{Endpoint, Identity};
 
 /// Where clusters say who they are.
@@ -199,35 +199,64 @@ pub(super) async fn persistently(
 
 async fn by_file(place: &str, patience: Duration) -> Result<(Found, Credentials), Failure> {
     say(&format!("[discovery] Reading the cluster from {place:?}"));
-    if !place.starts_with("https://") {
-        let unusable = |error: &dyn std::error::Error| {
-            Failure::Usage(format!(
-                "the discovery file {place:?} cannot be used: {}",
-                crate::errors::error_chain(error)
-            ))
-        };
-        // Relative paths in it begin at its directory.
-        let kubeconfig = Kubeconfig::read_from(place).map_err(|error| unusable(&error))?;
-        return Ok((
-            cluster_info::cluster(&kubeconfig)?,
-            credentials(&kubeconfig)?,
-        ));
+    let kubeconfig = kubeconfig_at(place, patience).await?;
+    let credentials = credentials(&kubeconfig)?;
+    let mut found = cluster_info::cluster(&kubeconfig)?;
+    let trust = match found.authority.is_empty() {
+        true => Trust::Host,
+        false => Trust::Authority(found.authority.clone()),
+    };
+    let server = Server::new(&found.server, &trust, &credentials).await?;
+    match persistently(&server, CLUSTER_INFO, patience).await {
+        Ok(map) => match cluster_info::trusted(&map) {
+            Some(own) => {
+                if own.server != found.server {
+                    warn(&format!(
+                        "\t[WARNING]: the file's API server {:?} is not the one of the cluster-info ConfigMap, {:?}: the file's is used",
+                        found.server, own.server
+                    ));
+                }
+                if found.authority.is_empty() {
+                    found.authority = own.authority;
+                }
+            }
+            None => {
+                say("[discovery] The cluster-info ConfigMap has no kubeconfig; the file's is used")
+            }
+        },
+        // Nobody has to be shown it: the certificate was verified all the same.
+        Err(Failure::Refused { why, .. } | Failure::NotSetUp(why)) => say(&format!(
+            "[discovery] The cluster-info ConfigMap cannot be read ({why}), but the server's certificate is valid: going on"
+        )),
+        Err(failure) => return Err(failure),
     }
-    let (host, path) = place
-        .trim_start_matches("https://")
-        .split_once('/')
-        .unwrap_or((place.trim_start_matches("https://"), ""));
+    if found.authority.is_empty() {
+        return Err(Failure::NotSetUp(format!(
+            "neither {place:?} nor the cluster-info ConfigMap has a certificate authority"
+        )));
+    }
+    Ok((found, credentials))
+}
+
+/// The kubeconfig of a file, or of an https:// address.
+async fn kubeconfig_at(place: &str, patience: Duration) -> Result<Kubeconfig, Failure> {
+    let unusable = |error: &dyn std::error::Error| {
+        let why = crate::errors::error_chain(error);
+        Failure::Usage(format!(
+            "the discovery file {place:?} cannot be used: {why}"
+        ))
+    };
+    let Some(address) = place.strip_prefix("https://") else {
+        // Relative paths in it begin at its directory.
+        return Kubeconfig::read_from(place).map_err(|error| unusable(&error));
+    };
+    let (host, path) = address.split_once('/').unwrap_or((address, ""));
     let server = Server::new(&format!("https://{host}"), &Trust::Host, &Credentials::None).await?;
     let asked = tokio::time::timeout(patience, server.text(&format!("/{path}"))).await;
     let text = asked
         .unwrap_or_else(|_| Err(Unanswered::Later("no answer in time".to_owned())))
         .map_err(|unanswered| server.failure(unanswered))?;
-    let kubeconfig = Kubeconfig::from_yaml(&text)
-        .map_err(|error| Failure::Usage(format!("{place:?} is no kubeconfig: {error}")))?;
-    Ok((
-        cluster_info::cluster(&kubeconfig)?,
-        credentials(&kubeconfig)?,
-    ))
+    Kubeconfig::from_yaml(&text).map_err(|error| unusable(&error))
 }
 
 /// Whoever a kubeconfig says to be: a token or a certificate.

@@ -7,6 +7,7 @@
 //! Tasks: with `--foreground` a thread beside the agent, which ends once the node is Ready.
 //! Does not: make the certificate (the agent does, [`crate::join`]), touch pods, or make control planes.
 
+mod arguments;
 mod cluster_info;
 mod discovery;
 mod failure;
@@ -23,15 +24,14 @@ mod token;
 mod wait;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::Args;
-use secrecy::SecretString;
 use serde_json::Value;
 
+use self::arguments::asked;
 use self::discovery::{Discovered, Way, discover, is_valid, usable};
 use self::failure::Failure;
 use self::files::Files;
@@ -39,83 +39,18 @@ use self::journal::{Journal, Record, State};
 use self::layout::Layout;
 use self::preflight::{Checks, Ignored};
 use self::server::{Server, Trust, Unanswered};
-use self::token::{Pins, Token};
 use self::wait::Wait;
-use crate::config::{Environment, GoDuration};
+use crate::config::Environment;
 use crate::errors::error_chain;
 use crate::process::RootLock;
 
+pub(super) use self::arguments::JoinArguments;
 pub use self::foreground::Foreground;
 pub(super) use self::foreground::begin;
 pub(super) use self::leave::{LeaveArguments, run as leave};
 
-/// kubeadm's timeout of discovery, and of the TLS bootstrap.
-const TIMEOUT: &str = "5m0s";
 /// The cluster's settings for its nodes.
 const KUBELET_CONFIG: &str = "/api/v1/namespaces/kube-system/configmaps/kubelet-config";
-
-/// How to join.
-#[derive(Args, Debug)]
-#[command(
-    after_help = "Exit status: 0 when the node has joined and is Ready (without systemd and --foreground: when everything is \
-        written), 2 when a preflight check failed, 10 to 24 for what else can go wrong (the manual has the table), 64 when \
-        the command line is wrong. What fails leaves nothing behind, and can be run again."
-)]
-pub(super) struct JoinArguments {
-    /// The API server, as HOST:PORT; not with --discovery-file
-    #[arg(value_name = "HOST:PORT")]
-    endpoint: Option<String>,
-    /// Use this token for both discovery-token and tls-bootstrap-token when those values are not provided
-    #[arg(long, value_parser = secret)]
-    token: Option<SecretString>,
-    /// The token used to validate cluster information fetched from the API server
-    #[arg(long, value_parser = secret, value_name = "TOKEN", conflicts_with = "discovery_file")]
-    discovery_token: Option<SecretString>,
-    /// Validate that the root CA public key matches this hash (format: "<type>:<value>"); may be repeated
-    #[arg(long, value_name = "HASH", value_delimiter = ',')]
-    discovery_token_ca_cert_hash: Vec<String>,
-    /// Allow joining without --discovery-token-ca-cert-hash: whoever knows the token can then pass for the API server
-    #[arg(long)]
-    discovery_token_unsafe_skip_ca_verification: bool,
-    /// A kubeconfig, as a file or https:// URL, from which to load cluster information
-    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
-    discovery_file: Option<String>,
-    /// The token used to temporarily authenticate with the Kubernetes Control Plane while joining the node
-    #[arg(long, value_parser = secret, value_name = "TOKEN")]
-    tls_bootstrap_token: Option<SecretString>,
-    /// The node's name; the name of this host when it is not given
-    #[arg(long, value_name = "NAME")]
-    node_name: Option<String>,
-    /// The node's address, or two of them, one of each family
-    #[arg(long, value_name = "IP")]
-    node_ip: Option<String>,
-    /// The socket of the container runtime; found by itself where there is one
-    #[arg(long, value_name = "SOCKET")]
-    cri_socket: Option<String>,
-    /// Checks whose errors will be shown as warnings: 'Swap,Port-10250', or 'all'
-    #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
-    ignore_preflight_errors: Vec<String>,
-    /// How long to wait for the API server, for the certificate, and for the node to be Ready, each
-    #[arg(long, value_name = "TIME", default_value = TIMEOUT, value_parser = duration)]
-    timeout: Duration,
-    /// Go on as the agent, instead of starting kubelet.service
-    #[arg(long)]
-    pub(super) foreground: bool,
-    /// Write below this directory instead of /, and touch no service
-    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
-    root: PathBuf,
-}
-
-fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
-    Ok(text.to_owned().into())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = GoDuration::parse(text).map_err(|error| error.to_string())?;
-    u64::try_from(parsed.0)
-        .map(Duration::from_nanos)
-        .map_err(|_| "it must not be negative".to_owned())
-}
 
 /// Says a line on standard output; when nobody reads it, the join goes on.
 pub(super) fn say(text: &str) {
@@ -153,62 +88,6 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let done = runtime.block_on(future);
     runtime.shutdown_background();
     Ok(done)
-}
-
-/// What the command line asks for, checked before anything is asked or looked at.
-struct Asked {
-    way: Way,
-    bootstrap: Option<Token>,
-}
-
-fn asked(arguments: &JoinArguments) -> Result<Asked, Failure> {
-    let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
-    let token = |flag: &str, own: &Option<SecretString>| {
-        let both = arguments.token.as_ref().map(|token| ("--token", token));
-        let given = own.as_ref().map(|token| (flag, token)).or(both);
-        given
-            .map(|(flag, text)| Token::parse(flag, text))
-            .transpose()
-    };
-    let bootstrap = token("--tls-bootstrap-token", &arguments.tls_bootstrap_token)?;
-    let pins = Pins::parse(&arguments.discovery_token_ca_cert_hash)?;
-    if let Some(file) = &arguments.discovery_file {
-        return Ok(Asked {
-            way: Way::File(file.clone()),
-            bootstrap,
-        });
-    }
-    let discovery = token("--discovery-token", &arguments.discovery_token)?;
-    let (Some(token), Some(endpoint)) = (discovery, &arguments.endpoint) else {
-        return usage(
-            "say which cluster: kubelet join HOST:PORT --token TOKEN --discovery-token-ca-cert-hash HASH, or --discovery-file FILE; `kubeadm token create --print-join-command` on a control-plane node prints the first",
-        );
-    };
-    if preflight::host_of(endpoint).is_none() {
-        return Err(Failure::Usage(format!("{endpoint:?} is not HOST:PORT")));
-    }
-    if bootstrap.is_none() {
-        return usage("give --tls-bootstrap-token, or --token for both");
-    }
-    match (
-        pins.is_empty(),
-        arguments.discovery_token_unsafe_skip_ca_verification,
-    ) {
-        (true, false) => usage(
-            "give --discovery-token-ca-cert-hash, by which the cluster's CA is known; or --discovery-token-unsafe-skip-ca-verification, and then whoever knows the token can pass for the API server",
-        ),
-        (false, true) => usage(
-            "--discovery-token-ca-cert-hash and --discovery-token-unsafe-skip-ca-verification exclude each other",
-        ),
-        _ => Ok(Asked {
-            way: Way::Token {
-                endpoint: endpoint.clone(),
-                token,
-                pins,
-            },
-            bootstrap,
-        }),
-    }
 }
 
 /// A join whose files are written, and which has to be started.
@@ -328,7 +207,7 @@ async fn recover(layout: &Layout) -> Result<Option<Journal>, Failure> {
     }
     if is_valid(&layout.kubeconfig()).await {
         // The agent was started by hand, or the join was killed while it waited.
-        journal.commit()?;
+        joined(layout, journal)?;
         return Journal::read(&layout.record());
     }
     if journal.record.service.is_none()
@@ -506,8 +385,10 @@ impl Begun {
         if self.journal.record.service.is_none() {
             say(&format!(
                 "\nEverything is written. systemd does not run here: the node joins when this agent runs, and `kubelet leave` takes \
-                 back what was written:\n\n  kubelet {}\n\nTo go on as that agent at once: kubelet join --foreground",
-                self.arguments.join(" ")
+                 back what was written:\n\n  kubelet {}\n\nTo go on as that agent at once: kubelet join --foreground\n\
+                 The token is in {}, for root alone: remove that file once the node has joined",
+                self.arguments.join(" "),
+                self.layout.bootstrap().display()
             ));
             return Ok(());
         }

@@ -1,265 +1,32 @@
 //! `kubelet join` and `kubelet leave`, the binary itself, against the double of the API server; every way to fail with its
 //! exit status, and nothing left behind.
 
-use std::collections::BTreeMap;
+mod site;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use site::{LIMIT, Running, Site, TOKEN};
 use tests::agent::NODE_NAME;
-use tests::apiserver::{bootstrap_secret, cluster_info};
-use tests::cluster::{Authority, CLIENT_SIGNER, Cluster, bound_pod, path};
-use tests::in_process::{FakeNode, with_node};
+use tests::apiserver::{Fault, bootstrap_secret, cluster_info};
+use tests::cluster::{Authority, bound_pod, path};
+use tests::in_process::with_node;
 use tests::wait::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const TOKEN: &str = "abcdef.0123456789abcdef";
-/// How long anything may take that another process does, on a machine busy with builds.
-const LIMIT: Duration = Duration::from_secs(120);
+/// The machine that runs tests may have all of that.
+const IGNORED: &str =
+    "--ignore-preflight-errors=Port-10250,Swap,FileContent--proc-sys-net-ipv4-ip_forward";
 const STATIC: &str = "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, \
     spec: {containers: [{name: main, image: 'busybox:1'}]}}";
-
-/// A machine with a directory in place of /, and a cluster that it may join.
-struct Site<'n> {
-    node: &'n FakeNode,
-    cluster: Cluster,
-    root: PathBuf,
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    text: String,
-}
-
-/// A command that runs; it is killed when it is dropped.
-struct Running {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Running {
-    fn text(&self) -> String {
-        fs::read_to_string(&self.output).unwrap_or_default()
-    }
-
-    async fn ended(mut self) -> Result<Ended> {
-        let output = self.output.clone();
-        let said = || fs::read_to_string(&output).unwrap_or_default();
-        let status = eventually("it ends", LIMIT, async || {
-            let ended = self.child.try_wait()?;
-            ended.with_context(|| format!("it runs, and says:\n{}", said()))
-        })
-        .await?;
-        Ok(Ended {
-            code: status.code(),
-            text: said(),
-        })
-    }
-}
-
-/// The digest by which a CA is pinned, by hand.
-fn pin(certificate: &str) -> Result<String> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes())?;
-    let parsed = pem.parse_x509()?;
-    let digest = Sha256::digest(parsed.public_key().raw);
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256:{hex}"))
-}
-
-impl<'n> Site<'n> {
-    async fn new(node: &'n FakeNode) -> Result<Self> {
-        let cluster = Cluster::with_double().await?;
-        let root = node.path("root");
-        fs::create_dir_all(root.join("var/lib/kubelet"))?;
-        node.configure(
-            "evictionHard",
-            json!({ "memory.available": "1Mi", "nodefs.available": "1Mi" }),
-        );
-        // As a package leaves a node of its own: the settings of the fake node, at the place of the machine's.
-        node.arguments()?;
-        let own = root.join("var/lib/kubelet/config.yaml");
-        fs::copy(node.path("kubelet.yaml"), &own)?;
-        let site = Self {
-            node,
-            cluster,
-            root,
-        };
-        site.create("secrets", "kube-system", &bootstrap_secret(TOKEN))
-            .await?;
-        site.inform(&[TOKEN], &site.cluster.authority.certificate())
-            .await?;
-        let fields = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-            "enableServer": false, "healthzPort": 0, "rotateCertificates": true, "maxPods": 33,
-            "clusterDNS": ["10.96.0.10"], "staticPodPath": "/etc/kubernetes/manifests",
-            "shutdownGracePeriod": "0s",
-        });
-        let map = json!({ "metadata": { "name": "kubelet-config" }, "data": { "kubelet": fields.to_string() } });
-        site.create("configmaps", "kube-system", &map).await?;
-        Ok(site)
-    }
-
-    async fn create(&self, plural: &str, namespace: &str, object: &Value) -> Result<()> {
-        let all = path(plural, namespace, "");
-        self.cluster.client().create(&all, object).await.map(drop)
-    }
-
-    /// Makes cluster-info anew, signed for `tokens`, with this CA.
-    async fn inform(&self, tokens: &[&str], authority: &str) -> Result<()> {
-        let one = path("configmaps", "kube-public", "cluster-info");
-        // It may not be there yet.
-        let _ = self.cluster.client().delete(&one, None).await;
-        let url = format!("https://{}", self.cluster.line.address());
-        let info = cluster_info(&url, authority, tokens);
-        self.create("configmaps", "kube-public", &info).await
-    }
-
-    fn run(&self, arguments: &[String]) -> Result<Running> {
-        let binary = tests::profile_dir()?.join("kubelet");
-        ensure!(
-            binary.is_file(),
-            "cargo build --workspace makes {}",
-            binary.display()
-        );
-        let output = self.node.path("output");
-        let file = fs::File::create(&output)?;
-        let child = Command::new(binary)
-            .args(arguments)
-            .arg(format!("--root={}", self.root.display()))
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()?;
-        Ok(Running { child, output })
-    }
-
-    /// `kubelet join` as far as every case has it.
-    fn join(&self, token: &str, pin: &str, more: &[&str]) -> Result<Running> {
-        let at = self.cluster.line.address().to_string();
-        self.join_at(&at, token, pin, more)
-    }
-
-    fn join_at(&self, at: &str, token: &str, pin: &str, more: &[&str]) -> Result<Running> {
-        let own = [
-            "join",
-            at,
-            "--token",
-            token,
-            "--discovery-token-ca-cert-hash",
-            pin,
-            "--node-name",
-            NODE_NAME,
-            // The machine that runs tests may have all of that.
-            "--ignore-preflight-errors=Port-10250,Swap,FileContent--proc-sys-net-ipv4-ip_forward",
-        ];
-        let arguments: Vec<String> = own
-            .iter()
-            .chain(more)
-            .map(|&word| word.to_owned())
-            .collect();
-        self.run(&arguments)
-    }
-
-    fn pin(&self) -> Result<String> {
-        pin(&self.cluster.authority.certificate())
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.root.join(below)
-    }
-
-    /// Files with what is in them, links with where they lead.
-    fn files(&self) -> Result<BTreeMap<PathBuf, String>> {
-        let mut files = BTreeMap::new();
-        let mut open = vec![self.root.clone()];
-        while let Some(directory) = open.pop() {
-            for entry in fs::read_dir(&directory)? {
-                let path = entry?.path();
-                let kind = fs::symlink_metadata(&path)?.file_type();
-                if kind.is_dir() {
-                    open.push(path);
-                } else if kind.is_symlink() {
-                    let target = fs::read_link(&path)?;
-                    files.insert(path, target.display().to_string());
-                } else if kind.is_file() {
-                    let text = fs::read(&path)?;
-                    files.insert(path, String::from_utf8_lossy(&text).into_owned());
-                }
-            }
-        }
-        Ok(files)
-    }
-
-    /// What a join writes, and what an agent writes of a cluster.
-    fn traces(&self) -> Result<BTreeMap<PathBuf, String>> {
-        let mut files = self.files()?;
-        let traces = ["/etc/", "/pki/", "config.yaml", ".env", "join.json"];
-        files.retain(|path, _| {
-            let path = path.display().to_string();
-            traces.iter().any(|trace| path.contains(trace)) && !path.contains("/pods/")
-        });
-        Ok(files)
-    }
-
-    /// The agent in this process: of its own, or as the join has said.
-    fn start_agent(&self, joined: bool) -> Result<()> {
-        let set = |flag: &str, below: &str| {
-            let path = self.path(below).display().to_string();
-            self.node.set_flag(flag, &path);
-        };
-        set("--config", "var/lib/kubelet/config.yaml");
-        set("--root-dir", "var/lib/kubelet");
-        set("--cert-dir", "var/lib/kubelet/pki");
-        match joined {
-            true => {
-                set("--kubeconfig", "etc/kubernetes/kubelet.conf");
-                set(
-                    "--bootstrap-kubeconfig",
-                    "etc/kubernetes/bootstrap-kubelet.conf",
-                );
-            }
-            false => {
-                self.node.set_flag("--kubeconfig", "");
-                self.node.set_flag("--bootstrap-kubeconfig", "");
-            }
-        }
-        self.node.start_agent()
-    }
-
-    async fn request(&self) -> Result<Value> {
-        eventually("a certificate request", LIMIT, async || {
-            let mut undecided = self.cluster.undecided().await?;
-            undecided.retain(|one| one["spec"]["signerName"] == CLIENT_SIGNER);
-            undecided.pop().context("none")
-        })
-        .await
-    }
-
-    /// The container of the static pod that runs.
-    fn instance(&self) -> Result<String> {
-        let running = self.node.running_now("s/main");
-        ensure!(running.len() == 1, "{} instances", running.len());
-        Ok(running[0].id.clone())
-    }
-}
 
 fn mode(file: &Path) -> Result<u32> {
     let metadata = fs::metadata(file).with_context(|| file.display().to_string())?;
@@ -277,7 +44,7 @@ fn a_node_of_its_own_joins_runs_a_pod_and_leaves_and_its_static_pod_runs_on() {
         node.kill_agent()?;
         let before = site.traces()?;
 
-        let joined = site.join(TOKEN, &site.pin()?, &[])?.ended().await?;
+        let joined = site.join(TOKEN, &site.cluster.pin()?, &[])?.ended().await?;
         ensure!(joined.code == Some(0), "{joined:?}");
         ensure!(
             joined.text.contains("kubelet --bootstrap-kubeconfig="),
@@ -338,7 +105,11 @@ fn in_the_foreground_a_denied_request_is_undone_and_a_second_join_succeeds() {
     with_node(async |node| {
         let site = Site::new(node).await?;
         let before = site.traces()?;
-        let running = site.join(TOKEN, &site.pin()?, &["--foreground", "--timeout=100s"])?;
+        let running = site.join(
+            TOKEN,
+            &site.cluster.pin()?,
+            &["--foreground", "--timeout=100s"],
+        )?;
         site.cluster.deny(&site.request().await?).await?;
         let denied = running.ended().await?;
         ensure!(denied.code == Some(21), "{denied:?}");
@@ -348,7 +119,11 @@ fn in_the_foreground_a_denied_request_is_undone_and_a_second_join_succeeds() {
         );
         ensure!(site.traces()? == before, "{:#?}", site.traces()?.keys());
 
-        let running = site.join(TOKEN, &site.pin()?, &["--foreground", "--timeout=100s"])?;
+        let running = site.join(
+            TOKEN,
+            &site.cluster.pin()?,
+            &["--foreground", "--timeout=100s"],
+        )?;
         // The agent that was denied may have asked once more before it ended.
         eventually("the node joins", LIMIT, async || {
             for request in site.cluster.undecided().await? {
@@ -369,7 +144,7 @@ fn in_the_foreground_a_denied_request_is_undone_and_a_second_join_succeeds() {
         ensure!(ended.code == Some(0), "{ended:?}");
         ensure!(site.path("etc/kubernetes/kubelet.conf").exists());
 
-        let again = site.join(TOKEN, &site.pin()?, &[])?.ended().await?;
+        let again = site.join(TOKEN, &site.cluster.pin()?, &[])?.ended().await?;
         ensure!(again.code == Some(2), "{again:?}");
         ensure!(
             again
@@ -390,7 +165,11 @@ fn a_request_that_nobody_approves_is_named_and_everything_undone() {
         let site = Site::new(node).await?;
         let before = site.traces()?;
         // Long enough for the agent to ask on a busy machine.
-        let running = site.join(TOKEN, &site.pin()?, &["--foreground", "--timeout=30s"])?;
+        let running = site.join(
+            TOKEN,
+            &site.cluster.pin()?,
+            &["--foreground", "--timeout=30s"],
+        )?;
         let name = site.request().await?["metadata"]["name"].clone();
         let ended = running.ended().await?;
         ensure!(ended.code == Some(22), "{ended:?}");
@@ -408,7 +187,7 @@ fn a_request_that_nobody_approves_is_named_and_everything_undone() {
 fn what_cannot_be_believed_or_reached_is_refused_each_in_its_own_words() {
     with_node(async |node| {
         let site = Site::new(node).await?;
-        let (pin, before) = (site.pin()?, site.files()?);
+        let (pin, before) = (site.cluster.pin()?, site.files()?);
         let refused = async |running: Running, code: i32, words: &str| {
             let ended = running.ended().await?;
             ensure!(ended.code == Some(code), "{code} expected: {ended:?}");
@@ -443,7 +222,8 @@ fn what_cannot_be_believed_or_reached_is_refused_each_in_its_own_words() {
         let nowhere = site.join_at("127.0.0.1:1", TOKEN, &pin, &soon)?;
         refused(nowhere, 10, "cannot be reached").await?;
 
-        site.inform(&[], &site.cluster.authority.certificate())
+        site.cluster
+            .inform(&[], &site.cluster.authority.certificate())
             .await?;
         refused(
             site.join(TOKEN, &pin, &soon)?,
@@ -452,20 +232,21 @@ fn what_cannot_be_believed_or_reached_is_refused_each_in_its_own_words() {
         )
         .await?;
         let other = Authority::new()?.certificate();
-        site.inform(&[TOKEN], &other).await?;
-        let of_other = self::pin(&other)?;
+        site.cluster.inform(&[TOKEN], &other).await?;
+        let of_other = tests::cluster::pin(&other)?;
         refused(
             site.join(TOKEN, &of_other, &[])?,
             17,
             "cannot be verified with the CA",
         )
         .await?;
-        site.inform(&[TOKEN], &site.cluster.authority.certificate())
+        site.cluster
+            .inform(&[TOKEN], &site.cluster.authority.certificate())
             .await?;
 
         let mut expired = bootstrap_secret("expire.0123456789abcdef");
         expired["stringData"]["expiration"] = json!("2020-01-01T00:00:00Z");
-        site.create("secrets", "kube-system", &expired).await?;
+        site.cluster.put("secrets", "kube-system", &expired).await?;
         let bootstrap = ["--tls-bootstrap-token=expire.0123456789abcdef"];
         refused(
             site.join(TOKEN, &pin, &bootstrap)?,
@@ -475,7 +256,7 @@ fn what_cannot_be_believed_or_reached_is_refused_each_in_its_own_words() {
         .await?;
 
         let other = json!({ "metadata": { "name": NODE_NAME } });
-        site.create("nodes", "", &other).await?;
+        site.cluster.put("nodes", "", &other).await?;
         let status = json!({ "status": {
             "nodeInfo": { "machineID": "another", "systemUUID": "another" },
             "conditions": [{ "type": "Ready", "status": "True" }],
@@ -521,7 +302,10 @@ fn a_server_whose_certificate_is_of_another_time_is_a_matter_of_clocks() {
                 let _ = stream.shutdown().await;
             }
         });
-        let ended = site.join_at(&at, TOKEN, &site.pin()?, &[])?.ended().await?;
+        let ended = site
+            .join_at(&at, TOKEN, &site.cluster.pin()?, &[])?
+            .ended()
+            .await?;
         serving.abort();
         ensure!(ended.code == Some(18), "{ended:?}");
         ensure!(
@@ -531,6 +315,135 @@ fn a_server_whose_certificate_is_of_another_time_is_a_matter_of_clocks() {
             "{ended:?}"
         );
         ensure!(site.files()? == before, "{:#?}", site.files()?.keys());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_may_say_which_cluster_it_is() {
+    with_node(async |node| {
+        let site = Site::new(node).await?;
+        let before = site.traces()?;
+        let own = site.cluster.authority.certificate();
+        let at = site.cluster.line.address();
+        let file = |server: &str, authority: &str, user: &Value| {
+            let path = node.path("discovery.yaml");
+            let text = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "c",
+                "clusters": [{ "name": "k", "cluster": {
+                    "server": server, "certificate-authority-data": STANDARD.encode(authority),
+                } }],
+                "contexts": [{ "name": "c", "context": { "cluster": "k", "user": "u" } }],
+                "users": [{ "name": "u", "user": user }],
+            });
+            fs::write(&path, text.to_string())?;
+            anyhow::Ok(path.display().to_string())
+        };
+        let join = async |file: &str, more: &[&str]| {
+            let own = [
+                "join",
+                "--discovery-file",
+                file,
+                "--node-name",
+                NODE_NAME,
+                IGNORED,
+                "--timeout=3s",
+            ];
+            let all: Vec<String> = own
+                .iter()
+                .chain(more)
+                .map(|&word| word.to_owned())
+                .collect();
+            site.run(&all)?.ended().await
+        };
+        let joins = async |file: &str, more: &[&str], words: &str| {
+            let joined = join(file, more).await?;
+            ensure!(
+                joined.code == Some(0) && joined.text.contains(words),
+                "{joined:?}"
+            );
+            let bootstrap = fs::read_to_string(site.path("etc/kubernetes/bootstrap-kubelet.conf"))?;
+            ensure!(bootstrap.contains(TOKEN), "{bootstrap}");
+            let left = site.run(&["leave".to_owned()])?.ended().await?;
+            ensure!(left.code == Some(0) && site.traces()? == before, "{left:?}");
+            anyhow::Ok(())
+        };
+        let refused = async |file: &str, more: &[&str], code: i32, words: &str| {
+            let refused = join(file, more).await?;
+            ensure!(
+                refused.code == Some(code) && refused.text.contains(words),
+                "{refused:?}"
+            );
+            ensure!(site.traces()? == before, "{:#?}", site.traces()?.keys());
+            anyhow::Ok(())
+        };
+
+        let url = format!("https://{at}");
+        let (with_token, nobody) = (json!({ "token": TOKEN }), json!({}));
+        joins(
+            &file(&url, &own, &with_token)?,
+            &[],
+            "Reading the cluster from",
+        )
+        .await?;
+        let another_name = format!("https://localhost:{}", at.port());
+        let bootstrap = ["--tls-bootstrap-token", TOKEN];
+        let words = "is not the one of the cluster-info ConfigMap";
+        joins(&file(&another_name, &own, &nobody)?, &bootstrap, words).await?;
+
+        let silent = file(&url, &own, &nobody)?;
+        refused(&silent, &[], 64, "give --tls-bootstrap-token").await?;
+        let stranger = file(&url, &Authority::new()?.certificate(), &nobody)?;
+        refused(&stranger, &bootstrap, 17, "cannot be verified with the CA").await?;
+        let nowhere = file("https://127.0.0.1:1", &own, &nobody)?;
+        refused(&nowhere, &bootstrap, 10, "cannot be reached").await?;
+        fs::write(node.path("discovery.yaml"), "clusters: 7")?;
+        let broken = node.path("discovery.yaml").display().to_string();
+        refused(&broken, &bootstrap, 64, "cannot be used").await
+    });
+}
+
+#[test]
+fn an_agent_that_cannot_ask_and_a_node_that_is_not_ready_are_told_apart() {
+    with_node(async |node| {
+        let site = Site::new(node).await?;
+        let before = site.traces()?;
+        let double = site.cluster.double().context("a double")?;
+        let requests = path("certificatesigningrequests", "", "");
+        double.fault(Fault::on("create", &requests).answers(500, "InternalError", "not today"));
+        let running = site.join(
+            TOKEN,
+            &site.cluster.pin()?,
+            &["--foreground", "--timeout=20s"],
+        )?;
+        let ended = running.ended().await?;
+        ensure!(ended.code == Some(23), "{ended:?}");
+        ensure!(
+            ended.text.contains("has not asked for a certificate"),
+            "{ended:?}"
+        );
+        ensure!(site.traces()? == before, "{:#?}", site.traces()?.keys());
+
+        double.clear_faults();
+        node.runtime.set_ready(true, false);
+        let running = site.join(
+            TOKEN,
+            &site.cluster.pin()?,
+            &["--foreground", "--timeout=20s"],
+        )?;
+        eventually("it has joined, and is not Ready", LIMIT, async || {
+            for request in site.cluster.undecided().await? {
+                site.cluster.sign(&request).await?;
+            }
+            let said = running.text();
+            ensure!(said.contains("is not Ready after 20 s"), "{said}");
+            Ok(())
+        })
+        .await?;
+        // The agent goes on, and with it what the node lacks may come.
+        node.runtime.set_ready(true, true);
+        site.cluster.node_condition("Ready", "True").await?;
+        ensure!(site.path("etc/kubernetes/kubelet.conf").exists());
         Ok(())
     });
 }

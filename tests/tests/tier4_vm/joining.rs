@@ -1,0 +1,60 @@
+//! `kubelet join` and `kubelet leave` where systemd has the agent; the cluster is the double of an API server, in the machine.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::vm::guest::{self, POD};
+
+use super::{PODS, Session};
+
+/// Certificate, registration and the first status, on an emulated processor.
+const JOIN: Duration = Duration::from_secs(420);
+
+pub(super) fn joins_and_leaves_and_ends_no_static_pod(session: &mut Session) -> Result<()> {
+    let config = "sha256sum /var/lib/kubelet/config.yaml";
+    let before = session.vm.ok(config)?;
+    session.vm.ok(
+        "systemd-run --unit=cluster --collect /in/cluster /run/join-line \"$(hostname)\" && sysctl -qw net.ipv4.ip_forward=1",
+    )?;
+    let limit = Duration::from_secs(60);
+    session.vm.eventually("the cluster answers", limit, |vm| {
+        vm.ok("test -s /run/join-line")
+    })?;
+    session.ends_nothing(|session| {
+        let said = session
+            .vm
+            .ok_within(JOIN, "kubelet join $(cat /run/join-line) --timeout 6m 2>&1")?;
+        ensure!(said.contains("This node has joined the cluster"), "{said}");
+        guest::active(&mut session.vm)?;
+        session.vm.eventually("the cluster's pod runs", POD, |vm| {
+            let pods = vm.ok("kubelet get pods -A")?;
+            ensure!(
+                pods.lines().any(|l| l.contains("from-cluster") && l.contains("Running")),
+                "{pods}"
+            );
+            Ok(())
+        })?;
+        // The token has served.
+        session.vm.ok(
+            "test -e /etc/kubernetes/kubelet.conf && test ! -e /etc/kubernetes/bootstrap-kubelet.conf",
+        )?;
+        let left = session.vm.ok_within(limit, "kubelet leave 2>&1")?;
+        ensure!(left.contains("kubectl delete node"), "{left}");
+        guest::active(&mut session.vm)?;
+        session.vm.eventually("the cluster's pod is gone", POD, |vm| {
+            let pods = vm.ok("kubelet get pods -A")?;
+            ensure!(!pods.contains("from-cluster"), "{pods}");
+            ensure!(guest::instances(vm)?.len() == 2 * PODS.len(), "its containers run");
+            Ok(())
+        })
+    })?;
+    let after = session.vm.ok(config)?;
+    ensure!(
+        after == before,
+        "the configuration was {before}, is {after}"
+    );
+    session
+        .vm
+        .ok("systemctl stop cluster && test ! -e /etc/kubernetes/kubelet.conf")
+        .map(drop)
+}
