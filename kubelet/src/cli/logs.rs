@@ -8,16 +8,14 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::arguments::LogsArguments;
 use super::pods::{self, Listed};
 use super::socket::{self, Body};
-use super::{CliError, Streams};
+use super::{CliError, Streams, containers};
 use crate::errors::error_chain;
 
-/// What says which container is meant when none is named.
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// What is copied at once, bytes.
 const PIECE: usize = 64 << 10;
 /// A line that is longer comes in parts.
@@ -57,77 +55,29 @@ fn wanted(
     arguments: &LogsArguments,
     streams: &mut Streams<'_>,
 ) -> Result<Vec<String>, CliError> {
-    let none = PodSpec::default();
-    let names = Names::of(listed.pod.spec.as_ref().unwrap_or(&none));
     if arguments.all_containers {
-        return Ok(names.in_order());
+        return Ok(in_order(&listed.pod));
     }
     let named = arguments.container.as_ref();
-    if let Some(name) = named.or(arguments.positional.as_ref()) {
-        return match names.have(name) {
-            true => Ok(vec![name.clone()]),
-            false => Err(CliError::NotFound(format!(
-                "container {name} is not valid for pod {}: there are {}",
-                listed.name(),
-                names.shown()
-            ))),
-        };
+    let named = named.or(arguments.positional.as_ref());
+    let chosen = containers::choose(&listed.pod, named.map(String::as_str));
+    let chosen = chosen.map_err(CliError::NotFound)?;
+    if let Some(remark) = &chosen.remark {
+        streams.remark(remark)?;
     }
-    let annotations = listed.pod.metadata.annotations.as_ref();
-    let annotated = annotations.and_then(|all| all.get(DEFAULT_CONTAINER));
-    if let Some(name) = annotated.filter(|name| names.have(name)) {
-        return Ok(vec![name.clone()]);
-    }
-    let Some(first) = names.regular.first().cloned() else {
-        return Err(CliError::NotFound(format!(
-            "pod {} does not have any containers",
-            listed.name()
-        )));
+    Ok(vec![chosen.name])
+}
+
+/// The names of a pod's containers, in the order in which they start.
+fn in_order(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
     };
-    if names.in_order().len() > 1 {
-        streams.remark(&format!(
-            "Defaulted container {first:?} out of: {}",
-            names.shown()
-        ))?;
-    }
-    Ok(vec![first])
-}
-
-/// The names of a pod's containers.
-struct Names {
-    init: Vec<String>,
-    regular: Vec<String>,
-    ephemeral: Vec<String>,
-}
-
-impl Names {
-    fn of(spec: &PodSpec) -> Self {
-        let init = spec.init_containers.iter().flatten();
-        let ephemeral = spec.ephemeral_containers.iter().flatten();
-        Self {
-            init: init.map(|container| container.name.clone()).collect(),
-            regular: spec.containers.iter().map(|c| c.name.clone()).collect(),
-            ephemeral: ephemeral.map(|c| c.name.clone()).collect(),
-        }
-    }
-
-    /// In the order in which they start.
-    fn in_order(&self) -> Vec<String> {
-        [&self.init[..], &self.regular, &self.ephemeral].concat()
-    }
-
-    fn have(&self, name: &str) -> bool {
-        self.in_order().iter().any(|known| known == name)
-    }
-
-    /// As kubectl lists them: `web, setup (init), debugger (ephem)`.
-    fn shown(&self) -> String {
-        let regular = self.regular.iter().cloned();
-        let init = self.init.iter().map(|name| format!("{name} (init)"));
-        let ephemeral = self.ephemeral.iter().map(|name| format!("{name} (ephem)"));
-        let all: Vec<String> = regular.chain(init).chain(ephemeral).collect();
-        all.join(", ")
-    }
+    let init = spec.init_containers.iter().flatten().map(|c| &c.name);
+    let regular = spec.containers.iter().map(|c| &c.name);
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral = ephemeral.map(|c| &c.name);
+    init.chain(regular).chain(ephemeral).cloned().collect()
 }
 
 fn query(arguments: &LogsArguments) -> String {

@@ -8,6 +8,7 @@
 
 mod age;
 mod arguments;
+mod containers;
 mod describe;
 mod diff;
 mod events;

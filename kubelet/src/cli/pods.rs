@@ -117,9 +117,8 @@ pub(super) fn one<'a>(
     name: &str,
 ) -> Result<&'a Listed, CliError> {
     let here = || all.iter().filter(|pod| pod.namespace() == namespace);
-    let exact = here().find(|pod| pod.name() == name);
-    let found = exact.or_else(|| here().find(|pod| pod.is_called(name)));
-    found.ok_or_else(|| {
+    let found = position(all, namespace, name);
+    found.and_then(|index| all.get(index)).ok_or_else(|| {
         let elsewhere = all.iter().find(|pod| pod.is_called(name));
         let names: Vec<&str> = here().map(Listed::name).take(MOST_NAMES).collect();
         let more = here().count() - names.len();
@@ -133,4 +132,13 @@ pub(super) fn one<'a>(
             "pods {name:?} not found in namespace {namespace:?}: {hint}"
         ))
     })
+}
+
+/// Where in `all` the pod of `namespace` called `name` is: the one of exactly that name before one with the node's behind it.
+pub(super) fn position(all: &[Listed], namespace: &str, name: &str) -> Option<usize> {
+    let here = |is: &dyn Fn(&Listed) -> bool| {
+        let mut pods = all.iter();
+        pods.position(|pod| pod.namespace() == namespace && is(pod))
+    };
+    here(&|pod| pod.name() == name).or_else(|| here(&|pod| pod.is_called(name)))
 }

@@ -26,8 +26,9 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 
 # Nothing here survives a crash of the machine that builds, and need not.
 export DEBIAN_FRONTEND=noninteractive
+# A mirror may lag behind: what it has is signed all the same, be it past its date.
 mmdebstrap --quiet --mode=root --variant=apt --format=directory --keyring="$keyring" \
-    --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
+    --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --include="$packages" \

@@ -147,7 +147,7 @@ fn what_runs_is_read_measured_and_watched() {
         for (words, said) in [
             (
                 ["pair", "-c", "nobody"],
-                "container nobody is not valid for pod pair-node: there are main, side, first (init)",
+                "container nobody is not valid for pod pair-node out of: main, side, first (init)",
             ),
             (
                 ["wep", "-n", "default"],

@@ -21,10 +21,13 @@ use tests::cluster::{Authority, bound_pod, path};
 use tests::in_process::with_node;
 use tests::wait::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep};
 
 /// The machine that runs tests may have all of that.
 const IGNORED: &str =
     "--ignore-preflight-errors=Port-10250,Swap,FileContent--proc-sys-net-ipv4-ip_forward";
+/// How often a join is killed.
+const STEPS: u32 = 12;
 const STATIC: &str = "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, \
     spec: {containers: [{name: main, image: 'busybox:1'}]}}";
 
@@ -444,6 +447,36 @@ fn an_agent_that_cannot_ask_and_a_node_that_is_not_ready_are_told_apart() {
         node.runtime.set_ready(true, true);
         site.cluster.node_condition("Ready", "True").await?;
         ensure!(site.path("etc/kubernetes/kubelet.conf").exists());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_join_that_is_killed_at_any_moment_can_be_run_again_and_undone() {
+    with_node(async |node| {
+        let site = Site::new(node).await?;
+        let (before, pin) = (site.traces()?, site.cluster.pin()?);
+        // How long a whole one takes here, in steps that fall before, between and behind its writes.
+        let began = Instant::now();
+        let whole = site.join(TOKEN, &pin, &[])?.ended().await?;
+        let took = began.elapsed();
+        ensure!(whole.code == Some(0), "{whole:?}");
+        let left = site.run(&["leave".to_owned()])?.ended().await?;
+        ensure!(left.code == Some(0) && site.traces()? == before, "{left:?}");
+        let mut half_done = 0;
+        for part in 1..=STEPS {
+            let running = site.join(TOKEN, &pin, &[])?;
+            sleep(took * part / STEPS).await;
+            // SIGKILL.
+            drop(running);
+            half_done += usize::from(site.traces()? != before);
+        }
+        println!("{half_done} of {STEPS} left something behind");
+        let again = site.join(TOKEN, &pin, &[])?.ended().await?;
+        ensure!(again.code == Some(0), "{again:?}");
+        let left = site.run(&["leave".to_owned()])?.ended().await?;
+        ensure!(left.code == Some(0), "{left:?}");
+        ensure!(site.traces()? == before, "{:#?}", site.traces()?.keys());
         Ok(())
     });
 }

@@ -82,7 +82,7 @@ async fn by_token(
         "[discovery] Requesting the cluster-info ConfigMap from {url:?}"
     ));
     let anybody = Server::new(&url, &Trust::Anybody, &Credentials::None).await?;
-    let map = persistently(&anybody, CLUSTER_INFO, patience).await?;
+    let map = self::cluster_info(&anybody, patience).await?;
     let text = match cluster_info::verified(&map, token) {
         Err(Failure::Unsigned | Failure::UnknownToken(_)) => {
             say(&format!(
@@ -104,7 +104,7 @@ async fn by_token(
     cluster_info::check_pins(&found.authority, pins)?;
     let trust = Trust::Authority(found.authority.clone());
     let server = Server::new(&url, &trust, &Credentials::None).await?;
-    let again = persistently(&server, CLUSTER_INFO, patience).await;
+    let again = self::cluster_info(&server, patience).await;
     let again = match again {
         Err(Failure::Clock {
             server, here, why, ..
@@ -151,7 +151,7 @@ async fn signed_later(
     loop {
         let next = tokio::time::Instant::now() + PAUSE;
         tokio::time::sleep_until(next.min(end)).await;
-        let map = persistently(server, CLUSTER_INFO, patience).await?;
+        let map = self::cluster_info(server, patience).await?;
         match cluster_info::verified(&map, token) {
             Err(Failure::Unsigned | Failure::UnknownToken(_))
                 if tokio::time::Instant::now() < end => {}
@@ -160,11 +160,12 @@ async fn signed_later(
     }
 }
 
-/// Asks until there is an answer that decides.
+/// Asks until there is an answer, or an error of the API that `decides` by its code.
 pub(super) async fn persistently(
     server: &Server,
     path: &str,
     patience: Duration,
+    decides: impl Fn(u16) -> bool,
 ) -> Result<Value, Failure> {
     let end = tokio::time::Instant::now() + patience;
     let mut said = false;
@@ -173,20 +174,20 @@ pub(super) async fn persistently(
             Ok(object) => return Ok(object),
             Err(unanswered) => unanswered,
         };
-        match &unanswered {
+        let decided = match &unanswered {
+            Unanswered::Status(status) => decides(status.code),
+            Unanswered::Never(_) => true,
+            Unanswered::Later(_) => false,
+        };
+        let failure = match &unanswered {
             Unanswered::Status(status) if status.code == 404 => {
-                return Err(Failure::NotSetUp(format!("there is no {path}")));
+                Failure::NotSetUp(format!("there is no {path}"))
             }
-            Unanswered::Status(status) if status.code < 500 && status.code != 429 => {
-                return Err(server.failure(unanswered));
-            }
-            Unanswered::Never(_) => return Err(server.failure(unanswered)),
-            Unanswered::Status(_) | Unanswered::Later(_) => {}
+            _ => server.failure(unanswered),
+        };
+        if decided || tokio::time::Instant::now() + PAUSE >= end {
+            return Err(failure);
         }
-        if tokio::time::Instant::now() + PAUSE >= end {
-            return Err(server.failure(unanswered));
-        }
-        let failure = server.failure(unanswered);
         if !std::mem::replace(&mut said, true) {
             say(&format!(
                 "[discovery] {failure} Trying again for {} s",
@@ -195,6 +196,11 @@ pub(super) async fn persistently(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// cluster-info of a server that may still be on its way: as with kubeadm, no error of the API decides.
+async fn cluster_info(server: &Server, patience: Duration) -> Result<Value, Failure> {
+    persistently(server, CLUSTER_INFO, patience, |_| false).await
 }
 
 async fn by_file(place: &str, patience: Duration) -> Result<(Found, Credentials), Failure> {
@@ -207,7 +213,7 @@ async fn by_file(place: &str, patience: Duration) -> Result<(Found, Credentials)
         false => Trust::Authority(found.authority.clone()),
     };
     let server = Server::new(&found.server, &trust, &credentials).await?;
-    match persistently(&server, CLUSTER_INFO, patience).await {
+    match persistently(&server, CLUSTER_INFO, patience, |code| code == 403).await {
         Ok(map) => match cluster_info::trusted(&map) {
             Some(own) => {
                 if own.server != found.server {
@@ -225,7 +231,7 @@ async fn by_file(place: &str, patience: Duration) -> Result<(Found, Credentials)
             }
         },
         // Nobody has to be shown it: the certificate was verified all the same.
-        Err(Failure::Refused { why, .. } | Failure::NotSetUp(why)) => say(&format!(
+        Err(Failure::Refused { why, .. }) => say(&format!(
             "[discovery] The cluster-info ConfigMap cannot be read ({why}), but the server's certificate is valid: going on"
         )),
         Err(failure) => return Err(failure),

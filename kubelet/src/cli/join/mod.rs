@@ -260,7 +260,10 @@ async fn name_is_free(server: &Server, node: &str, patience: Duration) -> Result
             return Ok(());
         }
         Err(Unanswered::Never(failure)) => return Err(failure),
-        Err(_) => discovery::persistently(server, &path, patience).await?,
+        Err(_) => {
+            let decides = |code| code < 500 && code != 429;
+            discovery::persistently(server, &path, patience, decides).await?
+        }
     };
     let here = crate::node::machine_info();
     let there = &other["status"]["nodeInfo"];

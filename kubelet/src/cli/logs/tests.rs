@@ -2,6 +2,7 @@ use clap::Parser as _;
 use serde_json::json;
 
 use super::super::arguments::{Command, Line};
+use super::super::containers::DEFAULT_CONTAINER;
 use super::*;
 
 fn parsed(line: &str) -> Result<LogsArguments, String> {
@@ -93,7 +94,7 @@ fn the_container_is_the_named_one_the_annotated_one_or_the_first() {
     assert_eq!(containers, ["main"]);
     assert_eq!(
         remark,
-        "Defaulted container \"main\" out of: main, side, setup (init), debug (ephem)\n"
+        "Defaulted container \"main\" out of: main, side, debug (ephem), setup (init)\n"
     );
     for line in ["web -c setup", "web setup"] {
         assert_eq!(
@@ -116,7 +117,7 @@ fn the_container_is_the_named_one_the_annotated_one_or_the_first() {
     assert_eq!(wrongly.0, ["main"]);
     assert_eq!(
         chosen("web -c nobody", &plain).1,
-        "container nobody is not valid for pod web-n1: there are main, side, setup (init), debug (ephem)"
+        "container nobody is not valid for pod web-n1 out of: main, side, debug (ephem), setup (init)"
     );
 }
 
