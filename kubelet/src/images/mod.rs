@@ -11,6 +11,7 @@
 mod backoff;
 mod credentials;
 mod error;
+mod event;
 mod limit;
 mod name;
 mod policy;
@@ -20,10 +21,11 @@ mod puller;
 
 pub use credentials::{Credential, CredentialFileError, Keyring, NodeCredentials};
 pub use error::ImageError;
+pub use event::{ImageEvent, PULLING};
 pub use name::{ImageName, InvalidImageName};
 pub use policy::{Decision, PullPolicy, decide};
 pub use pull_secrets::credentials_in_secrets;
-pub use puller::{ImageEvent, ImagePuller, ImageRequest, ImageRuntime, PULLING, PullConfig};
+pub use puller::{ImagePuller, ImageRequest, ImageRuntime, PullConfig};
 
 use crate::runtime::ImageRef;
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::backoff::PullBackoff;
 use super::credentials::Keyring;
+use super::event::{ImageEvent, PULLING, pulled};
 use super::limit::PullLimit;
 use super::presence::{Found, Presence};
 use super::{
@@ -58,9 +59,6 @@ impl ImageRuntime for cri_proto::ImageClient {
         self.pull_image(image, auth, sandbox).await
     }
 }
-
-/// The reason of the event that a pull begins.
-pub const PULLING: &str = "Pulling";
 
 /// How many pulls there may be, at once and in a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,35 +108,6 @@ impl ImageRequest<'_> {
             image: name.normalized().to_owned(),
             annotations: self.annotations.clone(),
             ..v1::ImageSpec::default()
-        }
-    }
-}
-
-/// Something to record on the container, in upstream's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageEvent {
-    /// Whether its type is `Warning` rather than `Normal`.
-    pub warning: bool,
-    /// `Pulling`, `Pulled`, `Failed`, `BackOff`, `InspectFailed` or `ErrImageNeverPull`.
-    pub reason: &'static str,
-    /// The text.
-    pub message: String,
-}
-
-impl ImageEvent {
-    fn normal(reason: &'static str, message: String) -> Self {
-        Self {
-            warning: false,
-            reason,
-            message,
-        }
-    }
-
-    fn warning(reason: &'static str, message: String) -> Self {
-        Self {
-            warning: true,
-            reason,
-            message,
         }
     }
 }
@@ -464,38 +433,6 @@ fn pull_failure(error: &CriError) -> String {
     match error.is_code_unknown() {
         true => error.message().to_owned(),
         false => error.rpc_text(),
-    }
-}
-
-fn pulled(image: &str, took: Duration, in_all: Duration, size_bytes: u64) -> ImageEvent {
-    let (took, in_all) = (go_duration(took), go_duration(in_all));
-    ImageEvent::normal(
-        "Pulled",
-        format!(
-            "Successfully pulled image {image:?} in {took} ({in_all} including waiting). Image size: {size_bytes} bytes."
-        ),
-    )
-}
-
-/// A duration cut to milliseconds, as Go prints it: `0s`, `340ms`, `1.2s`, `1m0.5s`, `1h0m0s`.
-fn go_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis == 0 {
-        return "0s".to_owned();
-    }
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let (minutes, millis) = (millis / 60_000, millis % 60_000);
-    let fraction = format!("{:03}", millis % 1000);
-    let seconds = match fraction.trim_end_matches('0') {
-        "" => format!("{}s", millis / 1000),
-        fraction => format!("{}.{fraction}s", millis / 1000),
-    };
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => seconds,
-        (0, minutes) => format!("{minutes}m{seconds}"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
     }
 }
 

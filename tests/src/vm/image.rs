@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::System;
 
 /// What every system has.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "busybox-static",
     "ca-certificates",
     "catatonit",
@@ -25,6 +25,7 @@ const PACKAGES: [&str; 15] = [
     "iproute2",
     "iptables",
     "kmod",
+    "mount",
     "procps",
     "runc",
     "systemd",

@@ -33,14 +33,18 @@ mmdebstrap --quiet --mode=root --variant=apt --format=directory --keyring="$keyr
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --include="$packages" \
     --customize-hook='export APT_CONFIG=$MMDEBSTRAP_APT_CONFIG; mkdir "$1/kernel" && cd "$1/kernel" &&
-        apt-get download -q -o APT::Sandbox::User=root "$(apt-cache depends linux-image-cloud-amd64 |
-            sed -n "s/^ *Depends: //p" | head -n 1)"' \
+        needs() { apt-cache depends "$1" | sed -n "s/^ *Depends: \\($2.*\\)/\\1/p"; } &&
+        image=$(needs linux-image-cloud-amd64 linux-image- | head -n 1) &&
+        apt-get download -q -o APT::Sandbox::User=root "$image" $(needs "$image" linux-binary-) $(needs "$image" linux-modules-)' \
     "$suite" "$root" "$mirror" >&2
 
-# The kernel is unpacked, not installed: its package would bring a boot loader's hooks and an initramfs of its own.
-dpkg-deb -x "$root"/kernel/*.deb "$work/kernel"
+# The kernel is unpacked, not installed: its package would bring a boot loader's hooks and an initramfs of its own. From
+# Debian 14 on it is three packages.
+for package in "$root"/kernel/*.deb; do dpkg-deb -x "$package" "$work/kernel"; done
 rm -rf "$root/kernel" "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb
-cp "$work"/kernel/boot/vmlinuz-* "$out/vmlinuz"
+# In /boot, or beside its modules.
+kernel=$(find "$work/kernel" -name 'vmlinuz*' -type f | head -n 1)
+cp "$kernel" "$out/vmlinuz"
 modules=$(echo "$work"/kernel/lib/modules/* "$work"/kernel/usr/lib/modules/* | tr ' ' '\n' | grep -v '\*')
 version=${modules##*/}
 mkdir -p "$root/usr/lib/modules"

@@ -346,20 +346,3 @@ async fn credentials_are_tried_until_one_pulls() {
         .unwrap_err();
     assert_eq!(error.to_string(), "[u2 may not, u1 may not]");
 }
-
-#[test]
-fn durations_are_printed_as_go_does() {
-    for (millis, text) in [
-        (0, "0s"),
-        (7, "7ms"),
-        (340, "340ms"),
-        (1000, "1s"),
-        (1200, "1.2s"),
-        (1234, "1.234s"),
-        (60_000, "1m0s"),
-        (90_500, "1m30.5s"),
-        (3_600_000, "1h0m0s"),
-    ] {
-        assert_eq!(go_duration(Duration::from_millis(millis)), text);
-    }
-}

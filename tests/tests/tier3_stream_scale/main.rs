@@ -3,18 +3,20 @@
 //! `STREAM_MIB` and `STREAM_EXECS` say how much and how many; a machine that tests each change has less patience than a
 //! person who wants to know (`STREAM_MIB=1024 STREAM_EXECS=1000`).
 
+mod pieces;
+mod watched;
+
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pieces::{Compared, pieces, source, sum};
 use tests::agent::Agent;
 use tests::containerd::Node;
 use tests::node_api::websocket;
@@ -22,11 +24,9 @@ use tests::scenario::with_agent;
 use tests::spdy::{COMMANDS, PORTS, Spdy};
 use tests::wait::eventually;
 use tokio::time::Instant;
+use watched::{GROWTH, Watched, own_memory};
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// What the agent may grow by while something is carried, KiB: far less than is carried.
-const GROWTH: u64 = 8 << 10;
-const LINE: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.\n";
 
 fn wanted(variable: &str, default: usize) -> Result<usize> {
     match std::env::var(variable) {
@@ -37,142 +37,6 @@ fn wanted(variable: &str, default: usize) -> Result<usize> {
 
 fn bytes() -> Result<usize> {
     Ok(wanted("STREAM_MIB", 64)? << 20)
-}
-
-/// The agent's memory while it carries.
-struct Watched {
-    pid: Pid,
-    before: u64,
-    peak: Arc<AtomicU64>,
-    done: Arc<AtomicBool>,
-    sampler: JoinHandle<()>,
-}
-
-impl Watched {
-    fn begin(agent: &Agent<'_>) -> Result<Self> {
-        let pid = agent.pid()?;
-        let before = own_memory(pid)?;
-        let peak = Arc::new(AtomicU64::new(before));
-        let done = Arc::new(AtomicBool::new(false));
-        let sampler = std::thread::spawn({
-            let (peak, done) = (Arc::clone(&peak), Arc::clone(&done));
-            move || {
-                while !done.load(Ordering::Relaxed) {
-                    if let Ok(now) = own_memory(pid) {
-                        peak.fetch_max(now, Ordering::Relaxed);
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        });
-        Ok(Self {
-            pid,
-            before,
-            peak,
-            done,
-            sampler,
-        })
-    }
-
-    fn end(self, what: &str, carried: usize, began: Instant) -> Result<()> {
-        self.done.store(true, Ordering::Relaxed);
-        self.sampler.join().map_err(|_| anyhow!("the sampler"))?;
-        let peak = self.peak.load(Ordering::Relaxed);
-        println!(
-            "{what}: {} MiB in {:.1} s; RssAnon of the agent {} KiB before, {peak} KiB at most, {} KiB after",
-            carried >> 20,
-            began.elapsed().as_secs_f64(),
-            self.before,
-            own_memory(self.pid)?
-        );
-        ensure!(peak < self.before + GROWTH, "{what}: it grew");
-        Ok(())
-    }
-}
-
-/// `RssAnon` of a process, KiB.
-fn own_memory(pid: Pid) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let words = line.and_then(|line| line.split_whitespace().next());
-    Ok(words.context("no RssAnon")?.parse()?)
-}
-
-/// So many bytes that are not all alike, in pieces.
-fn pieces(mut left: usize) -> impl Iterator<Item = Vec<u8>> {
-    let piece = LINE.repeat(1 << 10);
-    std::iter::from_fn(move || {
-        let length = piece.len().min(left);
-        left -= length;
-        (length > 0).then(|| piece[..length].to_vec())
-    })
-}
-
-/// The SHA-256 of [`pieces`], as `sha256sum` writes it: a test's own code is not made for speed.
-fn sum(length: usize) -> Result<String> {
-    let mut command = Command::new("sha256sum");
-    let mut process = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut stdin = process.stdin.take().context("standard input")?;
-    for piece in pieces(length) {
-        stdin.write_all(&piece)?;
-    }
-    drop(stdin);
-    Ok(String::from_utf8(process.wait_with_output()?.stdout)?)
-}
-
-/// Compares what comes with [`pieces`].
-struct Compared {
-    piece: Vec<u8>,
-    count: usize,
-    alike: bool,
-}
-
-impl Compared {
-    fn new() -> Self {
-        Self {
-            piece: LINE.repeat(1 << 10),
-            count: 0,
-            alike: true,
-        }
-    }
-
-    fn take(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let expected = &self.piece[self.count % self.piece.len()..];
-            let length = expected.len().min(bytes.len());
-            let (now, later) = bytes.split_at(length);
-            self.alike &= now == &expected[..length];
-            self.count += length;
-            bytes = later;
-        }
-    }
-
-    fn take_all(&mut self, mut from: impl Read) -> Result<()> {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match from.read(&mut buffer)? {
-                0 => return Ok(()),
-                read => self.take(&buffer[..read]),
-            }
-        }
-    }
-
-    fn is_whole(&self, length: usize) -> Result<()> {
-        ensure!(self.count == length, "{} bytes of {length}", self.count);
-        ensure!(self.alike, "other bytes");
-        Ok(())
-    }
-}
-
-/// What a shell in the container has to say to say [`pieces`].
-fn source(length: usize) -> String {
-    let line = String::from_utf8_lossy(LINE);
-    format!("yes {} | head -c {length}", line.trim_end())
 }
 
 fn exec_path(query: &str) -> String {
