@@ -16,6 +16,7 @@ mod control_plane;
 mod line;
 mod on_node;
 mod signer;
+mod site;
 mod waits;
 
 use std::fs;
@@ -42,6 +43,7 @@ pub use client::{Client, Refused, path, refusal};
 pub use line::Line;
 pub use on_node::{API_SERVER, KubectlProcess, NodeCluster, Ran, kubectl_assets};
 pub use signer::{CLIENT_SIGNER, SERVING_SIGNER};
+pub use site::{Ended, Running, Site, TOKEN, pin};
 pub use waits::{LIMIT, bound_pod, is_ready};
 
 /// Where the binaries of a real control plane are (the convention of Go's envtest).
