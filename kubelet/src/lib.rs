@@ -26,6 +26,7 @@
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
 //! | cluster: own node, status, lease, client certificate ([`node`], [`join`]) | the API server, the machine, the runtime | `watch<Option<Arc<NodeObject>>>`, the API server |
+//! | serving certificate ([`join`]) | the node's addresses, the API server | `watch<Option<Arc<ServingPair>>>` |
 //! | servers ([`server`]) | the board, the [`events`] | HTTP |
 //!
 //! [`agent::run`] starts them all. `ARCHITECTURE.md` has the rooms and the invariants.

@@ -159,9 +159,10 @@ fn close(metrics: &mut Metrics, (name, family): (String, Family)) -> Result<(), 
 }
 
 /// Counters of upstream's that are not called as Prometheus would have it.
-const COUNTERS: [&str; 2] = [
+const COUNTERS: [&str; 3] = [
     "container_memory_failcnt",
     "kubelet_certificate_manager_client_expiration_renew_errors",
+    "kubelet_server_expiration_renew_errors",
 ];
 
 /// Buckets rise, the last one is that of all, and sum and count are there.

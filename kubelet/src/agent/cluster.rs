@@ -14,7 +14,7 @@ use crate::api::{self, Clients};
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
 use crate::events::{self, Outbox};
-use crate::join::{self, Joined};
+use crate::join::{self, Complaints, Joined, ServingCertificate, Troubles};
 use crate::mirror::{MirrorInputs, run_mirrors};
 use crate::node::pressure::Thresholds;
 use crate::node::{
@@ -35,6 +35,8 @@ pub(super) struct Heard {
     pub(super) pods: watch::Receiver<Arc<ApiPods>>,
     /// What asks whether somebody may use the node's API; none while the node has not joined.
     pub(super) reviews: watch::Receiver<Option<Client>>,
+    /// What is wrong with the node's certificates.
+    pub(super) troubles: watch::Receiver<Troubles>,
 }
 
 /// Who tells it.
@@ -42,6 +44,7 @@ pub(super) struct Feeds {
     node: watch::Sender<Option<Arc<NodeObject>>>,
     pods: watch::Sender<Arc<ApiPods>>,
     reviews: watch::Sender<Option<Client>>,
+    pub(super) complaints: Complaints,
 }
 
 /// The channels, before there is anything to say.
@@ -49,15 +52,18 @@ pub(super) fn channels() -> (Feeds, Heard) {
     let (node, heard_node) = watch::channel(None);
     let (pods, heard_pods) = watch::channel(Arc::default());
     let (reviews, heard_reviews) = watch::channel(None);
+    let complaints = Complaints::default();
     let heard = Heard {
         node: heard_node,
         pods: heard_pods,
         reviews: heard_reviews,
+        troubles: complaints.heard(),
     };
     let feeds = Feeds {
         node,
         pods,
         reviews,
+        complaints,
     };
     (feeds, heard)
 }
@@ -74,6 +80,8 @@ pub(super) struct Cluster {
     /// What the machine has, and what of it is for pods.
     pub(super) resources: build::NodeResources,
     pub(super) feeds: Feeds,
+    /// What asks for the certificate of the node's API; none where that is not configured.
+    pub(super) serving: Option<ServingCertificate>,
     /// What happened before there was a connection, too.
     pub(super) outbox: Arc<Outbox>,
 }
@@ -85,7 +93,13 @@ impl Cluster {
         let Joined {
             clients,
             certificate,
-        } = join::join(&self.config, &self.api, &self.tools.clock).await;
+        } = join::join(
+            &self.config,
+            &self.api,
+            &self.tools.clock,
+            &self.feeds.complaints,
+        )
+        .await;
         if let Some(certificate) = certificate {
             tasks.spawn("client certificate", certificate.run(clients.clone()));
         }
@@ -105,6 +119,10 @@ impl Cluster {
             .send_replace(Some(clients.reviews.clone()));
         tasks.spawn("API server's return", api::run_return(clients.clone()));
         let own = watch::Sender::new(OwnNode::Unknown);
+        if let Some(serving) = self.serving {
+            let task = serving.run(clients.main.clone(), own.subscribe());
+            tasks.spawn("serving certificate", task);
+        }
         let lease = LeaseSettings {
             node: name.clone(),
             duration: self.config.node.lease,

@@ -27,6 +27,7 @@ use crate::cgroups::CgroupsError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
+use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
 use crate::metrics;
@@ -229,11 +230,13 @@ pub async fn run(
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
     let (feeds, heard) = cluster::channels();
+    let serving = serving(&config, &clock, &feeds);
     let reading = metrics_routes::routes(&config, &tools, &images);
     let ports = Ports {
         config: &config,
         tools: &tools,
         checks: HealthChecks::new(heartbeat.clone(), config.sources.sync_every),
+        serving: serving.as_ref().map(ServingCertificate::current),
         reviews: heard.reviews,
         log,
         reading: reading.clone(),
@@ -245,6 +248,7 @@ pub async fn run(
         (&config, &tools, &sources),
         reading,
         heartbeat.clone(),
+        heard.troubles.clone(),
         &mut listening,
     )?;
     listening.serve(&mut singletons);
@@ -253,8 +257,8 @@ pub async fn run(
         &tools,
         &service,
         &sources,
-        &heartbeat,
-        clock,
+        (&heartbeat, clock),
+        heard.troubles,
         &mut singletons,
     );
     if let Some(reloads) = reloads {
@@ -285,6 +289,7 @@ pub async fn run(
             shutdown: shutdown.state.clone(),
             desired: desired.clone(),
             feeds,
+            serving,
             outbox,
         };
         singletons.spawn("cluster", Box::pin(cluster.run()));
@@ -304,6 +309,21 @@ pub async fn run(
         Ok(error) = refused => Err(error),
         error = singletons.ended() => Err(error),
     }
+}
+
+/// What asks the cluster for the certificate of the node's API, where that is configured.
+fn serving(config: &Config, clock: &Clock, feeds: &cluster::Feeds) -> Option<ServingCertificate> {
+    if !config.server.tls_from_api || config.server.main.is_none() {
+        return None;
+    }
+    if config.api.is_none() {
+        tracing::warn!(
+            "serverTLSBootstrap: without an API server nobody issues a serving certificate; what lies in {} is served with until it expires",
+            config.paths.certificates.display()
+        );
+    }
+    let complaints = feeds.complaints.clone();
+    Some(ServingCertificate::load(config, clock.clone(), complaints))
 }
 
 /// The pods of the manifests and those of the API server as one set.
@@ -367,8 +387,8 @@ fn be_a_service(
     tools: &Tools,
     service: &Service,
     sources: &Sources,
-    heartbeat: &Heartbeat,
-    clock: Clock,
+    (heartbeat, clock): (&Heartbeat, Clock),
+    troubles: watch::Receiver<Troubles>,
     singletons: &mut Singletons,
 ) -> Option<Watchdog> {
     if !service.has_manager() {
@@ -383,6 +403,7 @@ fn be_a_service(
         runtime: config.runtime.socket.clone(),
         board: tools.board.clone(),
         checks: checks.clone(),
+        troubles,
     };
     let task = run_status(service.clone(), inputs);
     singletons.spawn("status of the service", task);

@@ -11,15 +11,16 @@ use super::{AgentError, Singletons, Sources, socket_routes};
 use crate::config::{Authorization, Config, SOCKET_NAME, SocketSetting};
 use crate::errors::error_chain;
 use crate::events;
+use crate::join::{Serving, Troubles};
 use crate::logging::LogHandle;
 use crate::server::auth::{self, Access, AccessSettings, ClientAuthority};
 use crate::server::checkpoint::{self, Checkpoints};
 use crate::server::container_logs::{self, ContainerLogs};
 use crate::server::streaming::{self, Streaming};
 use crate::server::{
-    self, Debugging, HealthChecks, Heartbeat, NodeApi, ObservedRuntime, OverviewInputs, Pages,
-    Server, ServerType, ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted,
-    self_signed,
+    self, CertificateSource, Debugging, HealthChecks, Heartbeat, NodeApi, ObservedRuntime,
+    OverviewInputs, Pages, Server, ServerType, ServingTls, SetVerbosity, SocketError, SocketFile,
+    TlsOptions, counted, self_signed,
 };
 use crate::workers::Tools;
 
@@ -33,6 +34,8 @@ pub(super) struct Ports<'a> {
     pub(super) config: &'a Config,
     pub(super) tools: &'a Tools,
     pub(super) checks: HealthChecks,
+    /// What the cluster's signer has issued; none where it is not asked (`serverTLSBootstrap`).
+    pub(super) serving: Option<Serving>,
     /// How the API server is asked about users, once the node has joined.
     pub(super) reviews: watch::Receiver<Option<Client>>,
     pub(super) log: Option<LogHandle>,
@@ -121,18 +124,28 @@ impl Ports<'_> {
 
     fn tls(&self, authority: Option<Arc<ClientAuthority>>) -> Result<ServingTls, AgentError> {
         let config = self.config;
-        let (certificate, key) = match &config.server.tls_files {
-            Some(files) => files.clone(),
-            None => {
+        let reload = config.gates.enabled("ReloadKubeletServerCertificateFile");
+        let files = |(certificate, key)| CertificateSource::Files {
+            certificate,
+            key,
+            reload,
+        };
+        let source = match (&self.serving, &config.server.tls_files) {
+            (Some(serving), _) => {
+                CertificateSource::Issued(serving.clone(), self.tools.clock.clone())
+            }
+            (None, Some(configured)) => files(configured.clone()),
+            (None, None) => {
                 let directory = &config.paths.certificates;
-                self_signed(directory, &config.node.name, &self.tools.clock)?
+                let made = self_signed(directory, &config.node.name, &self.tools.clock)?;
+                files(made)
             }
         };
         let options = TlsOptions {
             only_13: config.server.only_tls13,
             cipher_suites: config.server.tls_cipher_suites.clone(),
         };
-        Ok(ServingTls::new(certificate, key, authority, options)?)
+        Ok(ServingTls::new(source, authority, options)?)
     }
 
     /// Here the routers of the rooms are put together.
@@ -231,6 +244,7 @@ pub(super) fn open_socket(
     (config, tools, sources): (&Config, &Tools, &Sources),
     reading: Router,
     heartbeat: Heartbeat,
+    troubles: watch::Receiver<Troubles>,
     open: &mut Listening,
 ) -> Result<Option<SocketFile>, SocketError> {
     let path = match &config.agent.socket {
@@ -252,6 +266,7 @@ pub(super) fn open_socket(
         manifests: sources.manifests.clone(),
         desired: sources.desired.clone(),
         kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
+        troubles,
         board: tools.board.clone(),
         stuck: tools.stuck.clone(),
         admission: tools.node.admission.clone(),

@@ -143,10 +143,11 @@ impl Clients {
         })
     }
 
-    /// Closes all connections: what comes next is said with the certificate that is there then.
-    pub fn reset(&self) {
+    /// Has what is asked from now on go over new connections, with the certificate that is there then. Nothing that is under
+    /// way is disturbed: an API server judges a certificate when a request begins.
+    pub fn renew(&self) {
         for pool in &self.pools {
-            pool.cut();
+            pool.renew();
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,8 +35,7 @@ const IDLE: Duration = Duration::from_secs(90);
 /// A watch is not opened again sooner than this after it was last opened: a server that ends each at once is not asked in
 /// a tight loop. (client-go's reflectors begin with the same delay.)
 const WATCH_EVERY: Duration = Duration::from_millis(800);
-/// A certificate that changed closes the connections made with the one before it, at latest so long after (client-go looks
-/// at its files each minute).
+/// A certificate that changed counts for new requests at latest so long after (client-go looks at its files each minute).
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Says whether the server can do anything.
@@ -49,8 +48,15 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub(super) struct Pool {
     connector: Connector,
     http: Mutex<Http>,
-    looked: Mutex<Duration>,
+    looked: Mutex<Looked>,
     hold: Hold,
+}
+
+/// When the certificates were last looked at, and which of their states that was.
+#[derive(Default)]
+struct Looked {
+    at: Duration,
+    generation: u64,
 }
 
 impl Pool {
@@ -68,11 +74,24 @@ impl Pool {
         self.cut_unheard(None);
     }
 
+    /// Has what is asked from now on go over new connections. What is under way goes on over those of before: watches until
+    /// their time is over, everything else to its answer; then they close by themselves.
+    pub(super) fn renew(&self) {
+        let generation = self.connector.tls.generation();
+        self.looked().generation = generation;
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http(&self.connector);
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        // Nothing panics under this lock.
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn cut_unheard(&self, since: Option<Instant>) {
         let sockets: &Sockets = &self.connector.sockets;
         if !sockets.cut(since) {
             // Nothing goes over a connection that is about to be found closed.
-            *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http(&self.connector);
+            self.renew();
         }
     }
 
@@ -89,13 +108,13 @@ impl Pool {
 
     fn http(&self, now: Duration) -> Http {
         {
-            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            if now.saturating_sub(*looked) >= LOOK_EVERY {
-                *looked = now;
-                if self.connector.tls.changed() {
+            let mut looked = self.looked();
+            if now.saturating_sub(looked.at) >= LOOK_EVERY {
+                looked.at = now;
+                if self.connector.tls.generation() != looked.generation {
                     drop(looked);
                     tracing::info!("the certificates for the API server have changed");
-                    self.cut();
+                    self.renew();
                 }
             }
         }

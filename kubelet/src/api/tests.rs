@@ -1,170 +1,22 @@
 //! Clients against a small server over TLS: who is believed, who the node is, what its requests look like.
 
-use std::convert::Infallible;
+mod server;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::StatusCode;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_stream::StreamExt as _;
 
+use self::server::{Answer, Ca, Server};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Rate;
-
-/// What a request looked like to the server.
-#[derive(Clone, Debug)]
-struct Seen {
-    path: String,
-    query: String,
-    user_agent: String,
-    authorization: String,
-    /// Bytes of the client's certificate.
-    certificate: Option<Vec<u8>>,
-    http2: bool,
-    connection: usize,
-}
-
-type Answer = Arc<dyn Fn(&Seen) -> (StatusCode, String) + Send + Sync>;
-
-struct Ca(CertifiedIssuer<'static, KeyPair>);
-
-impl Ca {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "a test's authority");
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// A certificate and its key, in PEM.
-    fn issue(&self, name: &str) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-struct Server {
-    address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    async fn start(ca: &Ca, name: &str, answer: Answer) -> Self {
-        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-        let (certificate, key) = ca.issue(name);
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.0.der().clone()).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()
-                .unwrap();
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients)
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen = Arc::<Mutex<Vec<Seen>>>::default();
-        let record = seen.clone();
-        tokio::spawn(async move {
-            for connection in 0.. {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, record, answer) = (acceptor.clone(), record.clone(), answer.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    serve(stream, connection, record, answer).await;
-                });
-            }
-        });
-        Self { address, seen }
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-async fn serve(
-    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-    connection: usize,
-    record: Arc<Mutex<Vec<Seen>>>,
-    answer: Answer,
-) {
-    let tls = stream.get_ref().1;
-    let http2 = tls.alpn_protocol() == Some(b"h2");
-    let certificates = tls.peer_certificates();
-    let certificate = certificates.map(|chain| chain[0].to_vec());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let header = |name: &str| {
-            let value = request.headers().get(name);
-            value.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
-        };
-        let seen = Seen {
-            path: request.uri().path().to_owned(),
-            query: request.uri().query().unwrap_or_default().to_owned(),
-            user_agent: header("user-agent"),
-            authorization: header("authorization"),
-            certificate: certificate.clone(),
-            http2,
-            connection,
-        };
-        let (status, body) = answer(&seen);
-        record.lock().unwrap().push(seen);
-        async move {
-            let mut response = Response::new(kube::client::Body::from(body.into_bytes()));
-            *response.status_mut() = status;
-            if status == StatusCode::TOO_MANY_REQUESTS {
-                response.headers_mut().insert("retry-after", 1.into());
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let stream = TokioIo::new(stream);
-    // Ends with the client's connection.
-    let _ = match http2 {
-        true => {
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(stream, service)
-                .await
-        }
-        false => {
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(stream, service)
-                .await
-        }
-    };
-}
 
 fn a_node() -> Answer {
     let node = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a","uid":"u"}}"#;
@@ -239,17 +91,31 @@ async fn requests_go_over_http2_with_the_nodes_certificate_and_its_successor() {
     write("client.pem", &(certificate + &key));
     get(&clients.main).await.unwrap();
     assert_eq!(server.seen()[3].certificate, seen[0].certificate);
-    clients.reset();
+    clients.renew();
     get(&clients.main).await.unwrap();
     let last = server.seen()[4].clone();
     assert!(last.certificate.is_some() && last.certificate != seen[0].certificate);
     assert_ne!(last.connection, seen[0].connection);
 
+    // What is under way goes on.
+    let slow = tokio::spawn({
+        let client = clients.main.clone();
+        async move { Api::<Node>::all(client).get("slow").await }
+    });
+    server.saw("/api/v1/nodes/slow").await;
+    clients.renew();
+    get(&clients.main).await.unwrap();
+    server.slow.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap().metadata.uid.unwrap(), "u");
+    let seen = server.seen();
+    assert_ne!(seen[6].connection, seen[5].connection);
+    let last = seen[6].clone();
+
     // Half a file changes nothing.
     write("client.pem", "-----BEGIN CERTIFICATE-----\n");
-    clients.reset();
+    clients.renew();
     get(&clients.main).await.unwrap();
-    assert_eq!(server.seen()[5].certificate, last.certificate);
+    assert_eq!(server.seen()[7].certificate, last.certificate);
 }
 
 #[tokio::test]

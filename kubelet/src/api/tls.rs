@@ -1,7 +1,7 @@
 //! TLS towards the API server, made anew when a file that it is made of changes.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -37,6 +37,8 @@ pub(super) struct TlsSource {
 struct Made {
     stamps: Vec<(PathBuf, Stamp)>,
     config: Arc<ClientConfig>,
+    /// Which of the files' states that was of use this is of.
+    generation: u64,
 }
 
 impl TlsSource {
@@ -64,37 +66,43 @@ impl TlsSource {
             identity,
             anybody,
             protocols,
-            made: Mutex::new(Made { stamps, config }),
+            made: Mutex::new(Made {
+                stamps,
+                config,
+                generation: 0,
+            }),
         })
     }
 
     /// What a connection that is opened now is secured with. Files that cannot be used, such as one half written, leave
     /// it as it was.
     pub(super) fn config(&self) -> Arc<ClientConfig> {
+        self.made_now().config.clone()
+    }
+
+    /// Another number whenever connections are secured with something else than before.
+    pub(super) fn generation(&self) -> u64 {
+        self.made_now().generation
+    }
+
+    fn made_now(&self) -> MutexGuard<'_, Made> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(files(self.authority.as_ref(), &self.identity));
         if now != made.stamps {
             made.stamps = now;
             let (authority, identity) = (self.authority.as_ref(), &self.identity);
             match make(authority, identity, self.anybody, &self.protocols) {
-                Ok(config) => made.config = config,
+                Ok(config) => {
+                    made.config = config;
+                    made.generation += 1;
+                }
                 Err(error) => tracing::warn!(
                     "{}; connections to the API server go on with what was there before",
                     error_chain(&error)
                 ),
             }
         }
-        made.config.clone()
-    }
-
-    /// Whether a file has changed since a connection was last opened.
-    pub(super) fn changed(&self) -> bool {
-        let now = stamps(files(self.authority.as_ref(), &self.identity));
-        now != self
-            .made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stamps
+        made
     }
 }
 

@@ -84,6 +84,12 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
     ]);
     text.push_str(&columns(&rows, OF_LISTS));
 
+    if !overview.certificates.is_empty() {
+        text.push_str("\nCertificates:\n");
+    }
+    for trouble in &overview.certificates {
+        text.push_str(&format!("  {trouble}\n"));
+    }
     if !failing.is_empty() {
         text.push_str("\nNot running:\n");
     }

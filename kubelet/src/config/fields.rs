@@ -167,7 +167,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("tlsCurvePreferences", Int32List, N),
     field("tlsMinVersion", Text, N).built(),
     field("rotateCertificates", Bool, B(false)).built(),
-    field("serverTLSBootstrap", Bool, B(false)).partly("has no effect: the node's API is served with a certificate that the agent signs itself"),
+    field("serverTLSBootstrap", Bool, B(false)).built(),
     field("authentication.x509.clientCAFile", Path, N).built(),
     field("authentication.webhook.enabled", Bool, B(true)).built(),
     field("authentication.webhook.cacheTTL", Duration, T("2m0s")).zero().built(),

@@ -356,10 +356,12 @@ fn is_default(given: &flags::Given) -> bool {
 const HEEDED_GATES: &[&str] = &[
     "AllAlpha",
     "AllBeta",
+    "AllowDNSOnlyNodeCSR",
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",
     "KubeletCrashLoopBackOffMax",
     "LoggingAlphaOptions",
+    "ReloadKubeletServerCertificateFile",
     "RotateKubeletServerCertificate",
 ];
 

@@ -9,8 +9,8 @@ use kube::Client;
 use rcgen::KeyPair;
 
 use super::JoinError;
-use super::certificate::new_key;
-use super::request::certificate_for;
+use super::certificate::{self, Names, new_key};
+use super::request::{Purpose, certificate_for};
 use super::store::{Store, StoreError, write_private};
 use crate::api::{Endpoint, Pem};
 use crate::clock::Clock;
@@ -38,7 +38,8 @@ impl Wanted<'_> {
     ) -> Result<(), JoinError> {
         let kept = self.directory.join(KEY);
         let key = self.key(&kept)?;
-        let certificate = certificate_for(client, self.node, &key).await?;
+        let request = certificate::request(self.node, &Names::default(), &key)?;
+        let certificate = certificate_for(client, Purpose::Client, &request, |_| {}).await?;
         let store = Store::of_clients(self.directory);
         store.update(&certificate, key.serialize_pem().as_bytes(), clock.wall())?;
         if let Some(directory) = self.kubeconfig.parent() {

@@ -1,4 +1,7 @@
 //! A CertificateSigningRequest: made, and waited for.
+//!
+//! The signers look at the exact shape of it: subject, names, usages, and no time of its own
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#kubernetes-signers>).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,30 +13,68 @@ use kube::api::PostParams;
 use kube::core::Request;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
-use rcgen::KeyPair;
 use serde::Deserialize;
 use serde_json::json;
 use tokio_stream::StreamExt as _;
 
-use super::JoinError;
-use super::certificate;
 use crate::api;
 
 /// Where requests are.
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-/// Who signs certificates of kubelets as clients.
-const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// How long one request is waited for (upstream's `certificateWaitTimeout`).
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The node at the API server.
+    Client,
+    /// The node's API.
+    Serving,
+}
+
+impl Purpose {
+    fn signer(self) -> &'static str {
+        match self {
+            Self::Client => "kubernetes.io/kube-apiserver-client-kubelet",
+            Self::Serving => "kubernetes.io/kubelet-serving",
+        }
+    }
+
+    /// Those of a key that is no RSA key, which would have `key encipherment` besides.
+    fn usages(self) -> [&'static str; 2] {
+        match self {
+            Self::Client => ["digital signature", "client auth"],
+            Self::Serving => ["digital signature", "server auth"],
+        }
+    }
+}
+
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client certificate",
+            Self::Serving => "serving certificate",
+        })
+    }
+}
 
 /// A request that came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// It could not be made.
-    #[error("cannot ask for a client certificate")]
-    Made(#[source] Box<kube::Error>),
+    #[error("cannot ask for a {purpose}")]
+    Made {
+        /// What for.
+        purpose: Purpose,
+        /// Why not.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// Nobody approved it in time.
-    #[error("the certificate signing request {0} was not approved and signed within 15 minutes")]
+    #[error(
+        "the certificate signing request {0} was not approved and signed within 15 minutes: see `kubectl describe csr {0}`"
+    )]
     Late(String),
     /// It was denied, or the signer failed.
     #[error("the certificate signing request {name} is {kind}: {reason}: {message}")]
@@ -108,40 +149,47 @@ impl kube::Resource for SigningRequest {
     }
 }
 
-/// Asks for a certificate of the node `name` with `key`, and waits for it: its text in PEM.
+/// Has `request` (PEM) signed by way of `client`: the certificate, as PEM. `asked` hears the name of the object.
 ///
 /// # Errors
 /// When the request cannot be made, is refused, or nobody approves it within 15 minutes.
 pub(super) async fn certificate_for(
     client: &Client,
-    name: &str,
-    key: &KeyPair,
-) -> Result<Vec<u8>, JoinError> {
-    let request = certificate::request(name, key)?;
-    let made = |error: kube::Error| RequestError::Made(Box::new(error));
-    let object = make(client, &request).await.map_err(made)?;
-    let object_name = object.metadata.name.unwrap_or_default();
+    purpose: Purpose,
+    request: &str,
+    asked: impl FnOnce(&str),
+) -> Result<Vec<u8>, RequestError> {
+    let made = |source: kube::Error| RequestError::Made {
+        purpose,
+        source: Box::new(source),
+    };
+    let object = make(client, purpose, request).await.map_err(made)?;
+    let name = object.metadata.name.unwrap_or_default();
     tracing::info!(
-        request = object_name,
-        "a client certificate is asked for, and waits for its approval"
+        request = name,
+        "a {purpose} is asked for, and waits for its approval"
     );
-    let waiting = approved(client, &object_name, object.metadata.uid.as_deref());
-    let late = |_| RequestError::Late(object_name.clone());
-    let certificate = tokio::time::timeout(PATIENCE, waiting)
+    asked(&name);
+    let waiting = approved(client, &name, object.metadata.uid.as_deref());
+    let late = |_| RequestError::Late(name.clone());
+    tokio::time::timeout(PATIENCE, waiting)
         .await
-        .map_err(late)??;
-    Ok(certificate)
+        .map_err(late)?
 }
 
-async fn make(client: &Client, request: &str) -> Result<SigningRequest, kube::Error> {
+async fn make(
+    client: &Client,
+    purpose: Purpose,
+    request: &str,
+) -> Result<SigningRequest, kube::Error> {
     let body = json!({
         "apiVersion": "certificates.k8s.io/v1",
         "kind": "CertificateSigningRequest",
         "metadata": {"generateName": "csr-"},
         "spec": {
             "request": STANDARD.encode(request),
-            "signerName": SIGNER,
-            "usages": ["digital signature", "client auth"],
+            "signerName": purpose.signer(),
+            "usages": purpose.usages(),
         },
     });
     let body = serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?;

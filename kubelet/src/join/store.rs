@@ -44,6 +44,15 @@ impl Store {
         }
     }
 
+    /// Those of the node's API, in `--cert-dir`.
+    #[must_use]
+    pub fn of_servers(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            prefix: "kubelet-server",
+        }
+    }
+
     /// The link to the pair in use.
     #[must_use]
     pub fn current(&self) -> PathBuf {
@@ -60,6 +69,12 @@ impl Store {
         let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut text));
         read.map_err(StoreError::new("read", &path))?;
         Ok(text)
+    }
+
+    /// A certificate and its key that somebody put there by hand, in two files (upstream's third place to look).
+    pub(super) fn by_hand(&self) -> (PathBuf, PathBuf) {
+        let named = |end: &str| self.directory.join(format!("{}.{end}", self.prefix));
+        (named("crt"), named("key"))
     }
 
     /// Keeps a new pair, and has the link name it. The one before stays where it is, as upstream leaves it.

@@ -199,6 +199,6 @@ fn the_validity_of_a_certificate_is_read_to_the_second() {
     let none = certificate::validity(b"").unwrap_err();
     assert_eq!(
         none.to_string(),
-        "the client certificate cannot be read: there is none"
+        "the certificate cannot be read: there is none"
     );
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::certificates::Certificates;
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 use super::text::{Exposition, Family};
 
@@ -45,14 +46,6 @@ const REST: &[f64] = &[
 
 const HTTP: &[&str] = &["long_running", "method", "path", "server_type"];
 
-/// Nobody has a client certificate.
-const NONE: i64 = i64::MAX;
-
-const CLIENT_TTL: Family = Family::gauge(
-    "kubelet_certificate_manager_client_ttl_seconds",
-    "[ALPHA] Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF.",
-);
-
 const LAST_SEEN: Family = Family::gauge(
     "kubelet_pleg_last_seen_seconds",
     "[ALPHA] Timestamp in seconds when PLEG was last seen active.",
@@ -90,7 +83,7 @@ fn image_size(bytes: u64) -> &'static str {
     clippy::cast_precision_loss,
     reason = "seconds of this millennium are far below 2^53"
 )]
-fn seconds(seconds: i64) -> f64 {
+pub(super) fn seconds(seconds: i64) -> f64 {
     seconds as f64
 }
 
@@ -151,9 +144,8 @@ pub struct Kubelet {
     pub rest_requests: CounterVec,
     /// How long they took, by `host` and `verb`.
     pub rest_duration: HistogramVec,
-    /// Renewals of the client certificate that failed.
-    pub client_renew_errors: Counter,
-    client_not_after: AtomicI64,
+    /// The node's certificates.
+    pub certificates: Certificates,
     /// Probes, by `container`, `namespace`, `pod`, `pod_uid`, `probe_type` and `result`.
     pub probes: CounterVec,
     /// How long they took, by `container`, `namespace`, `pod` and `probe_type`.
@@ -307,11 +299,7 @@ static KUBELET: Kubelet = Kubelet {
         &["host", "verb"],
         REST,
     ),
-    client_renew_errors: Counter::new(
-        "kubelet_certificate_manager_client_expiration_renew_errors",
-        "[ALPHA] Counter of certificate renewal errors.",
-    ),
-    client_not_after: AtomicI64::new(NONE),
+    certificates: Certificates::new(),
     probes: CounterVec::new(
         "prober_probe_total",
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -394,22 +382,9 @@ impl Kubelet {
         let _ = first.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Until when the client certificate is valid, seconds since the epoch.
-    pub fn client_certificate_until(&self, seconds: i64) {
-        self.client_not_after.store(seconds, Ordering::Relaxed);
-    }
-
     /// Writes what `/metrics` has of this; `joined`: the node is one of a cluster. `now` is in seconds since the epoch.
     pub fn write(&self, out: &mut Exposition, joined: bool, now: i64) {
-        if joined {
-            self.client_renew_errors.write(out);
-            let not_after = self.client_not_after.load(Ordering::Relaxed);
-            let left = match not_after {
-                NONE => f64::INFINITY,
-                at => seconds(at.saturating_sub(now)),
-            };
-            out.single(CLIENT_TTL, left);
-        }
+        self.certificates.write(out, joined, now);
         self.cgroup_duration.write(out);
         self.containers_per_pod.write(out);
         let first = self.first_network_pod.load(Ordering::Relaxed);

@@ -7,12 +7,14 @@
 //! Deliberately not here: what containers use (`stats`), which endpoint has which family (`server`), and anything that
 //! can be read when it is asked for: it is not counted, but read then.
 
+mod certificates;
 mod instruments;
 mod kubelet;
 mod number;
 mod startups;
 mod text;
 
+pub use certificates::Certificates;
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 pub use kubelet::{Kubelet, ProbeResult, kubelet, operation_of};
 pub use startups::{SeenRunning, Startups, startups};

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -26,6 +26,11 @@ use super::tls::ServingTls;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How long a client may take to shake hands (Go's default in HTTP clients).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A record of TLS (RFC 8446, 5.1 and 6): alert, version 1.2, two bytes: fatal, `internal_error`.
+const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+/// What is read of a ClientHello before it is refused: the largest record of TLS.
+const LONGEST_HELLO: usize = 5 + (16 << 10);
 
 /// What clients of one listener may have in sum.
 #[derive(Clone, Copy, Debug)]
@@ -223,7 +228,12 @@ async fn serve_tls(
 ) {
     // Small answers, such as what is typed into a terminal, do not wait for each other; where that cannot be had they do.
     let _ = stream.set_nodelay(true);
-    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let Some(config) = tls.config() else {
+        // Upstream's words.
+        tracing::debug!("TLS handshake error: no serving certificate available for the kubelet");
+        return refuse(stream).await;
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
     let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -240,6 +250,20 @@ async fn serve_tls(
     let shown = session.peer_certificates().filter(|all| !all.is_empty());
     let shown = shown.map(|all| ShownCertificates(all.into()));
     serve(stream, routes, limits, shown, slot).await;
+}
+
+/// Answers a handshake as upstream does that has no certificate: with the alert `internal_error`, by which people know what is
+/// the matter ("remote error: tls: internal error").
+async fn refuse(mut stream: TcpStream) {
+    let answered = async {
+        // Whoever has not been heard out finds the connection reset, and no alert.
+        let mut hello = vec![0; LONGEST_HELLO];
+        stream.read(&mut hello).await?;
+        stream.write_all(&INTERNAL_ERROR).await?;
+        stream.shutdown().await
+    };
+    // Whoever goes away before needs no answer.
+    let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, answered).await;
 }
 
 async fn serve(

@@ -56,7 +56,7 @@ pub use running_pods::routes as running_pods_routes;
 pub use runtime::{ObservedRuntime, StreamRuntime};
 pub use self_signed::{SelfSignedError, self_signed};
 pub use socket::{SocketError, SocketFile};
-pub use tls::{ServingTls, ServingTlsError, TlsOptions};
+pub use tls::{CertificateSource, ServingTls, ServingTlsError, TlsOptions};
 
 use crate::events::Recorder;
 

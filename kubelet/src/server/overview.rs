@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{HealthChecks, text};
 use crate::admission;
 use crate::clock::Clock;
+use crate::join::Troubles;
 use crate::sources::Desired;
 use crate::status::StatusBoard;
 use crate::workers::StuckPods;
@@ -41,6 +42,8 @@ pub struct OverviewInputs {
     pub desired: watch::Receiver<Arc<Desired>>,
     /// The kubeconfig of a node of a cluster.
     pub kubeconfig: Option<PathBuf>,
+    /// What is wrong with the node's certificates.
+    pub troubles: watch::Receiver<Troubles>,
     /// What the workers are at.
     pub board: StatusBoard,
     /// Which pods do not end.
@@ -63,6 +66,9 @@ pub(crate) struct Overview {
     pub(crate) runtime_away: Option<String>,
     pub(crate) manifests: Option<Manifests>,
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// What is wrong with the node's certificates.
+    #[serde(default)]
+    pub(crate) certificates: Vec<String>,
     /// Whether every source has been read.
     pub(crate) sources_read: bool,
     /// The pods whose workers have been at one thing for longer than a few seconds.
@@ -155,6 +161,7 @@ impl OverviewInputs {
                 .zip(set)
                 .map(|(path, set)| Manifests::of(path, &set)),
             kubeconfig: self.kubeconfig.clone(),
+            certificates: self.troubles.borrow().all().map(str::to_owned).collect(),
             sources_read: self.desired.borrow().ready,
             steps: steps.collect(),
             stuck: stuck.collect(),

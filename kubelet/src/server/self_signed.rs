@@ -133,7 +133,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::server::{ServingTls, TlsOptions};
+    use crate::server::{CertificateSource, ServingTls, TlsOptions};
 
     #[test]
     fn a_pair_is_made_once_and_again_when_it_has_expired() {
@@ -144,13 +144,8 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&certificate) & 0o700, mode(&key)), (0o600, 0o600));
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
-        ServingTls::new(
-            certificate.clone(),
-            key.clone(),
-            None,
-            TlsOptions::default(),
-        )
-        .unwrap();
+        let source = CertificateSource::files(certificate.clone(), key.clone());
+        ServingTls::new(source, None, TlsOptions::default()).unwrap();
 
         let first = std::fs::read_to_string(&certificate).unwrap();
         let der = CertificateDer::pem_slice_iter(first.as_bytes());

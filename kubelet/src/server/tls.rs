@@ -1,4 +1,5 @@
-//! TLS of the node's API: the certificate of the files that are configured, read again when they change.
+//! TLS of the node's API: the certificate of the files that are configured, read again when they change, or the one that the
+//! cluster's signer has issued last. A connection that is open goes on with the certificate that it began with.
 //!
 //! A client may show a certificate, where there is an authority to judge it by; whose it is, and whether it counts, is
 //! judged with each request (`auth/certificate`), as upstream does: a handshake does not fail for it.
@@ -20,11 +21,15 @@ use tokio_rustls::rustls::{
 };
 
 use super::auth::ClientAuthority;
+use crate::clock::Clock;
 use crate::errors::error_chain;
+use crate::join::{Serving, ServingPair};
 use crate::stamp::{Stamp, stamp};
 
 /// The largest file of certificates or keys that is read.
 const MOST_BYTES: u64 = 4 << 20;
+/// What errors call the certificate that the cluster's signer has issued.
+const ISSUED: &str = "the issued serving certificate";
 
 /// Why the node's API cannot be served with TLS.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +75,38 @@ pub struct TlsOptions {
     pub cipher_suites: Vec<String>,
 }
 
+/// Where the certificate comes from.
+#[derive(Debug)]
+pub enum CertificateSource {
+    /// Files.
+    Files {
+        /// `tlsCertFile`, or the agent's own.
+        certificate: PathBuf,
+        /// `tlsPrivateKeyFile`, or the agent's own.
+        key: PathBuf,
+        /// Whether they are read again when they change (`ReloadKubeletServerCertificateFile`).
+        reload: bool,
+    },
+    /// The cluster's signer (`serverTLSBootstrap`); by this clock it has expired or not.
+    Issued(Serving, Clock),
+}
+
+impl CertificateSource {
+    /// Files that are read again when they change.
+    #[must_use]
+    pub fn files(certificate: PathBuf, key: PathBuf) -> Self {
+        Self::Files {
+            certificate,
+            key,
+            reload: true,
+        }
+    }
+}
+
 /// What connections to the node's API are secured with.
 #[derive(Debug)]
 pub struct ServingTls {
-    certificate: PathBuf,
-    key: PathBuf,
+    source: CertificateSource,
     authority: Option<Arc<ClientAuthority>>,
     options: TlsOptions,
     made: Mutex<Made>,
@@ -82,55 +114,82 @@ pub struct ServingTls {
 
 #[derive(Debug)]
 struct Made {
-    stamps: [Stamp; 2],
+    of: Of,
     /// Which of the authorities' states its names are of.
     authority: u64,
-    config: Arc<ServerConfig>,
+    config: Option<Arc<ServerConfig>>,
+}
+
+/// Which state of the source a configuration is of.
+#[derive(Debug)]
+enum Of {
+    Files([Stamp; 2]),
+    Issued(Option<Arc<ServingPair>>),
+}
+
+impl Of {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Files(a), Self::Files(b)) => a == b,
+            (Self::Issued(Some(a)), Self::Issued(Some(b))) => Arc::ptr_eq(a, b),
+            (Self::Issued(None), Self::Issued(None)) => true,
+            _ => false,
+        }
+    }
 }
 
 impl ServingTls {
     /// Reads the certificate and its key. With an `authority`, clients are asked for a certificate.
     ///
     /// # Errors
-    /// When a file is missing or of no use.
+    /// When a file is missing or of no use. What was issued and is of no use is said, and waited out.
     pub fn new(
-        certificate: PathBuf,
-        key: PathBuf,
+        source: CertificateSource,
         authority: Option<Arc<ClientAuthority>>,
         options: TlsOptions,
     ) -> Result<Self, ServingTlsError> {
         // Before the files are read: a change in between shows at the next look.
-        let stamps = [stamp(&certificate), stamp(&key)];
+        let of = source.state();
         let generation = authority.as_ref().map_or(0, |known| known.generation());
-        let config = make(&certificate, &key, authority.as_deref(), &options)?;
+        let config = match make(&source, &of, authority.as_deref(), &options) {
+            Err(error) if matches!(source, CertificateSource::Issued(..)) => {
+                tracing::warn!("{}", error_chain(&error));
+                None
+            }
+            made => made?,
+        };
         Ok(Self {
             made: Mutex::new(Made {
-                stamps,
+                of,
                 authority: generation,
                 config,
             }),
-            certificate,
-            key,
+            source,
             authority,
             options,
         })
     }
 
-    /// What a connection that begins now is secured with. Files that cannot be used, such as a certificate whose key is
-    /// not there yet, leave it as it was.
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    /// What a connection that begins now is secured with; none while there is no certificate. What cannot be used, such as a
+    /// certificate whose key is not there yet, leaves it as it was.
+    pub(super) fn config(&self) -> Option<Arc<ServerConfig>> {
         let authority = self
             .authority
             .as_ref()
             .map_or(0, |known| known.generation());
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = [stamp(&self.certificate), stamp(&self.key)];
-        if now != made.stamps || authority != made.authority {
-            made.stamps = now;
+        let now = match &self.source {
+            CertificateSource::Files { reload: false, .. } => None,
+            source => Some(source.state()).filter(|now| !now.is(&made.of)),
+        };
+        if now.is_some() || authority != made.authority {
+            if let Some(now) = now {
+                made.of = now;
+            }
             made.authority = authority;
             match make(
-                &self.certificate,
-                &self.key,
+                &self.source,
+                &made.of,
                 self.authority.as_deref(),
                 &self.options,
             ) {
@@ -146,18 +205,55 @@ impl ServingTls {
                 ),
             }
         }
-        made.config.clone()
+        let config = made.config.clone();
+        config.filter(|_| !self.source.has_expired(&made.of))
     }
 }
 
+impl CertificateSource {
+    fn state(&self) -> Of {
+        match self {
+            Self::Files {
+                certificate, key, ..
+            } => Of::Files([stamp(certificate), stamp(key)]),
+            Self::Issued(serving, _) => Of::Issued(serving.borrow().clone()),
+        }
+    }
+
+    /// Whether what was issued has expired. Files are the administrator's, and served as they are.
+    fn has_expired(&self, of: &Of) -> bool {
+        match (self, of) {
+            (Self::Issued(_, clock), Of::Issued(Some(pair))) => pair.not_after() <= clock.wall(),
+            _ => false,
+        }
+    }
+}
+
+/// None where there is nothing to serve with.
 fn make(
-    certificate: &Path,
-    key: &Path,
+    source: &CertificateSource,
+    of: &Of,
     authority: Option<&ClientAuthority>,
     options: &TlsOptions,
-) -> Result<Arc<ServerConfig>, ServingTlsError> {
-    let chain = certificates("certificate", certificate)?;
-    let text = read("private key", key)?;
+) -> Result<Option<Arc<ServerConfig>>, ServingTlsError> {
+    let (certificate, key, chain, text) = match (source, of) {
+        (
+            CertificateSource::Files {
+                certificate, key, ..
+            },
+            _,
+        ) => {
+            let chain = certificates("certificate", certificate)?;
+            let text = read("private key", key)?;
+            (certificate.as_path(), key.as_path(), chain, text)
+        }
+        (CertificateSource::Issued(..), Of::Issued(Some(pair))) => {
+            let place = Path::new(ISSUED);
+            let chain = chain_of("certificate", place, pair.certificate())?;
+            (place, place, chain, pair.key().to_vec())
+        }
+        (CertificateSource::Issued(..), _) => return Ok(None),
+    };
     let private = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|why| ServingTlsError::content("private key", key, &why))?;
     let unusable = |source| ServingTlsError::Unusable {
@@ -185,7 +281,7 @@ fn make(
     // Sessions that are taken up again would cost memory for each client that ever came.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(tokio_rustls::rustls::server::NoServerSessionStorage {});
-    Ok(Arc::new(config))
+    Ok(Some(Arc::new(config)))
 }
 
 /// Ring, without the suites of TLS 1.2 that are not among `names`, where there are any.
@@ -229,8 +325,16 @@ pub(super) fn certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, ServingTlsError> {
-    let text = read(what, path)?;
-    let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    chain_of(what, path, &read(what, path)?)
+}
+
+/// The certificates of a PEM from `path`, of which there is at least one.
+fn chain_of(
+    what: &'static str,
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, ServingTlsError> {
+    let all = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|why| ServingTlsError::content(what, path, &why))?;
     if all.is_empty() {
         return Err(ServingTlsError::content(

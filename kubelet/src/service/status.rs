@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use static_pods::watch::ManifestSet;
 
+use crate::join::Troubles;
 use crate::pod::PodUid;
 use crate::status::{ConditionKind, Phase, PodView, State};
 
@@ -22,6 +23,8 @@ pub(super) struct Facts<'a> {
     pub(super) reading: Option<&'a str>,
     /// Why the runtime at that path does not answer.
     pub(super) runtime: Option<(&'a str, &'a str)>,
+    /// What is wrong with the node's certificates.
+    pub(super) troubles: Option<&'a Troubles>,
     pub(super) pods: &'a [PodView],
     /// Why pods as a whole do not start.
     pub(super) setbacks: BTreeMap<PodUid, &'static str>,
@@ -37,6 +40,8 @@ impl Facts<'_> {
         if let Some((path, why)) = self.runtime {
             parts.push(format!("waiting for the runtime at {path}: {why}"));
         }
+        let troubles = self.troubles.into_iter().flat_map(Troubles::all);
+        parts.extend(troubles.map(str::to_owned));
         if let Some(from) = self.reading {
             parts.push(format!("reading the manifests of {from}"));
         } else {
@@ -289,13 +294,17 @@ mod tests {
         let pods = [view("a", |_| {})];
         let facts = Facts {
             runtime: Some(("/run/containerd/containerd.sock", "connection refused")),
+            troubles: Some(&Troubles {
+                client: Some("it has expired".into()),
+                serving: None,
+            }),
             pods: &pods,
             note: Some("wanting a restart: maxPods"),
             ..Facts::default()
         };
         assert_eq!(
             facts.line(),
-            "waiting for the runtime at /run/containerd/containerd.sock: connection refused; 1 pod running; wanting a restart: maxPods"
+            "waiting for the runtime at /run/containerd/containerd.sock: connection refused; it has expired; 1 pod running; wanting a restart: maxPods"
         );
         let facts = Facts {
             reading: Some("/etc/kubernetes/manifests"),

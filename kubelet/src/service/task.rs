@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Service;
 use super::status::Facts;
+use crate::join::Troubles;
 use crate::server::HealthChecks;
 use crate::sources::Desired;
 use crate::status::StatusBoard;
@@ -33,6 +34,8 @@ pub struct StatusInputs {
     pub board: StatusBoard,
     /// What `/healthz` asks.
     pub checks: HealthChecks,
+    /// What is wrong with the node's certificates.
+    pub troubles: watch::Receiver<Troubles>,
 }
 
 /// Tells the manager of `service` that it is ready, once, and from then on how it is, whenever that changes. Runs as long
@@ -44,6 +47,7 @@ pub async fn run_status(service: Service, inputs: StatusInputs) {
         mut desired,
         mut manifests,
         mut away,
+        mut troubles,
         ..
     } = inputs;
     let from = inputs.manifest_path.map(|path| path.display().to_string());
@@ -62,12 +66,14 @@ pub async fn run_status(service: Service, inputs: StatusInputs) {
             told = None;
         }
         let left = note.borrow_and_update().clone();
+        let certificates = troubles.borrow_and_update().clone();
         let hang = service.hang();
         let pods = inputs.board.snapshot();
         let line = Facts {
             hang: hang.as_deref(),
             reading: from.as_deref().filter(|_| !read),
             runtime: why.as_deref().map(|why| (runtime.as_str(), why)),
+            troubles: Some(&certificates),
             pods: &pods,
             setbacks: inputs.board.setbacks(),
             manifests: set.as_deref(),
@@ -93,6 +99,7 @@ pub async fn run_status(service: Service, inputs: StatusInputs) {
             _ = changes.changed() => {}
             _ = desired.changed() => {}
             _ = away.changed() => {}
+            () = of_some(&mut troubles) => {}
             _ = of(&mut manifests) => {}
             _ = note.changed() => told = None,
             () = sleep(PAUSE), if !heard => {}
@@ -100,6 +107,13 @@ pub async fn run_status(service: Service, inputs: StatusInputs) {
         if ready {
             sleep_until(since + PAUSE).await;
         }
+    }
+}
+
+/// One whose sender may have gone with the node's membership of a cluster.
+async fn of_some<T>(channel: &mut watch::Receiver<T>) {
+    if channel.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -97,6 +97,7 @@ async fn ready_comes_with_the_sources_and_not_with_the_runtime() {
         runtime: "/r.sock".into(),
         board: StatusBoard::new(),
         checks: HealthChecks::new(Heartbeat::new(clock), Duration::from_secs(60)),
+        troubles: crate::join::Complaints::default().heard(),
     };
     let task = tokio::spawn(run_status(service.clone(), inputs));
     assert_eq!(told(&manager).await, "STATUS=reading the manifests of /m");

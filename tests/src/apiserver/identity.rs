@@ -62,8 +62,19 @@ impl User {
     }
 }
 
-/// Common name and organizations of a certificate that was verified.
-pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
+/// Who showed a certificate that was verified.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    /// Common name and organizations.
+    pub(super) user: User,
+    /// The certificate's serial number, hexadecimal.
+    pub(super) serial: String,
+    /// Until when it counts: a connection may last longer.
+    pub(super) not_after: Timestamp,
+}
+
+/// What a certificate that was verified says.
+pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Shown> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
@@ -71,7 +82,11 @@ pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
         .iter_organization()
         .filter_map(|o| o.as_str().ok())
         .collect();
-    Some(User::new(name, &groups))
+    Some(Shown {
+        user: User::new(name, &groups),
+        serial: certificate.raw_serial_as_string(),
+        not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
+    })
 }
 
 /// The user of a token, for one of these audiences (of the server itself when there are none).

@@ -179,9 +179,9 @@ async fn connection(state: Arc<State>, acceptor: TlsAcceptor, stream: TcpStream)
     let (_, session) = stream.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let user = certificate.and_then(|leaf| identity::of_certificate(leaf));
+    let shown = certificate.and_then(|leaf| identity::of_certificate(leaf));
     let service = service_fn(move |request| {
-        let answer = serve::serve(Arc::clone(&state), user.clone(), request);
+        let answer = serve::serve(Arc::clone(&state), shown.clone(), request);
         async { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let stream = TokioIo::new(stream);

@@ -21,6 +21,9 @@ pub struct Request {
     pub user: String,
     /// The client's `User-Agent`.
     pub agent: String,
+    /// The serial number of the certificate that the client has shown, hexadecimal; empty where it has shown none, and of a
+    /// real server.
+    pub serial: String,
     /// When it came.
     pub at: Timestamp,
     /// What was sent, up to 64 KiB of JSON.

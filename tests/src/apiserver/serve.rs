@@ -11,7 +11,7 @@ use super::answer::{Refusal, answer, json_response};
 use super::authorize;
 use super::events;
 use super::faults::{self, Effect};
-use super::identity::{self, User};
+use super::identity::{self, Shown, User};
 use super::list;
 use super::record::{self, BODY};
 use super::resource::Target;
@@ -27,7 +27,7 @@ const LARGEST: usize = 3 << 20;
 /// Answers one request of a connection whose certificate says who is there.
 pub(super) async fn serve(
     state: Arc<State>,
-    certificate: Option<User>,
+    certificate: Option<Shown>,
     request: Request<hyper::body::Incoming>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
@@ -44,6 +44,7 @@ pub(super) async fn serve(
         Ok(body) => body,
         Err(error) => return Refusal::bad_request(format!("the body: {error}")).response(),
     };
+    let serial = certificate.as_ref().map(|shown| shown.serial.clone());
     let user = authenticate(&state, certificate, bearer.as_deref());
     let verb = verb(&parts.method, &path, &query);
     let sent: Value = if body.len() <= BODY {
@@ -60,6 +61,7 @@ pub(super) async fn serve(
             query: query.clone(),
             user: name.to_owned(),
             agent: text(header::USER_AGENT),
+            serial: serial.unwrap_or_default(),
             at: Timestamp::now(),
             body: sent,
             code: None,
@@ -98,11 +100,15 @@ fn logged(state: &State, place: usize, response: Response<Body>) -> Response<Bod
 
 fn authenticate(
     state: &State,
-    certificate: Option<User>,
+    certificate: Option<Shown>,
     bearer: Option<&str>,
 ) -> Result<User, Refusal> {
-    if let Some(user) = certificate {
-        return Ok(user);
+    // As the real one, which judges a certificate with each request over a connection.
+    if let Some(shown) = certificate {
+        return match Timestamp::now() < shown.not_after {
+            true => Ok(shown.user),
+            false => Err(Refusal::unauthorized()),
+        };
     }
     let Some(token) = bearer else {
         return Ok(User::anonymous());

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use tests::cluster::{Cluster, bound_pod};
+use tests::cluster::{Cluster, TOKEN, bound_pod};
 use tokio::time::sleep;
 
-const TOKEN: &str = "abcdef.0123456789abcdef";
 /// Between two looks for requests to sign.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -188,6 +188,7 @@ impl ControlPlane {
                 query: query.to_owned(),
                 user,
                 agent: text("/userAgent"),
+                serial: String::new(),
                 at: text("/requestReceivedTimestamp")
                     .parse::<Timestamp>()
                     .context("a time of the audit log")?,

@@ -17,6 +17,7 @@ mod invitation;
 mod line;
 mod on_node;
 mod signer;
+mod site;
 mod waits;
 
 use std::fs;
@@ -44,6 +45,7 @@ pub use invitation::pin;
 pub use line::Line;
 pub use on_node::{API_SERVER, KubectlProcess, NodeCluster, Ran, kubectl_assets};
 pub use signer::{CLIENT_SIGNER, SERVING_SIGNER};
+pub use site::{Ended, IGNORED, PATIENCE, Running, Site, TOKEN};
 pub use waits::{LIMIT, bound_pod, is_ready};
 
 /// Where the binaries of a real control plane are (the convention of Go's envtest).

@@ -121,10 +121,8 @@ fn check(request: &Value) -> Result<Requested> {
         }
         other => bail!("signer {other:?}"),
     };
-    ensure!(
-        usages == [auth, "digital signature"],
-        "usages {:?}",
-        spec["usages"]
-    );
+    let mut wanted = [auth, "digital signature"];
+    wanted.sort_unstable();
+    ensure!(usages == wanted, "usages {:?}", spec["usages"]);
     Ok(requested)
 }

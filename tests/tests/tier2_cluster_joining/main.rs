@@ -1,8 +1,6 @@
 //! `kubelet join` and `kubelet leave`, the binary itself, against the double of the API server; every way to fail with its
 //! exit status, and nothing left behind.
 
-mod site;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -14,18 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use site::{LIMIT, Running, Site, TOKEN};
 use tests::agent::NODE_NAME;
 use tests::apiserver::{Fault, bootstrap_secret, cluster_info};
-use tests::cluster::{Authority, bound_pod, path};
+use tests::cluster::{Authority, IGNORED, PATIENCE, Running, Site, TOKEN, bound_pod, path};
 use tests::in_process::with_node;
 use tests::wait::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep};
 
-/// The machine that runs tests may have all of that.
-const IGNORED: &str =
-    "--ignore-preflight-errors=Port-10250,Swap,FileContent--proc-sys-net-ipv4-ip_forward";
 /// How often a join is killed.
 const STEPS: u32 = 12;
 const STATIC: &str = "# YAML\n{apiVersion: v1, kind: Pod, metadata: {name: s}, \
@@ -43,7 +37,7 @@ fn a_node_of_its_own_joins_runs_a_pod_and_leaves_and_its_static_pod_runs_on() {
         node.put("s.yaml", STATIC)?;
         site.start_agent(false)?;
         node.ready("s").await?;
-        let instance = site.instance()?;
+        let instance = site.instance("default/s-node/main")?;
         node.kill_agent()?;
         let before = site.traces()?;
 
@@ -75,7 +69,7 @@ fn a_node_of_its_own_joins_runs_a_pod_and_leaves_and_its_static_pod_runs_on() {
         site.cluster.node_condition("Ready", "True").await?;
         node.ready("s").await?;
         ensure!(
-            site.instance()? == instance,
+            site.instance("default/s-node/main")? == instance,
             "the static pod was started anew"
         );
         site.cluster.add(&bound_pod("a")).await?;
@@ -91,7 +85,7 @@ fn a_node_of_its_own_joins_runs_a_pod_and_leaves_and_its_static_pod_runs_on() {
         site.start_agent(false)?;
         node.ready("s").await?;
         ensure!(
-            site.instance()? == instance,
+            site.instance("default/s-node/main")? == instance,
             "the static pod was started anew"
         );
         let again = site.run(&["leave".to_owned()])?.ended().await?;
@@ -128,7 +122,7 @@ fn in_the_foreground_a_denied_request_is_undone_and_a_second_join_succeeds() {
             &["--foreground", "--timeout=100s"],
         )?;
         // The agent that was denied may have asked once more before it ended.
-        eventually("the node joins", LIMIT, async || {
+        eventually("the node joins", PATIENCE, async || {
             for request in site.cluster.undecided().await? {
                 site.cluster.sign(&request).await?;
             }
@@ -434,7 +428,7 @@ fn an_agent_that_cannot_ask_and_a_node_that_is_not_ready_are_told_apart() {
             &site.cluster.pin()?,
             &["--foreground", "--timeout=20s"],
         )?;
-        eventually("it has joined, and is not Ready", LIMIT, async || {
+        eventually("it has joined, and is not Ready", PATIENCE, async || {
             for request in site.cluster.undecided().await? {
                 site.cluster.sign(&request).await?;
             }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use kube::config::{Cluster, Kubeconfig};
-use ring::{digest, hmac};
+use ring::hmac;
 use serde::Deserialize;
 use serde_json::Value;
 use x509_parser::pem::Pem;
@@ -141,9 +141,7 @@ pub(super) fn check_pins(authority: &[u8], pins: &Pins) -> Result<(), Failure> {
         let Ok(certificate) = block.parse_x509() else {
             continue;
         };
-        let digest = digest::digest(&digest::SHA256, certificate.public_key().raw);
-        let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        let pin = format!("sha256:{hex}");
+        let pin = crate::join::pin_of(&certificate);
         if pins.has(&pin) {
             return Ok(());
         }
@@ -161,6 +159,7 @@ pub(super) fn check_pins(authority: &[u8], pins: &Pins) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use ring::digest;
     use secrecy::SecretString;
     use serde_json::json;
 

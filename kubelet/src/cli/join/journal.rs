@@ -16,9 +16,9 @@ use super::service::Before;
 use crate::join::write_whole;
 
 /// What names of a node's pairs begin with, and of the key that waits for its certificate.
-const PAIRS: &str = "kubelet-client";
-/// The link to the pair in use.
-const CURRENT: &str = "kubelet-client-current.pem";
+const PAIRS: [&str; 2] = ["kubelet-client", "kubelet-server"];
+/// The links to the pairs in use: as a client, and of the node's API.
+const CURRENT: [&str; 2] = ["kubelet-client-current.pem", "kubelet-server-current.pem"];
 /// Modes of directories that a join makes.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -45,8 +45,11 @@ pub(super) struct Record {
     pki: PathBuf,
     /// Names in `pki` that were there before.
     pairs: Vec<String>,
-    /// Where the link to the pair in use led.
+    /// Where the link to the pair in use as a client led.
     current: Option<PathBuf>,
+    /// Where the one of the node's API did.
+    #[serde(default)]
+    current_serving: Option<PathBuf>,
     /// How the service was; none where there is no systemd.
     pub(super) service: Option<Before>,
     /// Of the join that this one mends.
@@ -112,12 +115,14 @@ impl Journal {
         mends: bool,
         record: Record,
     ) -> Result<Self, Failure> {
+        let [current, current_serving] = CURRENT.map(|link| fs::read_link(pki.join(link)).ok());
         let mut journal = Self {
             file: file.to_owned(),
             record: Record {
                 pki: pki.to_owned(),
                 pairs: pairs(pki),
-                current: fs::read_link(pki.join(CURRENT)).ok(),
+                current,
+                current_serving,
                 passing: mends && earlier.is_none(),
                 earlier: earlier.map(|earlier| Box::new(earlier.record)),
                 ..record
@@ -196,6 +201,12 @@ impl Journal {
         self.save()
     }
 
+    /// Whether the agent has come to a certificate since this was begun.
+    pub(super) fn has_certificate(&self) -> bool {
+        let now = fs::read_link(self.record.pki.join(CURRENT[0])).ok();
+        now.is_some() && now != self.record.current
+    }
+
     /// The node has joined: what was done is kept for who leaves.
     ///
     /// # Errors
@@ -256,8 +267,12 @@ impl Journal {
                 push(&mut failures, "remove", &path, fs::remove_file(&path));
             }
         }
-        if let Some(target) = &record.current {
-            let link = record.pki.join(CURRENT);
+        let targets = [&record.current, &record.current_serving];
+        for (name, target) in CURRENT.iter().zip(targets) {
+            let Some(target) = target else {
+                continue;
+            };
+            let link = record.pki.join(name);
             if fs::read_link(&link).ok().as_ref() != Some(target) {
                 let _ = fs::remove_file(&link);
                 let linked = std::os::unix::fs::symlink(target, &link);
@@ -294,7 +309,8 @@ fn push(failures: &mut Vec<Failure>, what: &'static str, path: &Path, done: io::
 fn pairs(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(PAIRS)).collect()
+    let is_pair = |name: &String| PAIRS.iter().any(|prefix| name.starts_with(prefix));
+    names.filter(is_pair).collect()
 }
 
 /// `path.suffix`, or the first of `path.suffix.2` … that is not there.
@@ -377,17 +393,27 @@ mod tests {
             .unwrap();
         fs::write(place.path("etc/kubelet.conf"), "by the agent").unwrap();
         fs::create_dir(place.path("lib/pki")).unwrap();
-        fs::write(place.path("lib/pki/kubelet-client.key.tmp"), "key").unwrap();
+        for name in ["kubelet-client.key.tmp", "kubelet-server-current.pem"] {
+            fs::write(place.path("lib/pki").join(name), "key").unwrap();
+        }
         assert_eq!(fs::read(place.path("config")).unwrap(), b"new");
         // As after SIGKILL: from the file alone.
         let journal = Journal::read(&place.path("lib/join.json"))
             .unwrap()
             .unwrap();
         assert_eq!(journal.record.state, State::Begun);
+        assert!(!journal.has_certificate());
+        let link = place.path("lib/pki/kubelet-client-current.pem");
+        std::os::unix::fs::symlink("pair", link).unwrap();
+        assert!(journal.has_certificate());
         let (failures, kept) = journal.undo();
         assert!(failures.is_empty() && kept.is_empty(), "{failures:?}");
         assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
         let mut after = place.all();
+        assert!(
+            !after.iter().any(|name| name.contains("kubelet-")),
+            "{after:?}"
+        );
         // Made by the agent, not by the join.
         after.retain(|name| !name.starts_with("lib"));
         assert_eq!(after, before);

@@ -205,8 +205,10 @@ async fn recover(layout: &Layout) -> Result<Option<Journal>, Failure> {
     if journal.record.state == State::Joined {
         return Ok(Some(journal));
     }
-    if is_valid(&layout.kubeconfig()).await {
-        // The agent was started by hand, or the join was killed while it waited.
+    let kubeconfig = layout.kubeconfig();
+    let got = journal.has_certificate() && usable(&kubeconfig).await.is_some();
+    if got || is_valid(&kubeconfig).await {
+        // The agent was started by hand, or the join was killed while it waited; its certificate may have expired since.
         joined(layout, journal)?;
         return Journal::read(&layout.record());
     }

@@ -85,6 +85,13 @@ Pods:         1 running, 1 starting, 1 ended
         "{text}"
     );
     assert!(text.ends_with("Pods:         none\n"), "{text}");
+    let mut expired = overview();
+    expired["certificates"] = json!(["it expired: kubelet join"]);
+    let text = shown(expired, &[], &[]);
+    assert!(
+        text.ends_with("\nCertificates:\n  it expired: kubelet join\n"),
+        "{text}"
+    );
 }
 
 #[test]

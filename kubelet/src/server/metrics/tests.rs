@@ -90,7 +90,9 @@ fn count_something() {
     all.run_sandbox_duration.observe(&[""], second);
     all.run_sandbox_errors.inc(&[""]);
     all.terminated_containers.inc(&["container", "1", "Error"]);
-    all.client_certificate_until(1_795_302_148 + 3600);
+    all.certificates.client_until(1_795_302_148 + 3600);
+    all.certificates.server_until(Some(1_795_302_148 + 7200));
+    all.certificates.server_rotation.observe(second);
     let probe = ["c", "ns", "p", "u", "Liveness", "successful"];
     all.probes.inc(&probe);
     all.probe_duration
@@ -180,8 +182,7 @@ async fn metrics_server_finds_what_it_reads() {
 }
 
 /// What rules, alerts and dashboards of the kubernetes-mixin ask the kubelet for, where this agent has something to tell.
-/// Not here, since there is nothing: claims of volumes (`kubelet_volume_stats_*`), evictions (`kubelet_evictions`), a serving
-/// certificate of the cluster's (`kubelet_certificate_manager_server_*`, `kubelet_server_expiration_renew_errors`), Go's own
+/// Not here, since there is nothing: claims of volumes (`kubelet_volume_stats_*`), evictions (`kubelet_evictions`), Go's own
 /// (`go_goroutines`), and what upstream itself has no more (`kubelet_node_config_error`, `storage_operation_errors_total`).
 const MIXIN: [(&str, &[&str]); 2] = [
     (
@@ -204,6 +205,8 @@ const MIXIN: [(&str, &[&str]); 2] = [
             "kubelet_cgroup_manager_duration_seconds_count",
             "kubelet_certificate_manager_client_ttl_seconds",
             "kubelet_certificate_manager_client_expiration_renew_errors",
+            "kubelet_certificate_manager_server_ttl_seconds",
+            "kubelet_server_expiration_renew_errors",
             "storage_operation_duration_seconds_bucket",
             "storage_operation_duration_seconds_count",
             "volume_manager_total_volumes",

@@ -9,8 +9,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use super::node::*;
+use crate::join::ServingPair;
 use crate::server::auth::*;
-use crate::server::{Server, ServingTls, TlsOptions, self_signed};
+use crate::server::{CertificateSource, Server, ServingTls, TlsOptions, self_signed};
 
 #[tokio::test]
 async fn new_authorities_and_certificates_count_without_a_restart() {
@@ -63,7 +64,8 @@ async fn tls_is_as_configured() {
     let room = tempfile::tempdir().unwrap();
     let (certificate, key) = self_signed(room.path(), "node-1", &Clock::system()).unwrap();
     let start = async |options: TlsOptions| {
-        let tls = ServingTls::new(certificate.clone(), key.clone(), None, options).unwrap();
+        let source = CertificateSource::files(certificate.clone(), key.clone());
+        let tls = ServingTls::new(source, None, options).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind_tls(any, "tests", Arc::new(tls), Router::new());
         let server = server.await.unwrap();
@@ -91,22 +93,72 @@ async fn tls_is_as_configured() {
     let spoken = stream.get_ref().1.negotiated_cipher_suite().unwrap();
     assert_eq!(spoken.suite().as_str(), Some(suite));
 
-    let wrong = ServingTls::new(
-        certificate.clone(),
-        certificate.clone(),
-        None,
-        TlsOptions::default(),
-    );
+    let wrong = CertificateSource::files(certificate.clone(), certificate);
+    let wrong = ServingTls::new(wrong, None, TlsOptions::default());
     let said = wrong.unwrap_err().to_string();
     assert!(
         said.ends_with("kubelet.crt has no private key that can be used: there is none in it"),
         "{said}"
     );
-    let missing = ServingTls::new(room.path().join("none"), key, None, TlsOptions::default());
+    let missing = CertificateSource::files(room.path().join("none"), key);
+    let missing = ServingTls::new(missing, None, TlsOptions::default());
     assert!(
         missing
             .unwrap_err()
             .to_string()
             .starts_with("cannot read certificate ")
     );
+}
+
+#[tokio::test]
+async fn without_an_issued_certificate_the_handshake_ends_with_upstreams_alert() {
+    let room = tempfile::tempdir().unwrap();
+    let (clock, step) = Clock::manual("2026-11-21T00:00:00Z".parse().unwrap());
+    let (certificate, key) = self_signed(room.path(), "node-1", &clock).unwrap();
+    let issued = ServingPair::of_files(&certificate, &key).unwrap();
+    let (pair, serving) = tokio::sync::watch::channel(None);
+    let source = CertificateSource::Issued(serving, clock.clone());
+    let tls = ServingTls::new(source, None, TlsOptions::default()).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::bind_tls(any, "tests", Arc::new(tls), Router::new());
+    let server = server.await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(server.run());
+    let refused = async |version| {
+        let error = connect(address, None, &[version]).await.unwrap_err();
+        assert!(error.to_string().contains("InternalError"), "{error}");
+    };
+    refused(&TLS12).await;
+    refused(&TLS13).await;
+    pair.send_replace(Some(Arc::new(issued)));
+    connect(address, None, &[&TLS12]).await.unwrap();
+    let open = connect(address, None, &[&TLS13]).await.unwrap();
+    step.step(400 * 24 * 3600 * 1_000_000_000);
+    refused(&TLS13).await;
+    drop(open);
+}
+
+#[test]
+fn files_that_change_count_where_they_are_to_be_read_again() {
+    let room = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let make = |name: &str| self_signed(&room.path().join(name), name, &clock).unwrap();
+    for reload in [true, false] {
+        let (certificate, key) = make("used");
+        let tls = |reload| {
+            let source = CertificateSource::Files {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                reload,
+            };
+            ServingTls::new(source, None, TlsOptions::default()).unwrap()
+        };
+        let tls = tls(reload);
+        let before = tls.config().unwrap();
+        assert!(Arc::ptr_eq(&before, &tls.config().unwrap()));
+        let other = make("other");
+        std::fs::rename(other.0, &certificate).unwrap();
+        std::fs::rename(other.1, &key).unwrap();
+        assert_eq!(Arc::ptr_eq(&before, &tls.config().unwrap()), !reload);
+    }
 }

@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{ClientConfig, SupportedProtocolVersion};
 use crate::connections::believe_anybody;
 use crate::scripted_api::{Answer, Log, scripted};
 use crate::server::auth::*;
-use crate::server::{Server, ServingTls, TlsOptions, self_signed};
+use crate::server::{CertificateSource, Server, ServingTls, TlsOptions, self_signed};
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const WEBHOOK: Authorization = Authorization::Webhook {
@@ -131,7 +131,8 @@ impl Node {
         };
         let routes = Router::new().route("/{*path}", any(shown));
         let (certificate, key) = self_signed(&room.path().join("pki"), "node-1", &clock).unwrap();
-        let tls = ServingTls::new(certificate, key, authority, TlsOptions::default()).unwrap();
+        let source = CertificateSource::files(certificate, key);
+        let tls = ServingTls::new(source, authority, TlsOptions::default()).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let routes = guarded(routes, access);
         let server = Server::bind_tls(any, "tests", Arc::new(tls), routes);

@@ -1,4 +1,4 @@
-//! A machine that joins and leaves by the binary itself, and what it leaves behind.
+//! A machine that joins a cluster by `kubelet join`, the binary itself, below a directory in place of /.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,32 +8,45 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::agent::NODE_NAME;
-use tests::cluster::{CLIENT_SIGNER, Cluster};
-use tests::in_process::FakeNode;
-use tests::wait::eventually;
 
-pub(super) const TOKEN: &str = "abcdef.0123456789abcdef";
+use super::Cluster;
+use super::signer::CLIENT_SIGNER;
+use crate::agent::NODE_NAME;
+use crate::in_process::FakeNode;
+use crate::wait::eventually;
+
+/// The token that the cluster takes.
+pub const TOKEN: &str = "abcdef.0123456789abcdef";
 /// How long anything may take that another process does, on a machine busy with builds.
-pub(super) const LIMIT: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The machine that runs tests may have all of that.
+pub const IGNORED: &str =
+    "--ignore-preflight-errors=Port-10250,Swap,FileContent--proc-sys-net-ipv4-ip_forward";
 
 /// A machine with a directory in place of /, and a cluster that it may join.
-pub(super) struct Site<'n> {
-    pub(super) node: &'n FakeNode,
-    pub(super) cluster: Cluster,
-    root: PathBuf,
+pub struct Site<'n> {
+    /// The machine.
+    pub node: &'n FakeNode,
+    /// The cluster, with the double of the API server.
+    pub cluster: Cluster,
+    /// In place of /.
+    pub root: PathBuf,
 }
 
 /// What a command said, and how it ended.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) code: Option<i32>,
-    pub(super) text: String,
+pub struct Ended {
+    /// Its exit status; none when it was killed.
+    pub code: Option<i32>,
+    /// Its output, standard error with it.
+    pub text: String,
 }
 
 /// A command that runs; it is killed when it is dropped.
-pub(super) struct Running {
-    pub(super) child: Child,
+pub struct Running {
+    /// The process.
+    pub child: Child,
     output: PathBuf,
 }
 
@@ -46,14 +59,20 @@ impl Drop for Running {
 }
 
 impl Running {
-    pub(super) fn text(&self) -> String {
+    /// What it has said so far.
+    #[must_use]
+    pub fn text(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
     }
 
-    pub(super) async fn ended(mut self) -> Result<Ended> {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn ended(mut self) -> Result<Ended> {
         let output = self.output.clone();
         let said = || fs::read_to_string(&output).unwrap_or_default();
-        let status = eventually("it ends", LIMIT, async || {
+        let status = eventually("it ends", PATIENCE, async || {
             let ended = self.child.try_wait()?;
             ended.with_context(|| format!("it runs, and says:\n{}", said()))
         })
@@ -66,7 +85,11 @@ impl Running {
 }
 
 impl<'n> Site<'n> {
-    pub(super) async fn new(node: &'n FakeNode) -> Result<Self> {
+    /// With a cluster that informs whoever has the token, and settings for its nodes.
+    ///
+    /// # Errors
+    /// When something cannot be made.
+    pub async fn new(node: &'n FakeNode) -> Result<Self> {
         let cluster = Cluster::with_double().await?;
         let root = node.path("root");
         fs::create_dir_all(root.join("var/lib/kubelet"))?;
@@ -92,8 +115,12 @@ impl<'n> Site<'n> {
         })
     }
 
-    pub(super) fn run(&self, arguments: &[String]) -> Result<Running> {
-        let binary = tests::profile_dir()?.join("kubelet");
+    /// The `kubelet` binary with `arguments`, on this machine.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run(&self, arguments: &[String]) -> Result<Running> {
+        let binary = crate::profile_dir()?.join("kubelet");
         ensure!(
             binary.is_file(),
             "cargo build --workspace makes {}",
@@ -112,18 +139,19 @@ impl<'n> Site<'n> {
     }
 
     /// `kubelet join` as far as every case has it.
-    pub(super) fn join(&self, token: &str, pin: &str, more: &[&str]) -> Result<Running> {
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn join(&self, token: &str, pin: &str, more: &[&str]) -> Result<Running> {
         let at = self.cluster.line.address().to_string();
         self.join_at(&at, token, pin, more)
     }
 
-    pub(super) fn join_at(
-        &self,
-        at: &str,
-        token: &str,
-        pin: &str,
-        more: &[&str],
-    ) -> Result<Running> {
+    /// As [`Site::join`], to an API server elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn join_at(&self, at: &str, token: &str, pin: &str, more: &[&str]) -> Result<Running> {
         let own = [
             "join",
             at,
@@ -133,7 +161,7 @@ impl<'n> Site<'n> {
             pin,
             "--node-name",
             NODE_NAME,
-            super::IGNORED,
+            IGNORED,
         ];
         let arguments: Vec<String> = own
             .iter()
@@ -143,12 +171,17 @@ impl<'n> Site<'n> {
         self.run(&arguments)
     }
 
-    pub(super) fn path(&self, below: &str) -> PathBuf {
+    /// A path below the root.
+    #[must_use]
+    pub fn path(&self, below: &str) -> PathBuf {
         self.root.join(below)
     }
 
     /// Files with what is in them, links with where they lead.
-    pub(super) fn files(&self) -> Result<BTreeMap<PathBuf, String>> {
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn files(&self) -> Result<BTreeMap<PathBuf, String>> {
         let mut files = BTreeMap::new();
         let mut open = vec![self.root.clone()];
         while let Some(directory) = open.pop() {
@@ -170,7 +203,10 @@ impl<'n> Site<'n> {
     }
 
     /// What a join writes, and what an agent writes of a cluster.
-    pub(super) fn traces(&self) -> Result<BTreeMap<PathBuf, String>> {
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn traces(&self) -> Result<BTreeMap<PathBuf, String>> {
         let mut files = self.files()?;
         let traces = ["/etc/", "/pki/", "config.yaml", ".env", "join.json"];
         files.retain(|path, _| {
@@ -181,7 +217,10 @@ impl<'n> Site<'n> {
     }
 
     /// The agent in this process: of its own, or as the join has said.
-    pub(super) fn start_agent(&self, joined: bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_agent(&self, joined: bool) -> Result<()> {
         let set = |flag: &str, below: &str| {
             let path = self.path(below).display().to_string();
             self.node.set_flag(flag, &path);
@@ -205,8 +244,12 @@ impl<'n> Site<'n> {
         self.node.start_agent()
     }
 
-    pub(super) async fn request(&self) -> Result<Value> {
-        eventually("a certificate request", LIMIT, async || {
+    /// A request for the node's client certificate that nobody has decided on.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub async fn request(&self) -> Result<Value> {
+        eventually("a certificate request", PATIENCE, async || {
             let mut undecided = self.cluster.undecided().await?;
             undecided.retain(|one| one["spec"]["signerName"] == CLIENT_SIGNER);
             undecided.pop().context("none")
@@ -214,10 +257,17 @@ impl<'n> Site<'n> {
         .await
     }
 
-    /// The container of the static pod that runs.
-    pub(super) fn instance(&self) -> Result<String> {
-        let running = self.node.running_now("s/main");
-        ensure!(running.len() == 1, "{} instances", running.len());
+    /// The one instance that runs of a container (`default/s-node/main`).
+    ///
+    /// # Errors
+    /// When there is none, or there are more.
+    pub fn instance(&self, container: &str) -> Result<String> {
+        let running = self.node.runtime.running(container);
+        ensure!(
+            running.len() == 1,
+            "{} instances of {container}",
+            running.len()
+        );
         Ok(running[0].id.clone())
     }
 }
