@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use cri_proto::ImageClient;
+use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
@@ -24,7 +25,7 @@ use crate::node::{
 use crate::publisher::run_status_publisher;
 use crate::runtime_class::run_runtime_classes;
 use crate::shutdown::NodeState;
-use crate::sources::{ApiPods, Desired, run_api_source};
+use crate::sources::{ApiPods, Desired, StalePods, run_api_source};
 use crate::workers::Tools;
 
 /// What the rest of the agent hears of the cluster; nothing, on a node that runs by itself.
@@ -35,6 +36,8 @@ pub(super) struct Heard {
     pub(super) pods: watch::Receiver<Arc<ApiPods>>,
     /// What asks whether somebody may use the node's API; none while the node has not joined.
     pub(super) reviews: watch::Receiver<Option<Client>>,
+    /// When the node's lease was renewed last.
+    pub(super) renewed: watch::Receiver<Option<Timestamp>>,
 }
 
 /// Who tells it.
@@ -42,6 +45,7 @@ pub(super) struct Feeds {
     node: watch::Sender<Option<Arc<NodeObject>>>,
     pods: watch::Sender<Arc<ApiPods>>,
     reviews: watch::Sender<Option<Client>>,
+    renewed: watch::Sender<Option<Timestamp>>,
 }
 
 /// The channels, before there is anything to say.
@@ -49,15 +53,18 @@ pub(super) fn channels() -> (Feeds, Heard) {
     let (node, heard_node) = watch::channel(None);
     let (pods, heard_pods) = watch::channel(Arc::default());
     let (reviews, heard_reviews) = watch::channel(None);
+    let (renewed, heard_renewed) = watch::channel(None);
     let heard = Heard {
         node: heard_node,
         pods: heard_pods,
         reviews: heard_reviews,
+        renewed: heard_renewed,
     };
     let feeds = Feeds {
         node,
         pods,
         reviews,
+        renewed,
     };
     (feeds, heard)
 }
@@ -74,6 +81,8 @@ pub(super) struct Cluster {
     /// What the machine has, and what of it is for pods.
     pub(super) resources: build::NodeResources,
     pub(super) feeds: Feeds,
+    /// What is known of them before the API server has been heard.
+    pub(super) stale: watch::Receiver<Arc<StalePods>>,
     /// What happened before there was a connection, too.
     pub(super) outbox: Arc<Outbox>,
 }
@@ -114,6 +123,7 @@ impl Cluster {
             lease,
             own.subscribe(),
             clock.clone(),
+            self.feeds.renewed,
         );
         tasks.spawn("lease of the node", task);
         let resources = self.resources;
@@ -141,6 +151,7 @@ impl Cluster {
             name.clone(),
             node.clone(),
             clock.clone(),
+            self.stale,
             self.feeds.pods,
         );
         tasks.spawn("API server's pods", task);

@@ -21,6 +21,7 @@ use crate::server::{
     Server, ServerType, ServingTls, SetVerbosity, SocketError, SocketFile, TlsOptions, counted,
     self_signed,
 };
+use crate::sources::StalePods;
 use crate::workers::Tools;
 
 /// What `/logs` shows.
@@ -228,7 +229,7 @@ fn streams(config: &Config, tools: &Tools) -> Router {
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
 /// first.
 pub(super) fn open_socket(
-    (config, tools, sources): (&Config, &Tools, &Sources),
+    (config, tools, sources, stale): (&Config, &Tools, &Sources, &watch::Receiver<Arc<StalePods>>),
     reading: Router,
     heartbeat: Heartbeat,
     open: &mut Listening,
@@ -252,6 +253,7 @@ pub(super) fn open_socket(
         manifests: sources.manifests.clone(),
         desired: sources.desired.clone(),
         kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
+        stale: stale.clone(),
         board: tools.board.clone(),
         stuck: tools.stuck.clone(),
         admission: tools.node.admission.clone(),

@@ -292,6 +292,7 @@ fn overview() -> OverviewInputs {
         manifests: None,
         desired: tokio::sync::watch::channel(Arc::default()).1,
         kubeconfig: None,
+        stale: tokio::sync::watch::channel(Arc::default()).1,
         board: crate::status::StatusBoard::new(),
         stuck: crate::workers::StuckPods::default(),
         admission: Arc::default(),
