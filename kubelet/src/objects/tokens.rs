@@ -54,7 +54,7 @@ struct Granted {
 }
 
 /// Keeps a good token in `cell`, without end. One that is there already, from an earlier life of the agent, stays until the
-/// API server has answered: nobody knows any more how long it is good for.
+/// API server gives another or says that there is none: nobody knows any more how long it is good for.
 pub(super) async fn keep_token(
     client: impl Future<Output = kube::Client>,
     key: TokenKey,
@@ -106,9 +106,9 @@ fn renewal_age(lifetime: Duration) -> Duration {
 
 /// Why there is no token.
 enum Refused {
-    /// The API server says so.
+    /// The API server has no such account or pod.
     Answer(String),
-    /// It could not be asked.
+    /// It could not be asked, or says nothing that will last.
     NoAnswer(String),
 }
 
@@ -169,7 +169,7 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refus
     // Read here: the client would write an answer that it cannot read to its log.
     let answer = client.request_text(request).await.map_err(refusal)?;
     let answer: Answer = serde_json::from_str(&answer)
-        .map_err(|_| Refused::Answer("the answer is no TokenRequest with a token".to_owned()))?;
+        .map_err(|_| Refused::NoAnswer("the answer is no TokenRequest with a token".to_owned()))?;
     let seconds = answer.spec.expiration_seconds;
     let seconds = seconds.unwrap_or(wish.expiration_seconds);
     Ok(Granted {
@@ -181,7 +181,10 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refus
 /// What the API server says is wrong, or what was in the way of asking it.
 fn refusal(error: kube::Error) -> Refused {
     match error {
-        kube::Error::Api(status) => Refused::Answer(status.message),
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => {
+            Refused::Answer(status.message)
+        }
+        kube::Error::Api(status) => Refused::NoAnswer(status.message),
         other => Refused::NoAnswer(error_chain(&other)),
     }
 }

@@ -145,7 +145,12 @@ fn a_pod_that_was_being_deleted_goes_on_ending() {
         begin_without_server(cluster, node)?;
         node.runtime.clear_faults();
         ensure!(node.runtime.kill_container(&container.id, 0));
-        node.gone(&a).await?;
+        // The API server, which has it, shows it until it hears of its end.
+        eventually("it has ended", LIMIT, async || {
+            ensure!(running(node).is_empty() && !node.pod_dir(&a).exists());
+            Ok(())
+        })
+        .await?;
         cluster.line.open();
         cluster.gone(node, &a).await
     });
