@@ -55,7 +55,7 @@ fn a_pod_that_is_stale_says_so_in_its_status() {
     a.stale = true;
     assert_eq!(
         shown("--no-headers", &[&a, &b]),
-        "web   1/1   Running,Stale   0     5m\ndns   1/1   Running         0     5m\n"
+        "web   1/1   Running,Stale   0   5m\ndns   1/1   Running         0   5m\n"
     );
 }
 
