@@ -14,7 +14,7 @@
 //!              └──────────────first list──────────────▲
 //! ```
 //! After a mere restart of the agent (the boot is the same), the pods go on of which the runtime still holds something. After
-//! a reboot none do, unless the settings say so, and then only those that [`choice`] lets.
+//! a reboot none do, unless the settings say so, and then only those that `choice` lets.
 //! Files are sealed where systemd gives the agent a key (`seal`), and private to root in any case.
 
 mod choice;

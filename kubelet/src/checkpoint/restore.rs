@@ -53,8 +53,11 @@ pub(super) async fn restore(inputs: &CheckpointInputs, store: &Arc<Store>) {
         tracing::error!("what is kept of the API server's pods could not be read");
         return;
     };
+    if pods.borrow().synced {
+        return;
+    }
     read.tell();
-    if read.stale.pods.is_empty() || pods.borrow().synced {
+    if read.stale.pods.is_empty() {
         return;
     }
     let before: Vec<PodUid> = read.stale.pods.keys().cloned().collect();

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tests::agent::PodView as _;
 use tests::cluster::{bound_pod, is_ready, path, with_double};
+use tests::fake_runtime::ExecAnswer;
 use tests::wait::eventually;
 
 use super::{
@@ -23,6 +26,13 @@ fn pods_go_on_while_the_server_is_away_and_say_that_they_are_stale() {
         node.start_agent()?;
         let mut pod = needy("a");
         pod["spec"]["automountServiceAccountToken"] = json!(true);
+        pod["spec"]["containers"][0]["readinessProbe"] =
+            json!({ "exec": { "command": ["check"] }, "periodSeconds": 1, "failureThreshold": 1 });
+        let fails = Arc::new(AtomicBool::new(false));
+        let answer = fails.clone();
+        node.runtime.exec("default/a/main", move |_| {
+            ExecAnswer::code(i32::from(answer.load(Ordering::SeqCst)))
+        });
         let a = cluster.add(&pod).await?;
         cluster.ready("a").await?;
         kept(node, &[&a], 4).await?;
@@ -47,6 +57,15 @@ fn pods_go_on_while_the_server_is_away_and_say_that_they_are_stale() {
                 .to_lowercase()
                 .contains("stale")
         );
+
+        fails.store(true, Ordering::SeqCst);
+        eventually("its probe is heard", LIMIT, async || {
+            ensure!(!is_ready(&of_board(node, "a")?));
+            Ok(())
+        })
+        .await?;
+        fails.store(false, Ordering::SeqCst);
+        shown_ready(node, "a").await?;
 
         let volumes = node.pod_dir(&a).join("volumes");
         let token = token_of(&a, &volumes)?;
