@@ -82,6 +82,15 @@ impl Clock {
         }
     }
 
+    /// The same in the boot called `boot`: a test of the whole agent, and of one agent after another, cannot boot the machine.
+    #[must_use]
+    pub fn in_boot(mut self, name: &str) -> Self {
+        if let Wall::System { boot, .. } = &mut self.wall {
+            *boot = name.into();
+        }
+        self
+    }
+
     /// A wall clock that begins at `begin` and moves with tokio's clock, for tests; the handle steps it.
     #[must_use]
     pub fn manual(begin: Timestamp) -> (Self, WallStep) {

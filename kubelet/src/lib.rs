@@ -14,6 +14,7 @@
 //! | file source ([`sources`]) | `watch<Arc<ManifestSet>>` | `watch<Arc<Desired>>` |
 //! | API server's pods ([`sources`]) | a watch | `watch<Arc<ApiPods>>` |
 //! | merge ([`sources`]) | `watch<Arc<Desired>>`, `watch<Arc<ApiPods>>` | `watch<Arc<Desired>>` |
+//! | checkpoint ([`checkpoint`]) | `watch<Arc<ApiPods>>`, objects, the board | files; `watch<Arc<StalePods>>` |
 //! | status publisher ([`publisher`]) | the board, `watch<Arc<ApiPods>>` | the API server |
 //! | events ([`observe`]) | the runtime's stream | one settle task an exit |
 //! | settle, look ([`observe`]) | the runtime | a pod's `watch<Arc<ObservedPod>>` |
@@ -35,6 +36,7 @@ pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod cgroups;
+pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod config;

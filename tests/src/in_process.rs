@@ -5,6 +5,7 @@
 //! of them runs on, and the runtime sees its connections break.
 
 mod log;
+mod machine;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::SignedDuration;
 use kubelet::agent::{self, Surroundings};
-use kubelet::clock::{Clock, WallStep};
+use kubelet::clock::WallStep;
 use kubelet::config::{self, Config, Environment, Invocation};
 use kubelet::server::PodsView as _;
 use kubelet::service::{self, Service};
@@ -49,6 +49,8 @@ pub struct FakeNode {
     log: Log,
     clock: WallStep,
     service: Mutex<service::Environment>,
+    /// The machine's boot; none for the one that it is really in.
+    boot: Mutex<Option<String>>,
 }
 
 struct RunningAgent {
@@ -138,6 +140,7 @@ impl FakeNode {
             log: Log::default(),
             clock: WallStep::default(),
             service: Mutex::default(),
+            boot: Mutex::default(),
         })
     }
 
@@ -232,7 +235,7 @@ impl FakeNode {
         let service = Service::of(&environment)?;
         drop(environment);
         let surroundings = Surroundings {
-            clock: Clock::system_with(self.clock.clone()),
+            clock: self.clocks(),
             log_links: self.path("log-links"),
             board,
             logind: LogindHost {
@@ -328,13 +331,6 @@ impl FakeNode {
     /// Ends what [`FakeNode::hang_at`] began.
     pub fn let_go(&self) {
         self.log.let_go();
-    }
-
-    /// Steps the wall clock of the machine, as the runtime and the agents see it.
-    pub fn step_clock(&self, step: SignedDuration) {
-        let nanos = i64::try_from(step.as_nanos()).unwrap_or(i64::MAX);
-        self.clock.step(nanos);
-        self.runtime.step_clock(nanos);
     }
 
     /// The pods with their statuses, as `/pods` shows them.

@@ -393,6 +393,7 @@ fn the_watchdog_is_fed_until_the_agent_hangs_and_then_the_hang_is_named() {
         node.serve(Environment {
             socket: Some(manager.path().into()),
             watchdog_usec: Some("2000000".to_owned()),
+            ..Environment::default()
         });
         node.start_agent()?;
         let ping = |m: &str| m == "WATCHDOG=1";

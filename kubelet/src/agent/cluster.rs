@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use cri_proto::ImageClient;
+use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
@@ -24,7 +25,7 @@ use crate::node::{
 use crate::publisher::run_status_publisher;
 use crate::runtime_class::run_runtime_classes;
 use crate::shutdown::NodeState;
-use crate::sources::{ApiPods, Desired, run_api_source};
+use crate::sources::{ApiPods, Desired, StalePods, run_api_source};
 use crate::workers::Tools;
 
 /// What the rest of the agent hears of the cluster; nothing, on a node that runs by itself.
@@ -37,6 +38,8 @@ pub(super) struct Heard {
     pub(super) reviews: watch::Receiver<Option<Client>>,
     /// What is wrong with the node's certificates.
     pub(super) troubles: watch::Receiver<Troubles>,
+    /// When the node's lease was renewed last.
+    pub(super) renewed: watch::Receiver<Option<Timestamp>>,
 }
 
 /// Who tells it.
@@ -45,6 +48,7 @@ pub(super) struct Feeds {
     pods: watch::Sender<Arc<ApiPods>>,
     reviews: watch::Sender<Option<Client>>,
     pub(super) complaints: Complaints,
+    renewed: watch::Sender<Option<Timestamp>>,
 }
 
 /// The channels, before there is anything to say.
@@ -53,17 +57,20 @@ pub(super) fn channels() -> (Feeds, Heard) {
     let (pods, heard_pods) = watch::channel(Arc::default());
     let (reviews, heard_reviews) = watch::channel(None);
     let complaints = Complaints::default();
+    let (renewed, heard_renewed) = watch::channel(None);
     let heard = Heard {
         node: heard_node,
         pods: heard_pods,
         reviews: heard_reviews,
         troubles: complaints.heard(),
+        renewed: heard_renewed,
     };
     let feeds = Feeds {
         node,
         pods,
         reviews,
         complaints,
+        renewed,
     };
     (feeds, heard)
 }
@@ -82,6 +89,8 @@ pub(super) struct Cluster {
     pub(super) feeds: Feeds,
     /// What asks for the certificate of the node's API; none where that is not configured.
     pub(super) serving: Option<ServingCertificate>,
+    /// What is known of them before the API server has been heard.
+    pub(super) stale: watch::Receiver<Arc<StalePods>>,
     /// What happened before there was a connection, too.
     pub(super) outbox: Arc<Outbox>,
 }
@@ -132,6 +141,7 @@ impl Cluster {
             lease,
             own.subscribe(),
             clock.clone(),
+            self.feeds.renewed,
         );
         tasks.spawn("lease of the node", task);
         let resources = self.resources;
@@ -159,6 +169,7 @@ impl Cluster {
             name.clone(),
             node.clone(),
             clock.clone(),
+            self.stale,
             self.feeds.pods,
         );
         tasks.spawn("API server's pods", task);

@@ -24,6 +24,7 @@ use tokio::task::{Id, JoinSet};
 use crate::admission::sysctls::SysctlPatternError;
 use crate::api::{ApiError, Endpoint};
 use crate::cgroups::CgroupsError;
+use crate::checkpoint::{self, CheckpointInputs, run_checkpoint};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
@@ -40,9 +41,9 @@ use crate::server::{
 };
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
-use crate::sources::{ApiPods, Copies, Desired, run_file_source, run_merge};
+use crate::sources::{ApiPods, Copies, Desired, StalePods, run_file_source, run_merge};
 use crate::status::StatusBoard;
-use crate::workers::{Tools, run_registry};
+use crate::workers::{KnownNode, Tools, run_registry};
 pub(crate) use build::node_features;
 use cluster::Cluster;
 pub use driver::DriverError;
@@ -231,6 +232,7 @@ pub async fn run(
     let heartbeat = Heartbeat::new(clock.clone());
     let (feeds, heard) = cluster::channels();
     let serving = serving(&config, &clock, &feeds);
+    let (stale, heard_stale) = watch::channel(Arc::default());
     let reading = metrics_routes::routes(&config, &tools, &images);
     let ports = Ports {
         config: &config,
@@ -245,7 +247,7 @@ pub async fn run(
     let sources = start_sources(&config, clock.clone(), &mut singletons);
     // Until the end of this function, whichever way it ends.
     let _socket = ports::open_socket(
-        (&config, &tools, &sources),
+        (&config, &tools, &sources, &heard_stale),
         reading,
         heartbeat.clone(),
         heard.troubles.clone(),
@@ -278,8 +280,27 @@ pub async fn run(
     );
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
     let mut desired = sources.desired;
+    let object = KnownNode::new(heard.node.clone(), heard_stale.clone());
     if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
-        desired = with_api_pods(desired, heard.pods, &mut singletons);
+        desired = with_api_pods(
+            (desired, heard.pods.clone(), heard_stale.clone()),
+            &mut singletons,
+        );
+        let kept = CheckpointInputs {
+            root: config.paths.root.clone(),
+            credentials: service.credentials().map(PathBuf::from),
+            settings: config.agent.api_pods,
+            clock: tools.clock.clone(),
+            pods: heard.pods,
+            node: heard.node,
+            renewed: heard.renewed,
+            objects: tools.objects.clone(),
+            board: tools.board.clone(),
+            observer: tools.observer.clone(),
+            dirs: tools.dirs.clone(),
+            stale,
+        };
+        singletons.spawn("checkpoint of pods", Box::pin(run_checkpoint(kept)));
         let cluster = Cluster {
             resources: build::node_resources(&config)?,
             config: config.clone(),
@@ -290,15 +311,18 @@ pub async fn run(
             desired: desired.clone(),
             feeds,
             serving,
+            stale: heard_stale,
             outbox,
         };
         singletons.spawn("cluster", Box::pin(cluster.run()));
+    } else {
+        checkpoint::forget(&config.paths.root).await;
     }
     let changes = tools.board.changes();
     singletons.spawn("unused code", run_giving_back(changes));
     singletons.spawn(
         "registry of pods",
-        run_registry(tools, desired, heartbeat, shutdown, heard.node),
+        run_registry(tools, desired, heartbeat, shutdown, object),
     );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
@@ -328,12 +352,15 @@ fn serving(config: &Config, clock: &Clock, feeds: &cluster::Feeds) -> Option<Ser
 
 /// The pods of the manifests and those of the API server as one set.
 fn with_api_pods(
-    files: watch::Receiver<Arc<Desired>>,
-    pods: watch::Receiver<Arc<ApiPods>>,
+    (files, pods, stale): (
+        watch::Receiver<Arc<Desired>>,
+        watch::Receiver<Arc<ApiPods>>,
+        watch::Receiver<Arc<StalePods>>,
+    ),
     singletons: &mut Singletons,
 ) -> watch::Receiver<Arc<Desired>> {
     let (sender, desired) = watch::channel(Arc::default());
-    singletons.spawn("merge of sources", run_merge(files, pods, sender));
+    singletons.spawn("merge of sources", run_merge(files, pods, stale, sender));
     desired
 }
 

@@ -22,6 +22,7 @@ use crate::server::{
     OverviewInputs, Pages, Server, ServerType, ServingTls, SetVerbosity, SocketError, SocketFile,
     TlsOptions, counted, self_signed,
 };
+use crate::sources::StalePods;
 use crate::workers::Tools;
 
 /// What `/logs` shows.
@@ -241,7 +242,7 @@ fn streams(config: &Config, tools: &Tools) -> Router {
 /// Opens the agent's own socket, as it is configured. Where nobody asked for one, going without is no error: pods come
 /// first.
 pub(super) fn open_socket(
-    (config, tools, sources): (&Config, &Tools, &Sources),
+    (config, tools, sources, stale): (&Config, &Tools, &Sources, &watch::Receiver<Arc<StalePods>>),
     reading: Router,
     heartbeat: Heartbeat,
     troubles: watch::Receiver<Troubles>,
@@ -267,6 +268,7 @@ pub(super) fn open_socket(
         desired: sources.desired.clone(),
         kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
         troubles,
+        stale: stale.clone(),
         board: tools.board.clone(),
         stuck: tools.stuck.clone(),
         admission: tools.node.admission.clone(),

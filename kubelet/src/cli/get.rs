@@ -22,9 +22,10 @@ pub(super) fn run(
     let socket = arguments.place.socket();
     if arguments.watch {
         let changes = Changes::of(&socket, "/watch/pods")?;
-        return watch(changes, arguments, streams);
+        return watch(changes, &socket, arguments, streams);
     }
-    let all = pods::list(&socket)?;
+    let mut all = pods::list(&socket)?;
+    mark_stale(&mut all, &socket);
     let namespace = arguments.scope.namespace();
     let mut shown: Vec<&Listed> = all.iter().collect();
     shown.retain(|pod| is_wanted(pod, arguments));
@@ -45,6 +46,13 @@ pub(super) fn run(
         }
     }
     Ok(())
+}
+
+/// Marks the pods that go on without the API server's word. An agent that does not say is one that has none.
+fn mark_stale(pods: &mut [Listed], socket: &Path) {
+    if let Ok(overview) = pods::read::<Overview>(socket, "/status") {
+        pods::mark_stale(pods.iter_mut(), &overview);
+    }
 }
 
 fn is_wanted(pod: &Listed, arguments: &GetArguments) -> bool {
@@ -95,6 +103,7 @@ fn pulls(shown: &[&Listed], socket: &Path) -> Vec<String> {
 /// Prints what there is, and then each change, until the agent goes.
 fn watch(
     mut changes: Changes,
+    socket: &Path,
     arguments: &GetArguments,
     streams: &mut Streams<'_>,
 ) -> Result<(), CliError> {
@@ -109,6 +118,7 @@ fn watch(
                 first.sort_by(|a: &Listed, b| {
                     (a.namespace(), a.name()).cmp(&(b.namespace(), b.name()))
                 });
+                mark_stale(&mut first, socket);
                 let first: Vec<&Listed> = first.iter().collect();
                 streams.print(&printer.text(&first, now)?)?;
                 all_there(&first, arguments)?;
@@ -130,7 +140,10 @@ fn watch(
         }
         match &mut first {
             Some(first) => first.push(pod),
-            None => streams.print(&printer.text(&[&pod], now)?)?,
+            None => {
+                mark_stale(std::slice::from_mut(&mut pod), socket);
+                streams.print(&printer.text(&[&pod], now)?)?;
+            }
         }
     }
 }
@@ -270,7 +283,12 @@ fn row(listed: &Listed, with_namespace: bool, wide: bool, now: Timestamp) -> Vec
         row.push(listed.namespace().to_owned());
     }
     row.push(listed.name().to_owned());
-    row.extend([summary.ready, summary.status, summary.restarts, summary.age]);
+    let status = match listed.stale {
+        // As kubectl joins what it says of nodes: no column more for whoever reads columns.
+        true => format!("{},Stale", summary.status),
+        false => summary.status,
+    };
+    row.extend([summary.ready, status, summary.restarts, summary.age]);
     if wide {
         let status = listed.pod.status.as_ref();
         let or_none = |text: Option<&String>| match text {

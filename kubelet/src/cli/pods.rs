@@ -19,6 +19,8 @@ const MOST_NAMES: usize = 10;
 pub(super) struct Listed {
     pub(super) pod: Pod,
     pub(super) whole: Value,
+    /// It goes on as an earlier life of the agent knew it: the API server is not heard.
+    pub(super) stale: bool,
 }
 
 #[derive(Deserialize)]
@@ -33,7 +35,8 @@ impl Listed {
     /// When it is none.
     pub(super) fn of(whole: Value) -> Result<Self, CliError> {
         let pod = Pod::deserialize(&whole).map_err(|error| CliError::Garbled(error.to_string()))?;
-        Ok(Self { pod, whole })
+        let stale = false;
+        Ok(Self { pod, whole, stale })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -60,6 +63,14 @@ impl Listed {
             .and_then(|spec| spec.node_name.as_deref());
         let in_manifest = node.and_then(|node| self.name().strip_suffix(node)?.strip_suffix('-'));
         self.name() == name || in_manifest == Some(name)
+    }
+}
+
+/// Marks the pods that go on without the API server's word.
+pub(super) fn mark_stale<'a>(pods: impl Iterator<Item = &'a mut Listed>, overview: &Overview) {
+    for pod in pods {
+        let uid = pod.pod.metadata.uid.as_deref();
+        pod.stale = overview.stale.iter().any(|stale| Some(&**stale) == uid);
     }
 }
 

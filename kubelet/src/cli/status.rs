@@ -26,7 +26,8 @@ pub(super) fn run(
 ) -> Result<(), CliError> {
     let socket = arguments.place.socket();
     let overview: Overview = pods::read(&socket, "/status")?;
-    let (pods, events) = (pods::list(&socket)?, events::of_node(&socket)?);
+    let (mut pods, events) = (pods::list(&socket)?, events::of_node(&socket)?);
+    pods::mark_stale(pods.iter_mut(), &overview);
     streams.print(&screen(&overview, &pods, &events, now))
 }
 
@@ -49,9 +50,15 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
     let mut rows = vec![vec!["Runtime:".to_owned(), runtime(overview)]];
     rows.push(vec!["Manifests:".to_owned(), manifests(overview)]);
     let cluster = overview.kubeconfig.as_ref();
+    let stale = pods.iter().any(|pod| pod.stale);
+    let heard = if stale {
+        "; not heard since the agent began"
+    } else {
+        ""
+    };
     let cluster = cluster.map_or_else(
         || "none: this node stands alone".to_owned(),
-        |path| format!("by {}", path.display()),
+        |path| format!("by {}{heard}", path.display()),
     );
     rows.push(vec!["API server:".to_owned(), cluster]);
 
@@ -103,6 +110,12 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
         for line in why {
             text.push_str(&format!("    {line}\n"));
         }
+    }
+    if stale {
+        text.push_str("\nStale (as they were known before the agent began):\n");
+    }
+    for pod in pods.iter().filter(|pod| pod.stale) {
+        text.push_str(&format!("  {}/{}\n", pod.namespace(), pod.name()));
     }
     if !overview.stuck.is_empty() {
         text.push_str("\nTo end, and not ended in their time:\n");

@@ -3,9 +3,11 @@
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ConfigError;
 use super::check::check;
+use super::durations::GoDuration;
 use super::fields::{AGENT_FIELDS, Kind};
 use super::issue::{Issue, Issues, Origin};
 use super::layers::single_document;
@@ -24,6 +26,55 @@ pub struct AgentSettings {
     pub socket: SocketSetting,
     /// `execVerb`: what leave it takes to enter a container.
     pub exec_verb: ExecVerb,
+    /// What becomes of the API server's pods while it is away.
+    pub api_pods: ApiPodSettings,
+}
+
+/// What is kept of the API server's pods, and what is done with it when an agent begins that does not hear from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiPodSettings {
+    /// `checkpointAPIPods`: they are kept, and go on after a mere restart of the agent.
+    pub checkpoint: bool,
+    /// `restoreAPIPods`: which of them begin anew after a reboot.
+    pub restore: RestoreApiPods,
+    /// `restoreAPIPodsMaxAge`: none do when the node's last lease is older.
+    pub max_age: Duration,
+}
+
+impl Default for ApiPodSettings {
+    fn default() -> Self {
+        Self {
+            checkpoint: true,
+            restore: RestoreApiPods::default(),
+            max_age: RESTORE_MAX_AGE,
+        }
+    }
+}
+
+/// The default of `restoreAPIPodsMaxAge`: enough for a power cut and the start of a whole site, and too little for a machine
+/// that was put away and whose pods run elsewhere.
+const RESTORE_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Which pods of the API server begin anew after a reboot, before it has been heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestoreApiPods {
+    /// None, as upstream.
+    #[default]
+    Never,
+    /// Those that have no claim, no CSI volume, no StatefulSet and no host port, and need nothing that the API server alone
+    /// has.
+    Stateless,
+}
+
+impl RestoreApiPods {
+    /// As it is written in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "Never",
+            Self::Stateless => "Stateless",
+        }
+    }
 }
 
 /// What a user must be allowed on `nodes/proxy` for exec, attach, run and port-forward.
@@ -111,11 +162,52 @@ impl AgentSettings {
                 None => {}
             }
         }
+        let mut api_pods = ApiPodSettings::default();
+        let value = |field: &str| {
+            document
+                .root
+                .get(field)
+                .map(|node| (node.at, node.to_json()))
+        };
+        if let Some((_, keeps)) = value("checkpointAPIPods") {
+            api_pods.checkpoint = keeps.as_bool().unwrap_or(api_pods.checkpoint);
+        }
+        if let Some((at, which)) = value("restoreAPIPods") {
+            match which.as_str() {
+                Some("Never") => {}
+                Some("Stateless") => api_pods.restore = RestoreApiPods::Stateless,
+                Some(other) => faults.push((
+                    at,
+                    format!("restoreAPIPods must be \"Never\" or \"Stateless\", found {other:?}"),
+                )),
+                // Said already.
+                None => {}
+            }
+            if api_pods.restore != RestoreApiPods::Never && !api_pods.checkpoint {
+                faults.push((
+                    at,
+                    "restoreAPIPods needs checkpointAPIPods, which is false".to_owned(),
+                ));
+            }
+        }
+        if let Some((at, age)) = value("restoreAPIPodsMaxAge") {
+            // What is no duration has been said already.
+            if let Some(Ok(age)) = age.as_str().map(GoDuration::parse) {
+                api_pods.max_age = age.positive();
+                if api_pods.max_age.is_zero() {
+                    faults.push((
+                        at,
+                        format!("restoreAPIPodsMaxAge must be above zero, found {age}"),
+                    ));
+                }
+            }
+        }
         if faults.is_empty() {
             return Ok(Self {
                 start_concurrency,
                 socket,
                 exec_verb,
+                api_pods,
             });
         }
         faults.sort();
@@ -153,6 +245,18 @@ mod tests {
         assert_eq!(settings.exec_verb, ExecVerb::Create);
         let settings = parse(&format!("{HEAD}execVerb: method\n")).unwrap();
         assert_eq!(settings.exec_verb, ExecVerb::Method);
+        let kept = AgentSettings::default().api_pods;
+        assert!(kept.checkpoint && kept.restore == RestoreApiPods::Never);
+        let own = "checkpointAPIPods: true\nrestoreAPIPods: Stateless\nrestoreAPIPodsMaxAge: 10m\n";
+        let settings = parse(&format!("{HEAD}{own}")).unwrap();
+        let expected = ApiPodSettings {
+            checkpoint: true,
+            restore: RestoreApiPods::Stateless,
+            max_age: Duration::from_secs(600),
+        };
+        assert_eq!(settings.api_pods, expected);
+        let settings = parse(&format!("{HEAD}checkpointAPIPods: false\n")).unwrap();
+        assert!(!settings.api_pods.checkpoint);
         let settings = parse(&format!("{HEAD}socket: \"\"\n")).unwrap();
         assert_eq!(settings.socket, SocketSetting::None);
         let settings = parse(&format!("{HEAD}socket: /run/kubelet.sock\n")).unwrap();
@@ -176,6 +280,18 @@ mod tests {
             (
                 "execVerb: GET\n",
                 "/a.yaml:3:11: execVerb must be \"create\" or \"method\", found \"GET\"",
+            ),
+            (
+                "restoreAPIPods: Always\n",
+                "/a.yaml:3:17: restoreAPIPods must be \"Never\" or \"Stateless\", found \"Always\"",
+            ),
+            (
+                "checkpointAPIPods: false\nrestoreAPIPods: Stateless\n",
+                "/a.yaml:4:17: restoreAPIPods needs checkpointAPIPods, which is false",
+            ),
+            (
+                "restoreAPIPodsMaxAge: 0s\n",
+                "/a.yaml:3:23: restoreAPIPodsMaxAge must be above zero, found 0s",
             ),
             (
                 "startConcurrency: x\n",

@@ -152,7 +152,7 @@ fn rendered(kind: Kind, value: &Value) -> String {
 }
 
 /// The settings of `--agent-config`, always in the same order.
-fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 3] {
+fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 6] {
     let concurrency = agent.start_concurrency;
     let socket = match &agent.socket {
         SocketSetting::Unset => "(default)".to_owned(),
@@ -170,6 +170,12 @@ fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 3] {
         ),
         ("socket", socket),
         ("execVerb", exec_verb.to_owned()),
+        ("checkpointAPIPods", agent.api_pods.checkpoint.to_string()),
+        ("restoreAPIPods", agent.api_pods.restore.as_str().to_owned()),
+        (
+            "restoreAPIPodsMaxAge",
+            format!("{:?}", agent.api_pods.max_age),
+        ),
     ]
 }
 

@@ -41,7 +41,9 @@ use serde_json::Value;
 
 use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 
-pub use agent::{AgentSettings, ExecVerb, SOCKET_NAME, SocketSetting};
+pub use agent::{
+    AgentSettings, ApiPodSettings, ExecVerb, RestoreApiPods, SOCKET_NAME, SocketSetting,
+};
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
 pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};

@@ -28,14 +28,16 @@ pub struct LeaseSettings {
     pub duration: Duration,
 }
 
-/// Creates the lease once the node has a UID to own it, and renews it. Never ends.
+/// Creates the lease once the node has a UID to own it, and renews it; `renewed` hears when, by the wall clock. Never ends.
 pub async fn run_lease(
     client: Client,
     settings: LeaseSettings,
     own: watch::Receiver<OwnNode>,
     clock: Clock,
+    renewed: watch::Sender<Option<Timestamp>>,
 ) {
     let mut lease = Lease {
+        renewed,
         client,
         settings,
         own,
@@ -55,6 +57,7 @@ struct Lease {
     settings: LeaseSettings,
     own: watch::Receiver<OwnNode>,
     clock: Clock,
+    renewed: watch::Sender<Option<Timestamp>>,
     /// As the API server gave it back.
     last: Option<Value>,
     said: bool,
@@ -71,6 +74,7 @@ impl Lease {
             match tried {
                 Ok(lease) => {
                     self.last = Some(lease);
+                    self.renewed.send_replace(Some(self.clock.wall()));
                     if std::mem::take(&mut self.said) {
                         tracing::info!("the node's lease is renewed again");
                     }

@@ -68,16 +68,38 @@ impl ObjectData {
         self.data.iter().map(|(key, value)| (&**key, value))
     }
 
+    /// `binaryData`, sorted by key.
+    pub(super) fn binary(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        self.binary.iter().map(|(key, value)| (&**key, value))
+    }
+
     /// `data` and `binaryData`.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        let binary = self.binary.iter().map(|(key, value)| (&**key, value));
-        self.data().chain(binary)
+        self.data().chain(self.binary())
     }
 
     /// `type` of a secret.
     #[must_use]
     pub fn secret_type(&self) -> Option<&str> {
         self.secret_type.as_deref()
+    }
+
+    /// An object of `data` and `binaryData`.
+    pub(super) fn of_parts(
+        (data, binary): (
+            BTreeMap<Box<str>, slim::Base64>,
+            BTreeMap<Box<str>, slim::Base64>,
+        ),
+        secret_type: Option<Box<str>>,
+        immutable: bool,
+    ) -> Self {
+        let bytes = |(key, value): (_, slim::Base64)| (key, Bytes::from(value.0));
+        Self {
+            data: data.into_iter().map(bytes).collect(),
+            binary: binary.into_iter().map(bytes).collect(),
+            secret_type,
+            immutable,
+        }
     }
 
     /// Whether it never changes, and need not be watched.

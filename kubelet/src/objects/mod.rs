@@ -9,11 +9,14 @@
 //! Does not: write volumes or environments, decide what is missing, or keep anything on disk. Nothing here runs on a node
 //! without an API server.
 
+mod assumed;
 mod cell;
 mod connections;
 mod data;
+mod kept;
 mod pod;
 mod references;
+mod service_links;
 mod services;
 mod slim;
 mod snapshot;
@@ -34,10 +37,12 @@ use tokens::TokenKey;
 
 use crate::api::watch_objects;
 
+pub use assumed::Assumed;
 pub use data::{Bytes, Found, ObjectData, Token};
+pub use kept::{KeptServices, ObjectKey, decode, encode};
 pub use pod::PodObjects;
-pub use references::{Kind, TokenWish};
-pub use services::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
+pub use references::{Kind, TokenWish, objects_of};
+pub use service_links::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
 pub use snapshot::{ObjectError, PodSnapshot};
 
 /// Where pods get what they refer to. Cheap to clone; clones share all of it.
@@ -75,6 +80,34 @@ impl Objects {
         cluster.services.follow(events).await;
     }
 
+    /// Takes `assumed` to be so wherever the API server has not answered: an earlier life of the agent knew it. Nothing of
+    /// before counts any more.
+    pub fn assume(&self, assumed: Assumed) {
+        if let Some(cluster) = &self.cluster {
+            *cluster.assumed() = assumed;
+        }
+    }
+
+    /// News after each change of an object that some pod refers to, and of the services.
+    #[must_use]
+    pub fn changes(&self) -> Option<watch::Receiver<()>> {
+        let cluster = self.cluster.as_ref()?;
+        Some(cluster.changed.subscribe())
+    }
+
+    /// What is known of an object, as far as some pod refers to it.
+    #[must_use]
+    pub fn known(&self, key: &ObjectKey) -> Found<Arc<ObjectData>> {
+        let open = self.cluster.as_ref().and_then(|c| c.objects.get(key));
+        open.map(|open| open.cell.get()).unwrap_or_default()
+    }
+
+    /// What pods of `namespaces` find of services; none before they have been read.
+    #[must_use]
+    pub fn services<'a>(&self, namespaces: impl Iterator<Item = &'a str>) -> Option<KeptServices> {
+        self.cluster.as_ref()?.services.kept(namespaces)
+    }
+
     /// A pod that is to register what it refers to.
     #[must_use]
     pub fn pod(&self) -> PodObjects {
@@ -82,13 +115,30 @@ impl Objects {
     }
 }
 
-#[derive(Default)]
 struct Cluster {
     /// None until the node has joined.
     connections: watch::Sender<Option<Arc<Connections>>>,
-    objects: Table<(Kind, Box<str>, Box<str>), Arc<ObjectData>>,
+    objects: Table<ObjectKey, Arc<ObjectData>>,
     tokens: Table<TokenKey, Token>,
     services: services::Services,
+    /// Until the API server says otherwise.
+    assumed: Mutex<Assumed>,
+    /// Told after each change of an object or a service.
+    changed: watch::Sender<()>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        let changed = watch::Sender::default();
+        Self {
+            connections: watch::Sender::default(),
+            objects: Table::default(),
+            tokens: Table::default(),
+            services: services::Services::new(changed.clone()),
+            assumed: Mutex::default(),
+            changed,
+        }
+    }
 }
 
 impl Cluster {
@@ -106,20 +156,30 @@ impl Cluster {
         }
     }
 
+    fn assumed(&self) -> MutexGuard<'_, Assumed> {
+        // Nothing panics under this lock.
+        self.assumed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn object(&self, kind: Kind, namespace: &str, name: &str, news: &Arc<News>) -> Arc<OpenObject> {
         let key = (kind, Box::from(namespace), Box::from(name));
         let connections = self.connections();
-        self.objects
-            .open(key, news, |(kind, namespace, name), cell| {
-                let watch =
-                    watching::watch_one(connections, *kind, namespace.clone(), name.clone(), cell);
-                tokio::spawn(watch).abort_handle()
-            })
+        self.objects.open(key, news, |key, cell| {
+            if let Some(found) = self.assumed().get(key) {
+                cell.set(found);
+            }
+            let changed = self.changed.clone();
+            let watch = watching::watch_one(connections, key.clone(), cell, changed);
+            tokio::spawn(watch).abort_handle()
+        })
     }
 
     fn token(&self, key: TokenKey, news: &Arc<News>) -> Arc<Open<TokenKey, Token>> {
         let connections = self.connections();
         self.tokens.open(key, news, |key, cell| {
+            if let Some(token) = self.assumed().get_token(key) {
+                cell.set(Found::There(token));
+            }
             let client = async move { connections.await.main() };
             tokio::spawn(tokens::keep_token(client, key.clone(), cell)).abort_handle()
         })
@@ -151,6 +211,11 @@ fn lock<K, T>(entries: &Mutex<HashMap<K, T>>) -> MutexGuard<'_, HashMap<K, T>> {
 }
 
 impl<K: Eq + Hash + Clone, T: Clone + PartialEq> Table<K, T> {
+    /// What is open under `key`.
+    fn get(&self, key: &K) -> Option<Arc<Open<K, T>>> {
+        lock(&self.0).get(key).and_then(Weak::upgrade)
+    }
+
     /// What is open under `key`, or what `begin` opens; `news` hears of it.
     fn open(
         &self,
@@ -194,7 +259,7 @@ impl<K: Eq + Hash + Clone, T> Drop for Open<K, T> {
 }
 
 /// An object that is watched, by its kind, namespace and name.
-type OpenObject = Open<(Kind, Box<str>, Box<str>), Arc<ObjectData>>;
+type OpenObject = Open<ObjectKey, Arc<ObjectData>>;
 
 /// What a pod holds.
 enum Opened {

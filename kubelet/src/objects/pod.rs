@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::cell::News;
 use super::references::{Reference, references};
-use super::services::ServiceLinks;
+use super::service_links::ServiceLinks;
 use super::snapshot::PodSnapshot;
 use super::tokens::TokenKey;
 use super::{Cluster, Objects, Opened};
@@ -120,7 +120,9 @@ impl PodObjects {
 
     /// Waits until the services have been read once, or have not been for long enough. A static pod never waits.
     pub async fn settle_services(&self, pod: &Pod) {
-        if let (Some(cluster), false) = (&self.objects.cluster, pod::is_static(pod)) {
+        if let (Some(cluster), false) = (&self.objects.cluster, pod::is_static(pod))
+            && cluster.assumed().links(pod).is_none()
+        {
             let mut synced = cluster.services.synced();
             // Cancel-safe: it is a state.
             let _ = tokio::time::timeout(OBJECT_PATIENCE, synced.wait_for(|synced| *synced)).await;
@@ -134,7 +136,8 @@ impl PodObjects {
             return ServiceLinks::Known(Vec::new());
         };
         if !pod::is_static(pod) && !*cluster.services.synced().borrow() {
-            return ServiceLinks::NotYet;
+            let assumed = cluster.assumed().links(pod);
+            return assumed.map_or(ServiceLinks::NotYet, ServiceLinks::Known);
         }
         let links = pod::spec(pod).enable_service_links.unwrap_or(true);
         let namespace = PodName::of(pod).namespace;
@@ -154,15 +157,6 @@ fn open(
             let namespace = PodName::of(pod).namespace;
             Opened::Object(cluster.object(*kind, &namespace, name, news))
         }
-        Reference::Token(wish) => {
-            let account = pod::spec(pod).service_account_name.as_deref();
-            let key = TokenKey {
-                pod: PodName::of(pod),
-                uid: uid.clone(),
-                service_account: account.unwrap_or_default().into(),
-                wish: wish.clone(),
-            };
-            Opened::Token(cluster.token(key, news))
-        }
+        Reference::Token(wish) => Opened::Token(cluster.token(TokenKey::of(pod, uid, wish), news)),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, ServiceAccountTokenProjection};
 
-use crate::pod::{self, Pod};
+use super::kept::ObjectKey;
+use crate::pod::{self, Pod, PodName};
 
 /// A kind of object with content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +61,17 @@ impl TokenWish {
 pub(super) enum Reference {
     Object(Kind, Box<str>),
     Token(TokenWish),
+}
+
+/// The configMaps and secrets that `pod` refers to.
+pub fn objects_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + use<> {
+    let namespace: Box<str> = PodName::of(pod).namespace.as_ref().into();
+    references(pod)
+        .into_iter()
+        .filter_map(move |found| match found {
+            Reference::Object(kind, name) => Some((kind, namespace.clone(), name)),
+            Reference::Token(_) => None,
+        })
 }
 
 /// All that `pod` refers to.

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 
 use super::cell::News;
+use super::kept::KeptServices;
+use super::service_links::{Protocol, ServiceLink, ServiceLinkPort};
 use super::slim;
 
 /// The namespace of the service by which pods reach the API server.
@@ -16,82 +18,24 @@ const MASTER_NAMESPACE: &str = "default";
 /// Its name.
 const MASTER_SERVICE: &str = "kubernetes";
 
-/// A transport protocol, as services have them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl Protocol {
-    fn of(text: Option<&str>) -> Self {
-        match text {
-            Some("UDP") => Self::Udp,
-            Some("SCTP") => Self::Sctp,
-            _ => Self::Tcp,
-        }
-    }
-
-    /// In lower case.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-}
-
-/// A service that containers find in their environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceLink {
-    /// Its name.
-    pub name: Box<str>,
-    /// Where it is reached.
-    pub cluster_ip: IpAddr,
-    /// Its ports in the order of its spec.
-    pub ports: Vec<ServiceLinkPort>,
-}
-
-/// A port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceLinkPort {
-    /// Its name; empty where it has none.
-    pub name: Box<str>,
-    /// Its number.
-    pub number: u16,
-    /// Its protocol.
-    pub protocol: Protocol,
-}
-
-/// The services that a pod's containers find in their environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServiceLinks {
-    /// The API server has not said yet which there are.
-    NotYet,
-    /// These.
-    Known(Vec<ServiceLink>),
-}
-
 /// The services as they are now.
 pub(super) struct Services {
     table: Mutex<Table>,
     synced: watch::Sender<bool>,
     /// Whom to tell once they have been read for the first time.
     waiting: Mutex<Vec<Weak<News>>>,
+    /// Told after each change.
+    changed: watch::Sender<()>,
 }
 
-impl Default for Services {
-    fn default() -> Self {
+impl Services {
+    /// None yet; `changed` is told of each change.
+    pub(super) fn new(changed: watch::Sender<()>) -> Self {
         Self {
             table: Mutex::default(),
             synced: watch::Sender::new(false),
             waiting: Mutex::default(),
+            changed,
         }
     }
 }
@@ -311,6 +255,26 @@ impl Services {
         found
     }
 
+    /// What pods of `namespaces` find; none before the first list is whole.
+    pub(super) fn kept<'a>(
+        &self,
+        namespaces: impl Iterator<Item = &'a str>,
+    ) -> Option<KeptServices> {
+        if !*self.synced.borrow() {
+            return None;
+        }
+        let table = self.table();
+        let own = namespaces.map(|namespace| {
+            let services = table.services.get(namespace).into_iter().flatten();
+            let links = services.map(|(name, entry)| table.link_of(name, entry));
+            (namespace.into(), links.collect())
+        });
+        Some(KeptServices {
+            own: own.collect(),
+            master: table.link(MASTER_NAMESPACE, MASTER_SERVICE),
+        })
+    }
+
     /// Takes in what the watch of services says, for as long as it does.
     pub(super) async fn follow(
         &self,
@@ -323,6 +287,7 @@ impl Services {
                 Event::InitDone => self.listed(),
                 Event::Delete(service) => self.table().remove(&service),
             }
+            self.changed.send_replace(());
         }
     }
 }
@@ -352,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn services_are_those_of_the_last_whole_list_and_what_came_since() {
-        let services = Services::default();
+        let services = Services::new(watch::Sender::default());
         told(
             &services,
             vec![
@@ -399,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn ports_keep_their_order_names_and_protocols() {
-        let services = Services::default();
+        let services = Services::new(watch::Sender::default());
         told(
             &services,
             vec![
@@ -436,7 +401,7 @@ mod tests {
                 "spec": {"clusterIP": "10.0.0.1", "ports": ports}});
             serde_json::from_value::<slim::Service>(json).unwrap()
         };
-        let services = Services::default();
+        let services = Services::new(watch::Sender::default());
         let first = [
             with("a", &["one", "two"]),
             with("b", &["three", ""]),

@@ -227,3 +227,51 @@ fn all_that_a_pod_refers_to_is_found() {
                     secret s2, secret s4, secret s5, token vault 600";
     assert_eq!(found.join(", "), expected);
 }
+
+#[tokio::test]
+async fn what_is_assumed_counts_until_the_api_server_has_answered() {
+    let objects = Objects::of_cluster();
+    let key = |name: &str| (Kind::ConfigMap, "ns".into(), name.into());
+    let data = ObjectData::new([("k", &b"0"[..])]);
+    let mut assumed = Assumed::default();
+    assumed.object(key("m"), Found::There(Arc::new(data)));
+    assumed.object(key("none"), Found::Missing);
+    let links = json!({"own": {"ns": []}, "master": {"name": "kubernetes", "cluster_ip": "10.0.0.1", "ports": []}});
+    assumed.services(serde_json::from_value(links).unwrap());
+    objects.assume(assumed);
+    let (pod, none, other) = (
+        with_map("p", "m"),
+        with_map("q", "none"),
+        with_map("r", "o"),
+    );
+    let own = registered(&objects, &pod);
+    assert_eq!(value(&own, &pod, "m"), Ok("0".to_owned()));
+    let missing = value(&registered(&objects, &none), &none, "none");
+    assert_eq!(missing, Err("configmap \"none\" not found".to_owned()));
+    assert!(value(&registered(&objects, &other), &other, "o").is_err());
+    let found = match own.services(&pod) {
+        ServiceLinks::Known(links) => links.len(),
+        ServiceLinks::NotYet => 0,
+    };
+    assert_eq!(found, 1);
+
+    let api = Api::default();
+    api.put("configmaps", "m", map("1"));
+    let mut changes = objects.changes().unwrap();
+    let cluster = objects.cluster.as_ref().unwrap();
+    let mut news = own.news();
+    news.mark_unchanged();
+    let connections = Connections::new(api.client(), &[]);
+    cluster.connections.send_replace(Some(connections));
+    news.changed().await.unwrap();
+    assert_eq!(value(&own, &pod, "m"), Ok("1".to_owned()));
+    changes.changed().await.unwrap();
+    let Found::There(known) = objects.known(&key("m")) else {
+        panic!("it is watched");
+    };
+    assert_eq!(known.get("k").map(|k| &**k), Some(&b"1"[..]));
+    assert!(!objects.known(&key("nobody's")).is_answered());
+    // What an earlier life knew counts no more.
+    objects.assume(Assumed::default());
+    assert_eq!(own.services(&pod), ServiceLinks::NotYet);
+}

@@ -15,7 +15,7 @@ use super::data::{Found, Token};
 use super::references::TokenWish;
 use crate::api::{Retry, random};
 use crate::errors::error_chain;
-use crate::pod::{PodName, PodUid};
+use crate::pod::{self, Pod, PodName, PodUid};
 
 /// A token is renewed when it is this old, however long it is good for.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -34,13 +34,27 @@ pub(super) struct TokenKey {
     pub(super) wish: TokenWish,
 }
 
+impl TokenKey {
+    /// The token that `pod` wishes for so.
+    pub(super) fn of(pod: &Pod, uid: &PodUid, wish: &TokenWish) -> Self {
+        let account = pod::spec(pod).service_account_name.as_deref();
+        Self {
+            pod: PodName::of(pod),
+            uid: uid.clone(),
+            service_account: account.unwrap_or_default().into(),
+            wish: wish.clone(),
+        }
+    }
+}
+
 /// A token, and how long it is good for.
 struct Granted {
     token: Token,
     lifetime: Duration,
 }
 
-/// Keeps a good token in `cell`, without end.
+/// Keeps a good token in `cell`, without end. One that is there already, from an earlier life of the agent, stays until the
+/// API server gives another or says that there is none: nobody knows any more how long it is good for.
 pub(super) async fn keep_token(
     client: impl Future<Output = kube::Client>,
     key: TokenKey,
@@ -50,20 +64,24 @@ pub(super) async fn keep_token(
     let mut retry = Retry::new(RETRY_FIRST, RETRY_MOST);
     // When the token in `cell` is good no more.
     let mut expires: Option<Instant> = None;
+    let mut assumed = matches!(cell.get(), Found::There(_));
     loop {
         let asked_at = Instant::now();
         match request(&client, &key).await {
             Ok(granted) => {
                 retry.reset();
+                assumed = false;
                 expires = Some(asked_at + granted.lifetime);
                 cell.set(Found::There(granted.token));
                 tokio::time::sleep_until(asked_at + renewal_age(granted.lifetime)).await;
             }
-            Err(error) => {
+            Err(refused) => {
+                let error = refused.text();
                 let account = &key.service_account;
                 tracing::warn!(pod = %key.pod, service_account = &**account, error, "no token for the pod");
                 let now = Instant::now();
-                if expires.is_none_or(|at| at <= now) {
+                assumed &= matches!(refused, Refused::NoAnswer(_));
+                if !assumed && expires.is_none_or(|at| at <= now) {
                     let why = match expires {
                         None => format!("failed to fetch token: {error}"),
                         Some(_) => format!(
@@ -86,8 +104,24 @@ fn renewal_age(lifetime: Duration) -> Duration {
     due - JITTER.min(due / 10).mul_f64(random())
 }
 
+/// Why there is no token.
+enum Refused {
+    /// The API server has no such account or pod.
+    Answer(String),
+    /// It could not be asked, or says nothing that will last.
+    NoAnswer(String),
+}
+
+impl Refused {
+    fn text(&self) -> &str {
+        match self {
+            Self::Answer(text) | Self::NoAnswer(text) => text,
+        }
+    }
+}
+
 /// Asks for a token; an error says why there is none.
-async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, String> {
+async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refused> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -131,11 +165,11 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Strin
             &PostParams::default(),
             body.to_string().into_bytes(),
         )
-        .map_err(|error| error_chain(&error))?;
+        .map_err(|error| Refused::NoAnswer(error_chain(&error)))?;
     // Read here: the client would write an answer that it cannot read to its log.
-    let answer = client.request_text(request).await.map_err(text_of)?;
+    let answer = client.request_text(request).await.map_err(refusal)?;
     let answer: Answer = serde_json::from_str(&answer)
-        .map_err(|_| "the answer is no TokenRequest with a token".to_owned())?;
+        .map_err(|_| Refused::NoAnswer("the answer is no TokenRequest with a token".to_owned()))?;
     let seconds = answer.spec.expiration_seconds;
     let seconds = seconds.unwrap_or(wish.expiration_seconds);
     Ok(Granted {
@@ -145,10 +179,13 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Strin
 }
 
 /// What the API server says is wrong, or what was in the way of asking it.
-fn text_of(error: kube::Error) -> String {
+fn refusal(error: kube::Error) -> Refused {
     match error {
-        kube::Error::Api(status) => status.message,
-        other => error_chain(&other),
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => {
+            Refused::Answer(status.message)
+        }
+        kube::Error::Api(status) => Refused::NoAnswer(status.message),
+        other => Refused::NoAnswer(error_chain(&other)),
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
+use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 
 use super::cell::Cell;
 use super::connections::Connections;
 use super::data::{Found, ObjectData};
+use super::kept::ObjectKey;
 use super::references::Kind;
 use super::slim;
 use crate::api::watch_objects;
@@ -16,10 +18,9 @@ use crate::api::watch_objects;
 /// Keeps `cell` as the API server has the object. Ends when the object says that it never changes.
 pub(super) async fn watch_one(
     connections: impl Future<Output = Arc<Connections>>,
-    kind: Kind,
-    namespace: Box<str>,
-    name: Box<str>,
+    (kind, namespace, name): ObjectKey,
     cell: Arc<Cell<Arc<ObjectData>>>,
+    changed: watch::Sender<()>,
 ) {
     let place = connections.await.place();
     let client = place.client();
@@ -27,11 +28,11 @@ pub(super) async fn watch_one(
     match kind {
         Kind::ConfigMap => {
             let api: Api<slim::ConfigMap> = Api::namespaced(client, &namespace);
-            follow(watch_objects(api, only), &cell).await;
+            follow(watch_objects(api, only), &cell, &changed).await;
         }
         Kind::Secret => {
             let api: Api<slim::Secret> = Api::namespaced(client, &namespace);
-            follow(watch_objects(api, only), &cell).await;
+            follow(watch_objects(api, only), &cell, &changed).await;
         }
     }
 }
@@ -39,6 +40,7 @@ pub(super) async fn watch_one(
 async fn follow<K: Into<ObjectData>>(
     mut events: impl tokio_stream::Stream<Item = Event<K>> + Unpin,
     cell: &Cell<Arc<ObjectData>>,
+    changed: &watch::Sender<()>,
 ) {
     let mut listed = None;
     while let Some(event) = events.next().await {
@@ -59,11 +61,15 @@ async fn follow<K: Into<ObjectData>>(
             Some(data) => {
                 let fixed = ObjectData::is_immutable(&data);
                 cell.set(Found::There(data));
+                changed.send_replace(());
                 if fixed {
                     return;
                 }
             }
-            None => cell.set(Found::Missing),
+            None => {
+                cell.set(Found::Missing);
+                changed.send_replace(());
+            }
         }
     }
 }

@@ -14,7 +14,8 @@ use super::{HealthChecks, text};
 use crate::admission;
 use crate::clock::Clock;
 use crate::join::Troubles;
-use crate::sources::Desired;
+use crate::pod::PodUid;
+use crate::sources::{Desired, StalePods};
 use crate::status::StatusBoard;
 use crate::workers::StuckPods;
 
@@ -44,6 +45,8 @@ pub struct OverviewInputs {
     pub kubeconfig: Option<PathBuf>,
     /// What is wrong with the node's certificates.
     pub troubles: watch::Receiver<Troubles>,
+    /// Pods that go on without the API server's word.
+    pub stale: watch::Receiver<Arc<StalePods>>,
     /// What the workers are at.
     pub board: StatusBoard,
     /// Which pods do not end.
@@ -76,6 +79,9 @@ pub(crate) struct Overview {
     /// The pods that should have ended by now.
     #[serde(default)]
     pub(crate) stuck: Vec<StuckPod>,
+    /// The UIDs of the pods that go on as an earlier life of the agent knew them, because the API server is not heard.
+    #[serde(default)]
+    pub(crate) stale: Vec<String>,
     /// What pods may ask for in sum; none by an older agent.
     pub(crate) allocatable: Option<Allocatable>,
 }
@@ -165,6 +171,13 @@ impl OverviewInputs {
             sources_read: self.desired.borrow().ready,
             steps: steps.collect(),
             stuck: stuck.collect(),
+            stale: self
+                .stale
+                .borrow()
+                .pods
+                .keys()
+                .map(PodUid::to_string)
+                .collect(),
             allocatable: Some(Allocatable {
                 cpu: amount("cpu"),
                 memory: amount("memory"),

@@ -293,6 +293,7 @@ fn overview() -> OverviewInputs {
         desired: tokio::sync::watch::channel(Arc::default()).1,
         kubeconfig: None,
         troubles: crate::join::Complaints::default().heard(),
+        stale: tokio::sync::watch::channel(Arc::default()).1,
         board: crate::status::StatusBoard::new(),
         stuck: crate::workers::StuckPods::default(),
         admission: Arc::default(),

@@ -14,6 +14,9 @@ const WATCHDOG: &str = "WATCHDOG_USEC";
 /// Whom it expects the pings from.
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
+/// Where the service's credentials are.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// The shortest watchdog there may be, exclusive (upstream's `minimalNotifyInterval`).
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -24,6 +27,8 @@ pub struct Environment {
     pub socket: Option<OsString>,
     /// `WATCHDOG_USEC`, where it is meant for this process.
     pub watchdog_usec: Option<String>,
+    /// `CREDENTIALS_DIRECTORY`: where the service's credentials are (systemd.exec(5), `LoadCredential=`).
+    pub credentials: Option<OsString>,
 }
 
 impl Environment {
@@ -39,9 +44,10 @@ impl Environment {
         let taken = Self {
             socket: std::env::var_os(SOCKET).filter(|path| !path.is_empty()),
             watchdog_usec: text.filter(|text| for_us && !text.is_empty()),
+            credentials: std::env::var_os(CREDENTIALS).filter(|path| !path.is_empty()),
         };
         if is_single_threaded() {
-            for name in [SOCKET, WATCHDOG, WATCHDOG_PID] {
+            for name in [SOCKET, WATCHDOG, WATCHDOG_PID, CREDENTIALS] {
                 remove(name);
             }
         }

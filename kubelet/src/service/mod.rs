@@ -23,6 +23,7 @@ mod task;
 mod watchdog;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,6 +61,7 @@ pub struct Service {
 struct Inner {
     manager: Option<Manager>,
     watchdog: Option<Duration>,
+    credentials: Option<PathBuf>,
     /// The manager has been told that the service has started.
     ready: AtomicBool,
     /// What hangs.
@@ -89,6 +91,7 @@ impl Service {
             inner: Arc::new(Inner {
                 manager: environment.manager(),
                 watchdog,
+                credentials: environment.credentials.as_ref().map(PathBuf::from),
                 ..Inner::default()
             }),
         })
@@ -98,6 +101,12 @@ impl Service {
     #[must_use]
     pub fn has_manager(&self) -> bool {
         self.inner.manager.is_some()
+    }
+
+    /// The directory with the credentials that the manager gives to the service.
+    #[must_use]
+    pub fn credentials(&self) -> Option<&Path> {
+        self.inner.credentials.as_deref()
     }
 
     /// The one line that `systemctl status` shows.

@@ -17,6 +17,7 @@ fn manager(directory: &Path) -> (tokio::net::UnixDatagram, Service) {
     let environment = Environment {
         socket: Some(path.into_os_string()),
         watchdog_usec: None,
+        ..Environment::default()
     };
     (
         tokio::net::UnixDatagram::from_std(manager).unwrap(),

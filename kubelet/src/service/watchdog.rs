@@ -182,6 +182,7 @@ mod tests {
             let environment = Environment {
                 socket: Some(path.into_os_string()),
                 watchdog_usec: Some(watchdog.as_micros().to_string()),
+                ..Environment::default()
             };
             Self {
                 manager,

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
-use super::{ApiPods, MirrorPod, ServerStatus, startup};
+use super::{ApiPods, MirrorPod, ServerStatus, StalePods, startup};
 use crate::api::watch_objects;
 use crate::clock::Clock;
 use crate::node::NodeObject;
@@ -31,6 +31,7 @@ pub async fn run_api_source(
     node_name: String,
     mut node: watch::Receiver<Option<Arc<NodeObject>>>,
     clock: Clock,
+    stale: watch::Receiver<Arc<StalePods>>,
     pods: watch::Sender<Arc<ApiPods>>,
 ) {
     // Cancel-safe: both only wait. An error means that the watch of the node is gone, which ends the process.
@@ -53,6 +54,9 @@ pub async fn run_api_source(
             return;
         };
         let now = clock.wall();
+        if matches!(event, Event::Init) {
+            store.remember(&stale.borrow());
+        }
         startup::note(&event, now);
         let is_list = matches!(event, Event::InitDone);
         if store.apply(event, now) {
@@ -80,6 +84,17 @@ impl ApiPodStore {
     #[must_use]
     pub fn pods(&self) -> Arc<ApiPods> {
         self.pods.clone()
+    }
+
+    /// Has pods keep their places in memory that run already, as an earlier life of the agent knew them: where nothing has
+    /// changed, their workers have nothing to hear. Counts until the first list is whole.
+    pub fn remember(&mut self, stale: &StalePods) {
+        if !self.pods.synced {
+            self.pods = Arc::new(ApiPods {
+                pods: stale.pods.clone(),
+                ..ApiPods::default()
+            });
+        }
     }
 
     /// Takes in one event that arrived `now`; true when [`ApiPodStore::pods`] is new.
@@ -170,6 +185,12 @@ fn identity(pod: &Pod, name: &PodName) -> Result<PodUid, String> {
         }
     }
     Ok(uid)
+}
+
+/// Whether the names of `pod` can be parts of paths.
+#[must_use]
+pub fn is_safe(pod: &Pod) -> bool {
+    identity(pod, &PodName::of(pod)).is_ok()
 }
 
 /// Whether `text` can be the name of a pod or a namespace, and so part of a path (a DNS subdomain, RFC 1123).

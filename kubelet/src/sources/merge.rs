@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{ApiPods, Desired};
+use super::{ApiPods, Desired, StalePods};
 use crate::events::About;
 use crate::pod::{Pod, PodName, PodUid};
 
-/// Merges what two sources have, anew with each change of either. Ends with one of its channels.
+/// Merges what two sources have, anew with each change of either; until the API server has been heard, `stale` stands for
+/// it. Ends with one of its channels.
 pub async fn run_merge(
     mut files: watch::Receiver<Arc<Desired>>,
     mut api: watch::Receiver<Arc<ApiPods>>,
+    mut stale: watch::Receiver<Arc<StalePods>>,
     desired: watch::Sender<Arc<Desired>>,
 ) {
     let mut told = BTreeSet::new();
@@ -21,6 +23,14 @@ pub async fn run_merge(
             files.borrow_and_update().clone(),
             api.borrow_and_update().clone(),
         );
+        let of_before = stale.borrow_and_update().clone();
+        let of_api = match of_api.synced {
+            true => of_api,
+            false => Arc::new(ApiPods {
+                pods: of_before.pods.clone(),
+                ..ApiPods::default()
+            }),
+        };
         let merged = merge(&of_files, &of_api);
         tell_once(&mut told, &merged.displaced);
         desired.send_if_modified(|before| {
@@ -34,6 +44,7 @@ pub async fn run_merge(
         let changed = tokio::select! {
             changed = files.changed() => changed,
             changed = api.changed() => changed,
+            Ok(()) = stale.changed() => Ok(()),
             () = desired.closed() => return,
         };
         if changed.is_err() {
@@ -183,7 +194,8 @@ mod tests {
         let (files_to, files) = watch::channel(Arc::new(files(&[("s", "static")], true)));
         let (api_to, api_rx) = watch::channel(Arc::new(api(&[("p", "web")], true)));
         let (desired, mut seen) = watch::channel(Arc::new(Desired::default()));
-        let task = tokio::spawn(run_merge(files, api_rx, desired));
+        let (stale_to, stale) = watch::channel(Arc::default());
+        let task = tokio::spawn(run_merge(files, api_rx, stale, desired));
         seen.changed().await.unwrap();
         assert_eq!(uids(&seen.borrow_and_update()), ["p", "s"]);
         api_to.send_modify(|pods| {
@@ -200,7 +212,37 @@ mod tests {
         });
         let only = seen.wait_for(|d| d.pods.len() == 1).await.unwrap().clone();
         assert_eq!(uids(&only), ["s"]);
-        drop((files_to, api_to));
+        drop((files_to, api_to, stale_to));
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pods_from_before_go_on_until_the_first_list_and_end_nothing() {
+        let (_files_to, files) = watch::channel(Arc::new(files(&[("s", "static")], true)));
+        let (api_to, api_rx) = watch::channel(Arc::default());
+        let before = api(&[("p", "web"), ("q", "db")], false).pods;
+        let before = StalePods {
+            pods: before,
+            node: None,
+        };
+        let (stale_to, stale) = watch::channel(Arc::new(before.clone()));
+        let (desired, mut seen) = watch::channel(Arc::new(Desired::default()));
+        tokio::spawn(run_merge(files, api_rx, stale, desired));
+        let found = seen.wait_for(|d| !d.pods.is_empty()).await.unwrap().clone();
+        assert_eq!(uids(&found), ["p", "q", "s"]);
+        assert!(!found.ready);
+        let listed = ApiPods {
+            pods: [before.pods.first_key_value().unwrap()]
+                .map(|(uid, pod)| (uid.clone(), pod.clone()))
+                .into(),
+            synced: true,
+            ..ApiPods::default()
+        };
+        api_to.send_replace(Arc::new(listed));
+        let now = seen.wait_for(|d| d.ready).await.unwrap().clone();
+        assert_eq!(uids(&now), ["p", "s"]);
+        stale_to.send_replace(Arc::default());
+        drop(stale_to);
+        assert_eq!(uids(&seen.borrow()), ["p", "s"]);
     }
 }

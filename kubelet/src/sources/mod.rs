@@ -1,6 +1,7 @@
 //! Where pods come from, merged into one set of desired pods.
 //!
-//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node. Outputs: a
+//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node; before it has
+//! been heard, those that `checkpoint/` has kept. Outputs: a
 //! `watch<Arc<Desired>>`, and a `watch<Arc<ApiPods>>` for those who write to the API server.
 //! Tasks: one for the file source; on a node of a cluster one for the API server's pods and one that merges both.
 //! Does not: start, stop or judge a pod; write to the API server.
@@ -15,9 +16,10 @@ mod startup;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::node::NodeObject;
 use crate::pod::{Pod, PodName, PodUid};
 
-pub use apiserver::{ApiPodStore, run_api_source};
+pub use apiserver::{ApiPodStore, is_safe, run_api_source};
 pub use file::run_file_source;
 pub use last_good::Copies;
 pub use merge::{merge, run_merge};
@@ -43,6 +45,15 @@ pub struct ApiPods {
     pub statuses: BTreeMap<PodUid, Arc<ServerStatus>>,
     /// Whether a whole list has arrived since the agent began.
     pub synced: bool,
+}
+
+/// The API server's pods as an earlier life of the agent knew them: they go on until the API server has been heard.
+#[derive(Clone, Debug, Default)]
+pub struct StalePods {
+    /// By UID.
+    pub pods: BTreeMap<PodUid, Arc<Pod>>,
+    /// As much of the node's object as pods are admitted by.
+    pub node: Option<Arc<NodeObject>>,
 }
 
 /// What stands at the API server for a static pod.

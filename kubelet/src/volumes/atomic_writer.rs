@@ -61,6 +61,15 @@ pub(super) fn write(
     Ok(written)
 }
 
+/// The file at `path` of the generation that counts, up to `most` bytes; none where there is no such file.
+pub(super) fn read(volume: &Dir, path: &str, most: u64) -> Result<Option<Vec<u8>>, DirError> {
+    let Some((_, data)) = current(volume)? else {
+        return Ok(None);
+    };
+    let read = in_its_dir(&data, path, false, |dir, name| dir.read_file(name, most))?;
+    Ok(read.flatten())
+}
+
 /// The generation that counts, by name; none where there is none that can be used.
 fn current(volume: &Dir) -> Result<Option<(String, Dir)>, DirError> {
     let Some(target) = volume.link_target(DATA)? else {

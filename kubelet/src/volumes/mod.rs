@@ -23,6 +23,7 @@ mod payload;
 mod present;
 mod projected;
 mod teardown;
+mod tokens;
 mod written;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use contents::{Contents, Inputs};
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use present::{plugin, present};
+pub(crate) use tokens::tokens_in_volumes;
 
 /// Where a volume lies on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]

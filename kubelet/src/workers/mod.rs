@@ -77,7 +77,7 @@ use crate::volumes::Volumes;
 pub use network::Network;
 pub use permits::StartPermits;
 pub use queue::{Stage, Wanted};
-pub use registry::{Lives, Registry, run_registry};
+pub use registry::{KnownNode, Lives, Registry, run_registry};
 pub use stuck::StuckPods;
 
 /// What every worker works with. One for the whole agent.

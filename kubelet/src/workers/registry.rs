@@ -1,6 +1,7 @@
 //! UID to worker: begins workers, passes orders to them, and clears up behind them.
 
 mod giving;
+mod known_node;
 mod leaving;
 mod leftovers;
 mod lives;
@@ -26,6 +27,7 @@ use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
 
+pub use known_node::KnownNode;
 use leftovers::{stand_in, traces_on_disk};
 pub use lives::Lives;
 use resizing::Asked;
@@ -86,7 +88,7 @@ pub async fn run_registry(
     mut desired: watch::Receiver<Arc<Desired>>,
     heartbeat: Heartbeat,
     mut shutdown: ShutdownLink,
-    mut object: watch::Receiver<Option<Arc<NodeObject>>>,
+    mut object: KnownNode,
 ) {
     let on_disk = traces_on_disk(&tools);
     let mut found = tools.observer.found();
@@ -111,7 +113,7 @@ pub async fn run_registry(
     loop {
         heartbeat.beat();
         registry.follow_node(&shutdown.state.borrow_and_update());
-        let known = object.borrow_and_update().clone();
+        let known = object.now();
         registry.follow_object(known);
         let wanted = desired.borrow_and_update().clone();
         let seen = *runtime.borrow_and_update() != RuntimeState::NeverSeen;
@@ -141,7 +143,7 @@ pub async fn run_registry(
             _ = runtime.changed() => {}
             changed = shutdown.state.changed() => if changed.is_err() { return },
             // Of a node that runs by itself nobody sends one.
-            Ok(()) = object.changed() => {}
+            () = object.changed() => {}
             () = registry.staged.notified() => {}
             Some(ended) = registry.tasks.join_next_with_id() => registry.clear_up(ended),
             () = rested => {}

@@ -7,7 +7,7 @@ mod volumes;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, Toleration};
+use k8s_openapi::api::core::v1::{PodSpec, PodStatus, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::arguments::DescribeArguments;
@@ -49,6 +49,7 @@ pub(super) fn run(
     }
     let events = events::of_node(&socket)?;
     let overview: Overview = pods::read(&socket, "/status")?;
+    pods::mark_stale(shown.iter_mut(), &overview);
     let texts = shown.iter().map(|pod| {
         let step = pod.step(&overview).map(lasting);
         text(pod, &events, step, now)
@@ -63,7 +64,7 @@ fn text(listed: &Listed, events: &[Item], step: Option<String>, now: Timestamp) 
     let spec = pod.spec.as_ref().unwrap_or(&none.0);
     let status = pod.status.as_ref().unwrap_or(&none.1);
     let mut lines = Lines::default();
-    head(&mut lines, pod, spec, status, step);
+    head(&mut lines, listed, spec, status, step);
     let specs = spec.init_containers.as_deref().unwrap_or_default();
     if !specs.is_empty() {
         let statuses = status
@@ -103,7 +104,14 @@ fn text(listed: &Listed, events: &[Item], step: Option<String>, now: Timestamp) 
     text
 }
 
-fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus, step: Option<String>) {
+fn head(
+    lines: &mut Lines,
+    listed: &Listed,
+    spec: &PodSpec,
+    status: &PodStatus,
+    step: Option<String>,
+) {
+    let pod = &listed.pod;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     lines.entry(0, "Name", text(&pod.metadata.name));
     lines.entry(0, "Namespace", text(&pod.metadata.namespace));
@@ -155,6 +163,14 @@ fn head(lines: &mut Lines, pod: &Pod, spec: &PodSpec, status: &PodStatus, step: 
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
             lines.entry(0, key, value);
         }
+    }
+    if listed.stale {
+        // Not kubectl's either.
+        lines.entry(
+            0,
+            "Stale",
+            "the API server is not heard: this is the pod as it was known before the agent began",
+        );
     }
     if let Some(step) = step {
         // Not kubectl's: what the agent is at, such as the pull of an image.

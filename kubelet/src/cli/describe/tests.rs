@@ -59,6 +59,7 @@ fn a_pod_is_described_as_kubectl_does() {
     let listed = Listed {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
+        stale: false,
     };
     let event = |uid: &str, message: &str| -> Item {
         serde_json::from_value(json!({
@@ -90,6 +91,7 @@ fn little_is_known_of_a_pod_that_was_just_taken_in() {
     let listed = Listed {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
+        stale: false,
     };
     let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
     for line in [
@@ -111,6 +113,7 @@ fn a_pod_that_ends_says_since_when() {
     let listed = Listed {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
+        stale: false,
     };
     let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
     assert!(

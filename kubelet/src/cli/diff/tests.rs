@@ -14,6 +14,7 @@ fn running(text: &str) -> Vec<Listed> {
     let pods = manifest(text).pods.into_iter().map(|pod| Listed {
         pod: (*pod.pod).clone(),
         whole: serde_json::to_value(&*pod.pod).unwrap(),
+        stale: false,
     });
     pods.collect()
 }

@@ -34,6 +34,7 @@ fn listed(namespace: &str, name: &str) -> Listed {
     Listed {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
+        stale: false,
     }
 }
 
@@ -46,6 +47,16 @@ fn shown(line: &str, pods: &[&Listed]) -> String {
         wide,
         "2026-01-02T03:05:00Z".parse().unwrap(),
     )
+}
+
+#[test]
+fn a_pod_that_is_stale_says_so_in_its_status() {
+    let (mut a, b) = (listed("default", "web"), listed("default", "dns"));
+    a.stale = true;
+    assert_eq!(
+        shown("--no-headers", &[&a, &b]),
+        "web   1/1   Running,Stale   0   5m\ndns   1/1   Running         0   5m\n"
+    );
 }
 
 #[test]
@@ -148,7 +159,7 @@ fn watched(line: &str, changes: &[Value]) -> (String, String, CliError) {
     let mut arguments = arguments(line);
     arguments.watch = true;
     let changes = Changes::of(&socket, "/watch/pods").unwrap();
-    let error = watch(changes, &arguments, &mut streams).unwrap_err();
+    let error = watch(changes, &socket, &arguments, &mut streams).unwrap_err();
     agent.join().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (text(output), text(remarks), error)

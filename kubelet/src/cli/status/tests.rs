@@ -25,6 +25,7 @@ fn pod(name: &str, began: &str, status: &Value) -> Listed {
     Listed {
         pod: serde_json::from_value(whole.clone()).unwrap(),
         whole,
+        stale: false,
     }
 }
 
@@ -47,6 +48,31 @@ fn event(name: &str) -> Item {
 fn shown(overview: Value, pods: &[Listed], events: &[Item]) -> String {
     let overview = serde_json::from_value(overview).unwrap();
     screen(&overview, pods, events, NOW.parse().unwrap())
+}
+
+#[test]
+fn pods_that_are_stale_are_named_and_so_is_the_reason() {
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let mut pods = [
+        pod("web", "2026-01-02T03:00:00Z", &ready),
+        pod("db", "2026-01-02T03:00:00Z", &ready),
+    ];
+    pods[0].stale = true;
+    let mut overview = overview();
+    overview["kubeconfig"] = json!("/etc/kubernetes/kubelet.conf");
+    let text = shown(overview.clone(), &pods, &[]);
+    let row = "API server:   by /etc/kubernetes/kubelet.conf; not heard since the agent began\n";
+    assert!(text.contains(row), "{text}");
+    assert!(
+        text.ends_with("\nStale (as they were known before the agent began):\n  default/web\n"),
+        "{text}"
+    );
+    pods[0].stale = false;
+    let text = shown(overview, &pods, &[]);
+    assert!(
+        !text.contains("Stale") && !text.contains("not heard"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -50,7 +50,13 @@ async fn the_lease_is_made_with_its_owner_and_renewed_each_quarter_of_its_time()
         node: "a".into(),
         duration: Duration::from_secs(40),
     };
-    let task = tokio::spawn(run_lease(client, lease_settings, own, clock));
+    let task = tokio::spawn(run_lease(
+        client,
+        lease_settings,
+        own,
+        clock,
+        watch::Sender::new(None),
+    ));
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(seen.count(), 1, "nobody owns it yet");
     sender.send_replace(OwnNode::There(node_with("u")));

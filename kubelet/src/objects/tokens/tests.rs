@@ -145,3 +145,41 @@ fn no_debug_output_shows_a_token() {
     let found = Found::There(Token::new("hush"));
     assert!(!format!("{found:?}").contains("hush"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_from_an_earlier_life_stays_until_there_is_another_or_none() {
+    let known = |cell: &Cell<Token>| cell.set(Found::There(Token::new("from before")));
+    let api = Api::default();
+    let busy = Arc::new(AtomicBool::new(true));
+    let is_busy = busy.clone();
+    api.on_post(move |_, _| {
+        let code = if is_busy.load(Ordering::Relaxed) {
+            503
+        } else {
+            404
+        };
+        let status = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no"});
+        let mut answer = Response::new(Body::from(status.to_string()));
+        *answer.status_mut() = hyper::StatusCode::from_u16(code).unwrap();
+        answer
+    });
+    let cell = Arc::new(Cell::default());
+    known(&cell);
+    let client = api.client();
+    let task = tokio::spawn(keep_token(async move { client }, key(), cell.clone()));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(text(&cell), Ok("from before".to_owned()));
+    busy.store(false, Ordering::Relaxed);
+    tokio::time::sleep(RETRY_MOST * 2).await;
+    assert_eq!(text(&cell), Err("failed to fetch token: no".to_owned()));
+    task.abort();
+
+    let (api, _, _) = granting(3607);
+    let cell = Arc::new(Cell::default());
+    known(&cell);
+    let client = api.client();
+    let task = tokio::spawn(keep_token(async move { client }, key(), cell.clone()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(text(&cell), Ok("token-1".to_owned()));
+    task.abort();
+}

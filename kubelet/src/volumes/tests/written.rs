@@ -327,6 +327,15 @@ fn volumes_are_written_renewed_and_taken_away() {
     let data = std::fs::metadata(dir.join("kubernetes.io~configmap/m/..data")).unwrap();
     assert_eq!((data.gid(), data.mode() & 0o7777), (1234, 0o2755));
 
+    // A later life of the agent finds its token there.
+    let dirs = PodDirs::new(node.temp.path()).unwrap();
+    let found = crate::volumes::tokens_in_volumes(&dirs, &uid(), &pod);
+    let found: Vec<_> = found
+        .iter()
+        .map(|(wish, token)| (&*wish.audience, wish.expiration_seconds, &**token.reveal()))
+        .collect();
+    assert_eq!(found, [("vault", 3607, &b"token"[..])]);
+
     // Renewed: what changed is there, what did not is the same file as before.
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     let (text_before, token_before) = (inode(&text), inode(&token));
