@@ -282,10 +282,8 @@ pub async fn run(
     let mut desired = sources.desired;
     let object = KnownNode::new(heard.node.clone(), heard_stale.clone());
     if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
-        desired = with_api_pods(
-            (desired, heard.pods.clone(), heard_stale.clone()),
-            &mut singletons,
-        );
+        let (pods, stale_pods) = (heard.pods.clone(), heard_stale.clone());
+        desired = with_api_pods(desired, pods, stale_pods, &mut singletons);
         let kept = CheckpointInputs {
             root: config.paths.root.clone(),
             credentials: service.credentials().map(PathBuf::from),
@@ -352,11 +350,9 @@ fn serving(config: &Config, clock: &Clock, feeds: &cluster::Feeds) -> Option<Ser
 
 /// The pods of the manifests and those of the API server as one set.
 fn with_api_pods(
-    (files, pods, stale): (
-        watch::Receiver<Arc<Desired>>,
-        watch::Receiver<Arc<ApiPods>>,
-        watch::Receiver<Arc<StalePods>>,
-    ),
+    files: watch::Receiver<Arc<Desired>>,
+    pods: watch::Receiver<Arc<ApiPods>>,
+    stale: watch::Receiver<Arc<StalePods>>,
     singletons: &mut Singletons,
 ) -> watch::Receiver<Arc<Desired>> {
     let (sender, desired) = watch::channel(Arc::default());
