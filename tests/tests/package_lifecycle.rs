@@ -268,6 +268,10 @@ fn a_purge_unmounts_what_is_the_agents_and_refuses_what_is_not() -> Result<()> {
         mount -t tmpfs tmpfs $volumes/memory
         mount --bind /root/data $pods/u-1/plugins
         mkdir -p '/var/lib/kubelet/a b' && mount --bind '/root/my data' '/var/lib/kubelet/a b'
+        mkdir -p /root/host $pods/u-1/volume-subpaths/host/c/0
+        mount -t tmpfs tmpfs /root/host && mount --make-shared /root/host && mkdir /root/host/usb
+        mount --bind /root/host $pods/u-1/volume-subpaths/host/c/0
+        mount -t tmpfs tmpfs /root/host/usb && touch /root/host/usb/precious
         touch $volumes/memory/file /root/data/precious '/root/my data/precious' $pods/u-2/file
         echo log >/var/log/pods/default_web_u-1/app/0.log
         ln -s /var/log/pods/default_web_u-1/app/0.log /var/log/containers/web.log",
@@ -281,8 +285,11 @@ fn a_purge_unmounts_what_is_the_agents_and_refuses_what_is_not() -> Result<()> {
     assert!(!said.contains("memory"), "{said}");
     machine.run(&format!("test -e /root/data/precious && test -e '/root/my data/precious' && test -e /var/lib/kubelet/pods/u-2/file && test -e {CONFIG}"))?;
     machine
-        .run("! grep -q empty-dir /proc/self/mountinfo")
-        .context("the volume is unmounted")?;
+        .run("! grep -q -e empty-dir -e volume-subpaths /proc/self/mountinfo")
+        .context("the volume and the part of a volume are unmounted")?;
+    machine
+        .run("test -e /root/host/usb/precious")
+        .context("what the node has mounted in its own directory stays")?;
 
     machine.run(
         "umount /var/lib/kubelet/pods/u-1/plugins '/var/lib/kubelet/a b' && dpkg --purge kubelet",

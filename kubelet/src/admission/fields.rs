@@ -307,11 +307,8 @@ pub(super) const VOLUME_MOUNT: &Table = &[
     ("name", Built),
     ("readOnly", Built),
     ("recursiveReadOnly", Built),
-    ("subPath", refused(set, "is not supported in this version")),
-    (
-        "subPathExpr",
-        refused(set, "is not supported in this version"),
-    ),
+    ("subPath", Built),
+    ("subPathExpr", Built),
 ];
 
 /// `Volume`.

@@ -253,14 +253,6 @@ fn what_is_not_built_of_a_container_refuses_the_pod() {
             "spec.containers[0].volumeDevices need block volumes, which are not supported in this version",
         ),
         (
-            json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "a"}]}),
-            "spec.containers[0].volumeMounts[0].subPath: \"a\" is not supported in this version",
-        ),
-        (
-            json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": "$(A)"}]}),
-            "spec.containers[0].volumeMounts[0].subPathExpr: \"$(A)\" is not supported in this version",
-        ),
-        (
             json!({"resources": {"claims": [{"name": "gpu"}]}}),
             "spec.containers[0].resources.claims need dynamic resource allocation, which is not supported in this version",
         ),
@@ -305,7 +297,10 @@ fn restart_policies_and_deadlines_are_built() {
     admitted(&with_container(json!({
         "securityContext": {"procMount": "Default", "privileged": true},
         "resources": {"requests": {"ephemeral-storage": "1Gi", "example.com/gpu": "0"}, "limits": {"cpu": "1", "memory": "1Gi"}},
-        "volumeMounts": [{"name": "a", "mountPath": "/a", "subPath": ""}],
+        "volumeMounts": [
+            {"name": "a", "mountPath": "/a", "subPath": "b/c"},
+            {"name": "a", "mountPath": "/d", "subPathExpr": "$(E)"},
+        ],
     })));
 }
 

@@ -3,7 +3,7 @@
 //! Owns: `pods/<uid>` itself, `containers/` (termination messages) and `etc-hosts` in it, and its removal.
 //! Inputs: pod UIDs, the text of the hosts file. Outputs: paths for the runtime to mount, termination messages.
 //! Tasks: none; functions block on the disk, [`PodDirs::remove`] on as much as the pod left behind.
-//! Deliberately not here: what lies in `volumes/` (the room of that name), logs, and unmounting: a directory with
+//! Deliberately not here: what lies in `volumes/` and `volume-subpaths/` (the room `volumes`), logs, and unmounting: a directory with
 //! anything mounted below it is not removed, whatever the reason.
 
 pub mod etc_hosts;
@@ -25,6 +25,8 @@ const CONTAINERS: &str = "containers";
 pub(crate) const ETC_HOSTS: &str = "etc-hosts";
 /// The pod's volumes.
 pub(crate) const VOLUMES: &str = "volumes";
+/// Parts of volumes that containers mount (`subPath`), each mounted here.
+pub(crate) const VOLUME_SUBPATHS: &str = "volume-subpaths";
 /// What the kinds of volume note for themselves.
 pub(crate) const PLUGINS: &str = "plugins";
 /// Mode of these directories: nobody but root and its group looks into other people's pods.

@@ -1,13 +1,13 @@
 //! The volumes of pods: one file for each kind.
 //!
-//! Owns: `pods/<uid>/volumes` and `pods/<uid>/plugins`, and the mounts below the former.
+//! Owns: `pods/<uid>/volumes`, `pods/<uid>/plugins` and `pods/<uid>/volume-subpaths`, and the mounts below them.
 //! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]. Outputs: where on the node each
 //! volume lies, for the containers' mounts.
 //! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown
-//! on a thread of its own.
+//! and each container's subPaths on a thread of their own.
 //! `keyed`, `downward_api` and `projected` say (purely) which files a volume has; `written` makes the volume, and
-//! `atomic_writer` the files, all at once.
-//! Deliberately not here: getting objects of the API server (`objects` does), mounting into containers (the runtime does), subPath, enforcing an emptyDir's size on disk
+//! `atomic_writer` the files, all at once. `sub_path` mounts parts of volumes for single containers.
+//! Deliberately not here: getting objects of the API server (`objects` does), mounting into containers (the runtime does), enforcing an emptyDir's size on disk
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
 mod atomic_writer;
@@ -22,6 +22,7 @@ mod ownership;
 mod payload;
 mod present;
 mod projected;
+mod sub_path;
 mod teardown;
 mod tokens;
 mod written;
@@ -32,7 +33,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Volume;
+use tokio::sync::Mutex;
 
+use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodUid};
 use crate::poddir::{PodDir, PodDirs};
@@ -42,6 +45,7 @@ pub use contents::{Contents, Inputs};
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use present::{plugin, present};
+pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
 
 /// Where a volume lies on the node.
@@ -63,8 +67,8 @@ pub struct VolumesConfig {
     pub allocatable_memory_bytes: u64,
 }
 
-/// Bytes of the stack of a thread that gives volumes back; only what is used of it takes memory.
-const TEAR_DOWN_STACK: usize = 256 << 10;
+/// Bytes of the stack of a thread that may hang; only what is used of it takes memory.
+const THREAD_STACK: usize = 256 << 10;
 
 /// The volumes of all pods.
 #[derive(Debug)]
@@ -231,22 +235,73 @@ impl Volumes {
     /// As [`Volumes::tear_down`].
     pub async fn tear_down_in_background(self: Arc<Self>, uid: PodUid) -> Result<(), VolumeError> {
         let of = uid.clone();
-        let (told, done) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("tear-down".to_owned())
-            .stack_size(TEAR_DOWN_STACK)
-            // Whoever asked may have gone meanwhile, and asks again.
-            .spawn(move || drop(told.send(self.tear_down(&of))))
-            .map_err(|source| VolumeError::Interrupted {
-                uid: uid.clone(),
-                source,
-            })?;
-        // A thread that says nothing has panicked.
-        done.await.unwrap_or_else(|_| {
-            let source = io::Error::other("it panicked");
-            Err(VolumeError::Interrupted { uid, source })
-        })
+        let done = on_own_thread("tear-down", move |_| self.tear_down(&of)).await;
+        done.unwrap_or_else(|source| Err(VolumeError::Interrupted { uid, source }))
     }
+
+    /// Mounts what `request` asks for, and says where. Idempotent: what is mounted already and still is the same file
+    /// stays. Blocks for as long as the volumes' file systems; `turn` is asked for before the first mount is made, and
+    /// mounts nothing where it gives none.
+    ///
+    /// # Errors
+    /// The first subPath that cannot be had; others may be mounted.
+    pub fn bind_sub_paths<Turn>(
+        &self,
+        request: &SubPathRequest,
+        turn: impl FnOnce() -> Option<Turn>,
+    ) -> Result<SubPaths, SubPathError> {
+        let pod = match self.dirs.get(&request.uid) {
+            Ok(Some(pod)) => pod,
+            Ok(None) => return Err(request.failed("the pod has no directory")),
+            Err(error) => return Err(request.failed(&error_chain(&error))),
+        };
+        let found = request.find(&pod)?;
+        match turn() {
+            Some(_turn) => request.bind(&pod, &found),
+            None => Err(request.failed("the pod ends")),
+        }
+    }
+
+    /// [`Volumes::bind_sub_paths`] on a thread of its own, for the reason that tearing down has. `writing` is held while
+    /// mounts are made, and none is made any more once nobody waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Volumes::bind_sub_paths`].
+    pub async fn bind_sub_paths_in_background(
+        self: Arc<Self>,
+        request: SubPathRequest,
+        writing: Arc<Mutex<()>>,
+    ) -> Result<SubPaths, SubPathError> {
+        let request = Arc::new(request);
+        let of = request.clone();
+        let done = on_own_thread("sub-path", move |is_awaited| {
+            self.bind_sub_paths(&of, || {
+                let turn = writing.blocking_lock_owned();
+                is_awaited().then_some(turn)
+            })
+        });
+        let done = done.await;
+        done.unwrap_or_else(|error| Err(request.failed(&error.to_string())))
+    }
+}
+
+/// Does `work` on a thread of its own: a file system may hang for as long as what it leads to is away, and must not take
+/// a thread that others wait for. `work` is told how to ask whether anybody still waits for it.
+async fn on_own_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
+) -> io::Result<T> {
+    let (told, done) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(THREAD_STACK)
+        .spawn(move || {
+            let answer = work(&|| !told.is_closed());
+            // Whoever asked may have gone meanwhile, and asks again.
+            drop(told.send(answer));
+        })?;
+    // A thread that says nothing has panicked.
+    done.await.map_err(|_| io::Error::other("it panicked"))
 }
 
 #[derive(Clone, Copy)]

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Component, Path};
 
-use rustix::mount::{self, UnmountFlags};
+use rustix::io::Errno;
+use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
 
-use super::{VolumeError, downward_api, empty_dir, keyed, projected};
+use super::{VolumeError, downward_api, empty_dir, keyed, projected, sub_path};
 use crate::dir::{Dir, DirError};
 use crate::mounts;
 use crate::poddir::{PLUGINS, PodDir, VOLUMES};
@@ -22,6 +23,8 @@ const OWN_CONTENT: [&str; 5] = [
 ];
 
 pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
+    // They hold files of the volumes.
+    sub_path::tear_down(pod)?;
     let Some(volumes) = pod.dir().child(VOLUMES)? else {
         return Ok(());
     };
@@ -29,7 +32,7 @@ pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
     if let Some(notes) = pod.dir().child(PLUGINS)? {
         notes.remove_tree(empty_dir::PLUGIN)?;
     }
-    unmount_below(&volumes)?;
+    unmount_below(&volumes, None)?;
     for plugin in volumes.subdirectories()? {
         let Some(kind) = volumes.child(&plugin)? else {
             continue;
@@ -45,19 +48,22 @@ pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Unmounts everything mounted below `volumes`, the last first; what a container left there through a mount that
-/// propagates back, too.
-fn unmount_below(volumes: &Dir) -> Result<(), VolumeError> {
+/// Unmounts everything mounted below `dir`, the last first; what a container left there through a mount that propagates
+/// back, too. Of `only`, where it is one name in `dir`, what is mounted there and below.
+pub(super) fn unmount_below(dir: &Dir, only: Option<&str>) -> Result<(), VolumeError> {
     let lookup = |source| VolumeError::Mounts {
-        path: volumes.path().to_owned(),
+        path: dir.path().to_owned(),
         source,
     };
-    let root = volumes.path().canonicalize().map_err(lookup)?;
-    for mounted in mounts::below(volumes.path()).map_err(lookup)? {
+    let root = dir.path().canonicalize().map_err(lookup)?;
+    for mounted in mounts::below(dir.path()).map_err(lookup)? {
         let Ok(path) = mounted.mount_point.strip_prefix(&root) else {
             continue;
         };
-        unmount(volumes, path).map_err(|source| VolumeError::Unmount {
+        if only.is_some_and(|name| !path.starts_with(name)) {
+            continue;
+        }
+        unmount(dir, path).map_err(|source| VolumeError::Unmount {
             path: mounted.mount_point.clone(),
             source,
         })?;
@@ -65,8 +71,9 @@ fn unmount_below(volumes: &Dir) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Unmounts `path` in `volumes`, reached by handle down to the directory it lies in.
-fn unmount(volumes: &Dir, path: &Path) -> io::Result<()> {
+/// Unmounts `path` in `dir`, reached by handle down to the directory it lies in. Mounts on the way lose their peers: those
+/// of a directory of the node would lose the same mount, and the node with them.
+fn unmount(dir: &Dir, path: &Path) -> io::Result<()> {
     let names: Option<Vec<&str>> = path
         .components()
         .map(|component| match component {
@@ -82,13 +89,21 @@ fn unmount(volumes: &Dir, path: &Path) -> io::Result<()> {
     let unwrap = |error: DirError| error.source;
     let mut parent = None;
     for name in above {
-        let next = parent.as_ref().unwrap_or(volumes).child_or_mount(name);
+        let next = parent.as_ref().unwrap_or(dir).child_or_mount(name);
         match next.map_err(unwrap)? {
-            Some(next) => parent = Some(next),
+            Some(next) => {
+                let handle = format!("/proc/self/fd/{}", next.as_fd().as_raw_fd());
+                match mount::mount_change(handle, MountPropagationFlags::PRIVATE) {
+                    // It is no mount point.
+                    Ok(()) | Err(Errno::INVAL) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                parent = Some(next);
+            }
             None => return Ok(()),
         }
     }
-    let parent = parent.as_ref().unwrap_or(volumes).as_fd();
+    let parent = parent.as_ref().unwrap_or(dir).as_fd();
     let target = format!("/proc/self/fd/{}/{last}", parent.as_raw_fd());
     Ok(mount::unmount(target, UnmountFlags::NOFOLLOW)?)
 }

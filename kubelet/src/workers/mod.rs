@@ -22,6 +22,7 @@
 //! leaves behind, the next look at the runtime shows.
 
 mod apply;
+mod container;
 mod hold;
 mod kill;
 mod kills;

@@ -19,23 +19,23 @@ use crate::logs::LogsError;
 use crate::metrics::kubelet;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
-use crate::poddir::{PodDir, PodDirError, etc_hosts};
+use crate::poddir::{PodDir, PodDirError};
 use crate::resize::Amounts;
 use crate::runtime::convert::dns::{DnsSettings, ResolvConf, ResolvConfError};
 use crate::runtime::convert::{
-    self, ContainerConfigError, ContainerInputs, HostnameError, SandboxConfigError, SandboxInputs,
+    self, ContainerConfigError, HostnameError, SandboxConfigError, SandboxInputs,
 };
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::runtime_class::NoRuntimeClass;
 use crate::status::Waiting;
-use crate::volumes::{MountedVolumes, VolumeError, env_files};
+use crate::volumes::{MountedVolumes, VolumeError};
 
 /// What a pod has on the node before its first sandbox.
 pub(super) struct Prepared {
-    dir: PodDir,
+    pub(super) dir: PodDir,
     cgroup_parent: String,
     log_directory: PathBuf,
-    volumes: MountedVolumes,
+    pub(super) volumes: MountedVolumes,
 }
 
 /// Why a pod's sandbox or one of its containers did not start. Retried with back-off.
@@ -365,7 +365,8 @@ impl Worker {
         self.look_at_objects().await;
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
         let target = target_of(pod, &start.name, &observed)?;
-        let mut config = self.container_config(pod, spec, start, &image, &pod_ips)?;
+        let config = self.container_config(pod, spec, start, &image, &pod_ips);
+        let mut config = config.await?;
         if let Some(target) = target {
             convert::share_processes(&mut config, target);
         }
@@ -435,63 +436,6 @@ impl Worker {
                 let retry_at = now + error.retry_after().unwrap_or(Duration::from_secs(3600));
                 StartError::Image(ImageFailure { error, retry_at })
             })
-    }
-
-    fn container_config(
-        &self,
-        pod: &Pod,
-        spec: &Container,
-        start: &ContainerStart,
-        image: &ImageReady,
-        pod_ips: &[std::net::IpAddr],
-    ) -> Result<v1::ContainerConfig, StartError> {
-        let prepared = self
-            .memory
-            .prepared
-            .as_ref()
-            .ok_or(StartError::NotPrepared)?;
-        let hosts_file = self.write_hosts(pod, prepared, pod_ips)?;
-        let termination_log = prepared
-            .dir
-            .ensure_termination_log(&start.name, start.attempt)?;
-        self.tools
-            .logs
-            .ensure_container(&self.name, &self.uid, &start.name)?;
-        let inputs = ContainerInputs {
-            attempt: start.attempt,
-            image_ref: &image.image_ref,
-            image_user: &image.user,
-            volumes: &prepared.volumes,
-            pod_ips,
-            objects: &self.objects.snapshot(pod),
-            services: &self.objects.services(pod),
-            files: &env_files(spec, &prepared.volumes),
-            hosts_file: hosts_file.as_deref(),
-            termination_log: Some(&termination_log),
-            node: &self.tools.node.settings,
-        };
-        Ok(convert::container_config(pod, spec, &inputs)?)
-    }
-
-    /// The pod's `/etc/hosts`, with its addresses as they are now.
-    fn write_hosts(
-        &self,
-        pod: &Pod,
-        prepared: &Prepared,
-        pod_ips: &[std::net::IpAddr],
-    ) -> Result<Option<PathBuf>, StartError> {
-        let aliases = pod::spec(pod).host_aliases.as_deref().unwrap_or_default();
-        let text = if pod::host_network(pod) {
-            let node_file =
-                etc_hosts::node_file("/etc/hosts".as_ref()).map_err(StartError::Hosts)?;
-            etc_hosts::of_host_network(&node_file, aliases)
-        } else if pod_ips.is_empty() {
-            return Ok(None);
-        } else {
-            let name = convert::pod_hostname(pod, &self.tools.node.settings.cluster_domain)?;
-            etc_hosts::of_pod(pod_ips, &name.host, name.domain.as_deref(), aliases).into_bytes()
-        };
-        Ok(Some(prepared.dir.write_etc_hosts(&text)?))
     }
 }
 

@@ -38,6 +38,11 @@ impl Upkeep {
         self.writing.clone().lock_owned().await
     }
 
+    /// The turn itself, for whoever only knows later when it is needed.
+    pub(super) fn writing(&self) -> Arc<Mutex<()>> {
+        self.writing.clone()
+    }
+
     /// What is to be written, by what is known now.
     pub(super) fn contents(&self, tools: &Tools, pod: &Pod, objects: &PodObjects) -> Contents {
         contents(tools, pod, objects)

@@ -16,7 +16,7 @@ use crate::images::ImageUser;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::Pod;
 use crate::runtime::ImageRef;
-use crate::volumes::MountedVolumes;
+use crate::volumes::{MountedVolumes, SubPath, SubPathError, SubPaths};
 
 /// What is known of a container beyond the pod's spec.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub struct ContainerInputs<'a> {
     pub image_user: &'a ImageUser,
     /// The pod's volumes by name, set up.
     pub volumes: &'a MountedVolumes,
+    /// Where the subPaths that [`sub_paths`] asks for are mounted.
+    pub sub_paths: &'a SubPaths,
     /// The pod's addresses as the runtime gave them; none on the host's network, or before there are.
     pub pod_ips: &'a [IpAddr],
     /// The objects that the pod refers to.
@@ -54,6 +56,9 @@ pub enum ContainerConfigError {
     /// A mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A part of a volume.
+    #[error(transparent)]
+    SubPath(#[from] SubPathError),
     /// The security context.
     #[error(transparent)]
     Security(#[from] SecurityError),
@@ -73,6 +78,35 @@ impl ContainerConfigError {
     }
 }
 
+fn environment(
+    pod: &Pod,
+    container: &Container,
+    inputs: &ContainerInputs<'_>,
+) -> Result<env::Environment, EnvError> {
+    env::environment(&env::Sources {
+        pod,
+        container,
+        pod_ips: inputs.pod_ips,
+        objects: inputs.objects,
+        services: inputs.services,
+        files: inputs.files,
+        node: inputs.node,
+    })
+}
+
+/// What has to be mounted before `container` of `pod` can be made: the parts of volumes that it mounts.
+///
+/// # Errors
+/// When the environment cannot be made, or a path is none.
+pub fn sub_paths(
+    pod: &Pod,
+    container: &Container,
+    inputs: &ContainerInputs<'_>,
+) -> Result<Vec<SubPath>, ContainerConfigError> {
+    let env = environment(pod, container, inputs)?;
+    Ok(mounts::sub_paths(container, inputs.volumes, &env)?)
+}
+
 /// The message that makes `container` of `pod`.
 ///
 /// # Errors
@@ -82,20 +116,13 @@ pub fn container_config(
     container: &Container,
     inputs: &ContainerInputs<'_>,
 ) -> Result<v1::ContainerConfig, ContainerConfigError> {
-    let env = env::environment(&env::Sources {
-        pod,
-        container,
-        pod_ips: inputs.pod_ips,
-        objects: inputs.objects,
-        services: inputs.services,
-        files: inputs.files,
-        node: inputs.node,
-    })?;
+    let env = environment(pod, container, inputs)?;
     let mounts = mounts::mounts(
         pod,
         container,
         &mounts::Places {
             volumes: inputs.volumes,
+            sub_paths: inputs.sub_paths,
             hosts_file: inputs.hosts_file,
             termination_log: inputs.termination_log,
             node: inputs.node,

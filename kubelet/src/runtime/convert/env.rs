@@ -1,6 +1,7 @@
 //! A container's environment.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -91,6 +92,26 @@ impl Environment {
     /// `text` with its references to these variables replaced.
     pub(super) fn expand(&self, text: &str) -> String {
         expand(text, |name| self.get(name))
+    }
+
+    /// As [`Environment::expand`], where each variable must have a value that is not empty.
+    ///
+    /// # Errors
+    /// The names of those that have none, in order.
+    pub(super) fn expand_all(&self, text: &str) -> Result<String, Vec<String>> {
+        let missing = RefCell::new(BTreeSet::new());
+        let expanded = expand(text, |name| {
+            let value = self.get(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                missing.borrow_mut().insert(name.to_owned());
+            }
+            value
+        });
+        let missing: Vec<_> = missing.into_inner().into_iter().collect();
+        match missing.is_empty() {
+            true => Ok(expanded),
+            false => Err(missing),
+        }
     }
 
     pub(super) fn into_iter(self) -> impl Iterator<Item = (String, Vec<u8>)> {

@@ -6,8 +6,8 @@
 //! Outputs: [`PodSandboxConfig`](cri_proto::v1::PodSandboxConfig) and
 //! [`ContainerConfig`](cri_proto::v1::ContainerConfig), or the error whose text is the waiting container's message.
 //! Spawns no task. Pure: no clock, no I/O; that a path exists is the caller's business.
-//! Does not: get configMaps, secrets or services (it is handed what is known of them), devices, user namespaces, or a path
-//! beneath a volume (`subPath`): what needs the latter is refused, here or in admission.
+//! Does not: get configMaps, secrets or services (it is handed what is known of them), mount parts of volumes (it says
+//! which, and is handed where), devices or user namespaces: what needs those is refused in admission.
 
 mod container;
 pub mod dns;
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 
 pub(crate) use container::signal_name;
-pub use container::{ContainerConfigError, ContainerInputs, container_config};
+pub use container::{ContainerConfigError, ContainerInputs, container_config, sub_paths};
 pub use downward::DownwardError;
 pub(crate) use downward::go_quote;
 pub(crate) use downward::{field_for_file, resource_for_file};

@@ -6,9 +6,10 @@ use cri_proto::v1;
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use super::NodeSettings;
+use super::env::Environment;
 use super::identity::termination_message_path;
 use crate::pod::{self, Pod};
-use crate::volumes::MountedVolumes;
+use crate::volumes::{HostVolume, MountedVolumes, SubPath, SubPaths};
 
 /// Where programs look up names before they ask a server.
 const HOSTS_FILE: &str = "/etc/hosts";
@@ -24,9 +25,18 @@ pub enum MountError {
         /// The container's name.
         container: String,
     },
-    /// `subPath` or `subPathExpr`.
-    #[error("volume {volume:?}: subPath is not supported in this version")]
-    SubPath {
+    /// Variables of a `subPathExpr` without a value.
+    #[error("missing value for {}", .0.join(", "))]
+    NoValue(Vec<String>),
+    /// A subPath from the root.
+    #[error("error SubPath `{0}` must not be an absolute path")]
+    SubPathAbsolute(String),
+    /// A subPath that steps back.
+    #[error("unable to provision SubPath `{0}`: must not contain '..'")]
+    SubPathSteps(String),
+    /// A subPath that nobody has mounted.
+    #[error("the subPath of volume {volume:?} is not mounted")]
+    SubPathUnbound {
         /// The volume's name.
         volume: String,
     },
@@ -71,6 +81,7 @@ pub enum MountError {
 #[derive(Clone, Copy)]
 pub(super) struct Places<'a> {
     pub(super) volumes: &'a MountedVolumes,
+    pub(super) sub_paths: &'a SubPaths,
     pub(super) hosts_file: Option<&'a Path>,
     pub(super) termination_log: Option<&'a Path>,
     pub(super) node: &'a NodeSettings,
@@ -84,9 +95,9 @@ pub(super) fn mounts(
 ) -> Result<Vec<v1::Mount>, MountError> {
     let mut mounts = Vec::new();
     let mut has_hosts = false;
-    for mount in container.volume_mounts.iter().flatten() {
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         has_hosts |= mount.mount_path == HOSTS_FILE;
-        mounts.push(volume_mount(pod, container, mount, places)?);
+        mounts.push(volume_mount(pod, container, (index, mount), places)?);
     }
     if let (Some(file), false) = (places.hosts_file, has_hosts) {
         mounts.push(v1::Mount {
@@ -108,32 +119,86 @@ pub(super) fn mounts(
     Ok(mounts)
 }
 
+/// The subPaths of a container's mounts, with the variables of its environment.
+pub(super) fn sub_paths(
+    container: &Container,
+    volumes: &MountedVolumes,
+    env: &Environment,
+) -> Result<Vec<SubPath>, MountError> {
+    let mut wanted = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let Some(written) = sub_path(mount) else {
+            continue;
+        };
+        let path = match written {
+            Written::Plain(path) => path.to_owned(),
+            Written::Expression(text) => env.expand_all(text).map_err(MountError::NoValue)?,
+        };
+        if path.starts_with('/') {
+            return Err(MountError::SubPathAbsolute(path));
+        }
+        if path.split('/').any(|name| name == "..") {
+            return Err(MountError::SubPathSteps(path));
+        }
+        wanted.push(SubPath {
+            index,
+            volume: mount.name.clone(),
+            volume_path: volume_of(container, mount, volumes)?.path.clone(),
+            path,
+        });
+    }
+    Ok(wanted)
+}
+
+enum Written<'a> {
+    Plain(&'a str),
+    Expression(&'a str),
+}
+
+fn sub_path(mount: &VolumeMount) -> Option<Written<'_>> {
+    fn set(field: &Option<String>) -> Option<&str> {
+        field.as_deref().filter(|text| !text.is_empty())
+    }
+    let expression = set(&mount.sub_path_expr).map(Written::Expression);
+    expression.or_else(|| set(&mount.sub_path).map(Written::Plain))
+}
+
+fn volume_of<'a>(
+    container: &Container,
+    mount: &VolumeMount,
+    volumes: &'a MountedVolumes,
+) -> Result<&'a HostVolume, MountError> {
+    let volume = volumes.get(&mount.name);
+    volume.ok_or_else(|| MountError::NoVolume {
+        volume: mount.name.clone(),
+        container: container.name.clone(),
+    })
+}
+
 fn volume_mount(
     pod: &Pod,
     container: &Container,
-    mount: &VolumeMount,
+    (index, mount): (usize, &VolumeMount),
     places: &Places<'_>,
 ) -> Result<v1::Mount, MountError> {
-    let volume = places
-        .volumes
-        .get(&mount.name)
-        .ok_or_else(|| MountError::NoVolume {
-            volume: mount.name.clone(),
-            container: container.name.clone(),
-        })?;
-    let set = |field: &Option<String>| field.as_deref().is_some_and(|text| !text.is_empty());
-    if set(&mount.sub_path) || set(&mount.sub_path_expr) {
-        return Err(MountError::SubPath {
-            volume: mount.name.clone(),
-        });
-    }
+    let volume = volume_of(container, mount, places.volumes)?;
+    let path = match sub_path(mount) {
+        None => &volume.path,
+        // Never the whole volume in its place.
+        Some(_) => {
+            let bound = places.sub_paths.get(&index);
+            bound.ok_or_else(|| MountError::SubPathUnbound {
+                volume: mount.name.clone(),
+            })?
+        }
+    };
     let container_path = match mount.mount_path.starts_with('/') {
         true => mount.mount_path.clone(),
         false => format!("/{}", mount.mount_path),
     };
     Ok(v1::Mount {
         container_path,
-        host_path: text(&volume.path)?,
+        host_path: text(path)?,
         readonly: mount.read_only.unwrap_or(false) || volume.read_only,
         recursive_read_only: recursive_read_only(mount, places.node.recursive_read_only)?,
         // The label is the pod's to set only where the directory is: never on a path of the host's own.

@@ -1,11 +1,13 @@
 mod env;
 mod security;
+mod sub_paths;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use cri_proto::v1;
+use k8s_openapi::api::core::v1::Container;
 use serde_json::{Value, json};
 use static_pods::quantity::Quantity;
 
@@ -15,7 +17,7 @@ use crate::images::ImageUser;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::{self, Pod, PodName, QosClass};
 use crate::runtime::ImageRef;
-use crate::volumes::{HostVolume, MountedVolumes};
+use crate::volumes::{HostVolume, MountedVolumes, SubPaths};
 
 /// A node with cgroup v2, SELinux and everything else on.
 fn node() -> NodeSettings {
@@ -119,6 +121,7 @@ struct Around {
     objects: PodSnapshot,
     services: ServiceLinks,
     files: EnvFiles,
+    sub_paths: SubPaths,
 }
 
 impl Default for Around {
@@ -127,6 +130,7 @@ impl Default for Around {
             objects: PodSnapshot::of_cluster("ns"),
             services: ServiceLinks::Known(Vec::new()),
             files: EnvFiles::new(),
+            sub_paths: SubPaths::new(),
         }
     }
 }
@@ -138,6 +142,18 @@ fn in_surroundings(
     image_user: &ImageUser,
     around: &Around,
 ) -> Result<v1::ContainerConfig, ContainerConfigError> {
+    with_inputs(pod, name, node, image_user, around, container_config)
+}
+
+/// What `ask` says of a container in its surroundings.
+fn with_inputs<T>(
+    pod: &Pod,
+    name: &str,
+    node: &NodeSettings,
+    image_user: &ImageUser,
+    around: &Around,
+    ask: impl FnOnce(&Pod, &Container, &ContainerInputs<'_>) -> Result<T, ContainerConfigError>,
+) -> Result<T, ContainerConfigError> {
     let (_, container) = pod::containers(pod).find(|(_, c)| c.name == name).unwrap();
     let addresses = [ip("fd00::7"), ip("10.0.0.7")];
     let inputs = ContainerInputs {
@@ -145,6 +161,7 @@ fn in_surroundings(
         image_ref: &ImageRef::from("sha256:abc"),
         image_user,
         volumes: &volumes(pod),
+        sub_paths: &around.sub_paths,
         pod_ips: if pod::host_network(pod) {
             &[]
         } else {
@@ -157,7 +174,7 @@ fn in_surroundings(
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
         node,
     };
-    container_config(pod, container, &inputs)
+    ask(pod, container, &inputs)
 }
 
 /// Each directory of `tests/golden/convert` has a pod and the messages made of it. `UPDATE_GOLDEN=1` writes them anew.
@@ -248,14 +265,13 @@ fn mounts_that_cannot_be_made_say_why() {
         missing.to_string(),
         "cannot find volume \"w\" to mount into container \"c\""
     );
-    assert_eq!(
-        error(&node(), json!({"subPath": "a"})),
-        "volume \"v\": subPath is not supported in this version"
-    );
-    assert_eq!(
-        error(&node(), json!({"subPathExpr": "a"})),
-        "volume \"v\": subPath is not supported in this version"
-    );
+    // Whatever comes before has to be mounted: the whole volume never takes its place.
+    for sub_path in [json!({"subPath": "a"}), json!({"subPathExpr": "a"})] {
+        assert_eq!(
+            error(&node(), sub_path),
+            "the subPath of volume \"v\" is not mounted"
+        );
+    }
     assert_eq!(
         error(&node(), json!({"mountPropagation": "Up"})),
         "invalid MountPropagation mode: \"Up\""
