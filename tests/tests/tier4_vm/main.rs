@@ -71,6 +71,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         service::a_hung_agent_is_killed_and_its_pods_are_not,
     ),
     ("names", names::the_static_binary_resolves_names),
+    ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     (
         "reboot",
         shutdown::a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back,
@@ -80,7 +81,6 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         shutdown::a_reboot_ends_the_lower_priorities_first,
     ),
     ("power-cut", shutdown::a_power_cut_brings_every_pod_back),
-    ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     ("faults", faults::the_fault_harness_runs_here),
     ("purge", install::purges_clean),
 ];
