@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
 use tests::cluster::{LIMIT, Site, TOKEN, bound_pod, path};
 use tests::in_process::{FakeNode, with_node};
@@ -118,7 +118,12 @@ fn it_says_so_waits_and_is_mended_in_place() {
             for request in cluster.undecided().await? {
                 cluster.sign(&request).await?;
             }
-            cluster.node_condition("Ready", "True").await.map(drop)
+            let there = cluster.client().get(&path("nodes", "", NODE_NAME)).await?;
+            let conditions = there["status"]["conditions"].as_array();
+            let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+            let ready = conditions.into_iter().flatten().any(is_ready);
+            ensure!(ready, "{conditions:?}");
+            Ok(())
         })
         .await?;
         cluster.add(&bound_pod("b")).await?;
