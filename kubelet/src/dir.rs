@@ -434,7 +434,8 @@ impl AsFd for Dir {
     }
 }
 
-fn failed(action: &'static str, path: &Path, errno: Errno) -> DirError {
+/// What the kernel has refused.
+pub(crate) fn failed(action: &'static str, path: &Path, errno: Errno) -> DirError {
     DirError {
         action,
         path: path.to_owned(),

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, OpenTreeFlags};
 
 use super::{VolumeError, teardown};
-use crate::dir::{Dir, DirError};
+use crate::dir::{Dir, DirError, failed};
 use crate::errors::error_chain;
 use crate::pod::PodUid;
 use crate::poddir::{PodDir, VOLUME_SUBPATHS};
@@ -23,6 +23,7 @@ use beneath::{Refused, Root};
 mod beneath;
 
 const PRIVATE: u32 = 0o750;
+const ON_THIS_MOUNT: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_XDEV);
 /// What a file is mounted on.
 const MOUNT_POINT: u32 = 0o640;
 
@@ -37,6 +38,13 @@ pub struct SubPath {
     pub volume_path: PathBuf,
     /// The path in it: relative, without steps back, variables replaced.
     pub path: String,
+}
+
+impl SubPath {
+    /// What it is mounted on.
+    fn name(&self) -> String {
+        self.index.to_string()
+    }
 }
 
 /// Where on the node the subPaths of a container are mounted, by the place of the mount among the container's.
@@ -72,6 +80,9 @@ pub enum SubPathError {
 pub(super) struct Found<'a> {
     wanted: &'a SubPath,
     file: OwnedFd,
+    is_dir: bool,
+    /// It is mounted already.
+    stays: bool,
 }
 
 /// One container's subPaths.
@@ -90,13 +101,27 @@ impl SubPathRequest {
     /// the network.
     pub(super) fn find(&self, pod: &PodDir) -> Result<Vec<Found<'_>>, SubPathError> {
         let found = self.wanted.iter().map(|wanted| {
-            let file = self.find_one(pod, wanted)?;
-            Ok(Found { wanted, file })
+            let file = self.open(pod, wanted)?;
+            let look = || -> Result<Found<'_>, DirError> {
+                let fail = |errno| failed("look up", &wanted.volume_path, errno);
+                let stat = fs::fstat(&file).map_err(fail)?;
+                Ok(Found {
+                    wanted,
+                    is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+                    stays: match self.place(pod, wanted)? {
+                        Some(place) => is_mounted(&place, &wanted.name(), &stat)?,
+                        None => false,
+                    },
+                    file,
+                })
+            };
+            look().map_err(|error| self.unprepared(wanted, &error_chain(&error)))
         });
         found.collect()
     }
 
-    fn find_one(&self, pod: &PodDir, wanted: &SubPath) -> Result<OwnedFd, SubPathError> {
+    /// A handle of what is wanted.
+    fn open(&self, pod: &PodDir, wanted: &SubPath) -> Result<OwnedFd, SubPathError> {
         let volume = match open_volume(pod, &wanted.volume_path) {
             Ok(volume) => volume,
             Err(error) if error.source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
@@ -117,7 +142,7 @@ impl SubPathRequest {
         })
     }
 
-    /// Mounts what was found. Nothing here waits for a file system of the network.
+    /// Mounts what was found, and asks nothing of the file system that it lies on: that may hang by now.
     pub(super) fn bind(&self, pod: &PodDir, found: &[Found<'_>]) -> Result<SubPaths, SubPathError> {
         let bound = found.iter().map(|found| {
             let path = self.bind_one(pod, found);
@@ -128,36 +153,43 @@ impl SubPathRequest {
     }
 
     fn bind_one(&self, pod: &PodDir, found: &Found<'_>) -> Result<PathBuf, VolumeError> {
-        let place = pod.dir().ensure_child(VOLUME_SUBPATHS, PRIVATE)?;
-        let place = place.ensure_child(&found.wanted.volume, PRIVATE)?;
-        let place = place.ensure_child(&self.container, PRIVATE)?;
-        let name = found.wanted.index.to_string();
+        let place = self.ensure_place(pod, found.wanted)?;
+        let name = found.wanted.name();
         let path = place.path_of(&name);
-        let fail = |action| {
-            let path = path.clone();
-            move |errno: Errno| DirError {
-                action,
-                path,
-                source: errno.into(),
-            }
-        };
-        let stat = fs::fstat(&found.file).map_err(fail("look up"))?;
-        match present(&place, &name).map_err(fail("look up"))? {
-            Present::Mounted(mounted) if is_same(&mounted, &stat) => return Ok(path),
-            Present::Mounted(_) => teardown::unmount_below(&place, Some(&name))?,
-            Present::Plain | Present::Nothing => {}
+        if found.stays {
+            return Ok(path);
         }
-        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let target: OwnedFd = match ensure_mount_point(&place, &name, is_dir) {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Err(Errno::XDEV) = fs::openat2(&place, &*name, flags, Mode::empty(), ON_THIS_MOUNT) {
+            teardown::unmount_below(&place, Some(&name))?;
+        }
+        let target: OwnedFd = match ensure_mount_point(&place, &name, found.is_dir) {
             // There was something of the other kind before.
             Err(_) => {
                 remove(&place, &name)?;
-                ensure_mount_point(&place, &name, is_dir)?
+                ensure_mount_point(&place, &name, found.is_dir)?
             }
             Ok(target) => target,
         };
-        mount_file(&found.file, &target).map_err(fail("mount"))?;
+        mount_file(&found.file, &target).map_err(|errno| failed("mount", &path, errno))?;
         Ok(path)
+    }
+
+    /// The directory of what is mounted of a volume for the container, if there is one.
+    fn place(&self, pod: &PodDir, wanted: &SubPath) -> Result<Option<Dir>, DirError> {
+        let Some(all) = pod.dir().child(VOLUME_SUBPATHS)? else {
+            return Ok(None);
+        };
+        match all.child(&wanted.volume)? {
+            Some(volume) => volume.child(&self.container),
+            None => Ok(None),
+        }
+    }
+
+    fn ensure_place(&self, pod: &PodDir, wanted: &SubPath) -> Result<Dir, DirError> {
+        let all = pod.dir().ensure_child(VOLUME_SUBPATHS, PRIVATE)?;
+        let volume = all.ensure_child(&wanted.volume, PRIVATE)?;
+        volume.ensure_child(&self.container, PRIVATE)
     }
 
     fn unprepared(&self, wanted: &SubPath, why: &str) -> SubPathError {
@@ -208,27 +240,20 @@ fn open_volume(pod: &PodDir, path: &Path) -> Result<Dir, DirError> {
     }
 }
 
-enum Present {
-    Nothing,
-    Plain,
-    Mounted(OwnedFd),
-}
-
-fn present(place: &Dir, name: &str) -> Result<Present, Errno> {
+/// Whether the file of `wanted` is mounted at `name`. A file that is mounted keeps its number, whatever becomes of its
+/// names.
+fn is_mounted(place: &Dir, name: &str, wanted: &Stat) -> Result<bool, DirError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |resolve| fs::openat2(place, name, flags, Mode::empty(), resolve);
-    match open(ResolveFlags::BENEATH | ResolveFlags::NO_XDEV) {
-        Ok(_) => Ok(Present::Plain),
-        Err(Errno::NOENT) => Ok(Present::Nothing),
-        Err(Errno::XDEV) => open(ResolveFlags::BENEATH).map(Present::Mounted),
-        Err(errno) => Err(errno),
+    match open(ON_THIS_MOUNT) {
+        Ok(_) | Err(Errno::NOENT) => Ok(false),
+        Err(Errno::XDEV) => {
+            let have = open(ResolveFlags::BENEATH).and_then(fs::fstat);
+            // What was removed on its server, or the like, is not what is wanted.
+            Ok(have.is_ok_and(|have| have.st_dev == wanted.st_dev && have.st_ino == wanted.st_ino))
+        }
+        Err(errno) => Err(failed("look up", &place.path_of(name), errno)),
     }
-}
-
-/// Whether it is the same file. A file that is mounted keeps its number, whatever becomes of its names.
-fn is_same(mounted: &OwnedFd, wanted: &Stat) -> bool {
-    fs::fstat(mounted)
-        .is_ok_and(|have| have.st_dev == wanted.st_dev && have.st_ino == wanted.st_ino)
 }
 
 fn ensure_mount_point(place: &Dir, name: &str, is_dir: bool) -> Result<OwnedFd, DirError> {

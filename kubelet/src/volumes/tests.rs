@@ -1,3 +1,4 @@
+mod attacks;
 mod written;
 
 use super::*;
