@@ -258,7 +258,9 @@ async fn refuse(mut stream: TcpStream) {
     let answered = async {
         // Whoever has not been heard out finds the connection reset, and no alert.
         let mut hello = vec![0; LONGEST_HELLO];
-        stream.read(&mut hello).await?;
+        if stream.read(&mut hello).await? == 0 {
+            return Ok(());
+        }
         stream.write_all(&INTERNAL_ERROR).await?;
         stream.shutdown().await
     };

@@ -172,14 +172,8 @@ impl Place {
     }
 
     fn complaint(&self) -> String {
-        let heard = self.complaints.heard();
-        let text = heard
-            .borrow()
-            .serving
-            .as_deref()
-            .unwrap_or_default()
-            .to_owned();
-        text
+        let troubles = self.complaints.heard().borrow().clone();
+        troubles.serving.as_deref().unwrap_or_default().to_owned()
     }
 }
 
