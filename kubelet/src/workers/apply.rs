@@ -79,6 +79,11 @@ impl Worker {
         plan: &PodPlan,
     ) -> Applied {
         self.kills.begin_pass();
+        let makes_sandbox = |step: &Step| matches!(step, Step::CreateSandbox { .. });
+        if !plan.steps.iter().any(makes_sandbox) {
+            // The runtime may have made one whose answer was lost; or none is wanted any more.
+            self.say_set_back(None);
+        }
         let shown = ShownStep(self.board.clone());
         let mut applied = Applied::default();
         let mut permit: Option<StartPermit> = None;
@@ -145,6 +150,7 @@ impl Worker {
         }
     }
 
+    /// Says what keeps the pod as a whole from starting; none once it goes on.
     fn say_set_back(&self, reason: Option<&'static str>) {
         if let Some(board) = &self.board {
             board.set_back(reason);
