@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use kubelet::service::Environment;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tests::fake_runtime::Program;
+use tests::fake_runtime::{Fault, Program};
 use tests::in_process::{FakeNode, LIMIT, with_node};
 use tests::service::{Listener, ServedAgent, Serving, field};
 use tests::wait::{eventually, throughout};
+use tonic::Code;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -77,6 +78,31 @@ fn ready_comes_with_the_manifests_and_healthz_and_not_with_the_runtime() {
         );
         agent
             .status(&refused, seen, |line| line.starts_with(&refused))
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_whose_sandbox_fails_is_named_until_it_has_one_however_it_came() {
+    with_node(async |node| {
+        with_health(node)?;
+        let (agent, _) = ServedAgent::start(node, &Serving::default()).await?;
+        let fails = Fault::on("RunPodSandbox").times(2);
+        node.runtime.fault(fails.fails(Code::Unknown, "no room"));
+        node.put("a.yaml", &pod("a"))?;
+        let failing = "1 pod, 1 failing: default/a-node FailedCreatePodSandBox";
+        let (seen, _) = agent.status(failing, 0, |line| line == failing).await?;
+        let (seen, _) = agent
+            .status("running", seen, |line| line == "1 pod running")
+            .await?;
+        // Made, but the answer is lost: the agent finds it.
+        let lost = Fault::on("RunPodSandbox").times(1);
+        node.runtime
+            .fault(lost.fails_afterwards(Code::Unknown, "lost"));
+        node.put("b.yaml", &pod("b"))?;
+        agent
+            .status("both run", seen, |line| line == "2 pods running")
             .await?;
         Ok(())
     });
