@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
+use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster, with_cluster_alone};
 use tests::fake_runtime::Container;
 use tests::in_process::FakeNode;
 use tests::wait::{eventually, throughout};
@@ -139,6 +140,77 @@ fn a_pull_secret_that_is_not_there_is_told_and_the_pull_goes_on() {
         let message = event.message.unwrap_or_default();
         let expected = "Unable to retrieve some image pull secrets (gone); attempting to pull the image may not succeed.";
         ensure!(message == expected, "{message}");
+        Ok(())
+    });
+}
+
+/// Pods that share one object.
+const CROWD: usize = 500;
+/// Bytes of what the object holds after its update: were it held for each pod, that would be 128 MB.
+const LARGE: usize = 256 << 10;
+
+/// Memory of this process that is no file's, MB: the agent's, the runtime's and the API server's.
+fn anonymous_mb() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("no RssAnon")?.parse::<u64>()? >> 10)
+}
+
+#[test]
+fn five_hundred_pods_share_one_object() {
+    with_cluster_alone(async |cluster, node| {
+        cluster
+            .add_object("configmaps", &map("shared", "1"))
+            .await?;
+        node.configure("maxPods", json!(CROWD + 10));
+        node.configure("kubeAPIQPS", json!(1000));
+        node.configure("kubeAPIBurst", json!(1000));
+        node.start_agent()?;
+        let volumes = json!([{"name": "m", "configMap": {"name": "shared"}}]);
+        let mounts = json!([{"name": "m", "mountPath": "/m"}]);
+        let names: Vec<String> = (0..CROWD).map(|number| format!("p{number}")).collect();
+        for name in &names {
+            let (spec, container) = (json!({"volumes": volumes}), json!({"volumeMounts": mounts}));
+            cluster.add(&pod(name, spec, container)).await?;
+        }
+        let long = LIMIT * 10;
+        eventually("all run", long, async || {
+            let running = node.runtime.running("main").len();
+            ensure!(running == CROWD, "{running} run");
+            Ok(())
+        })
+        .await?;
+        let mut files = Vec::new();
+        for name in &names {
+            files.push(mounted(&running(node, name).await?, "/m")?.join("k"));
+        }
+        let before = anonymous_mb()?;
+        let text = "x".repeat(LARGE);
+        let object = path("configmaps", "default", "shared");
+        let began = std::time::Instant::now();
+        let change = json!({"data": {"k": text}});
+        cluster.client().merge(&object, &change).await?;
+        let told = began.elapsed();
+        eventually("all have it", long, async || {
+            let stale = files.iter().find(|file| {
+                let size = std::fs::metadata(file).map(|found| found.len());
+                size.ok() != Some(LARGE as u64)
+            });
+            ensure!(stale.is_none(), "{stale:?} has not");
+            Ok(())
+        })
+        .await?;
+        println!("{CROWD} volumes: {:?} after {told:?}", began.elapsed());
+        let grown = anonymous_mb()?.saturating_sub(before);
+        ensure!(grown < 40, "{grown} MB more");
+        let watched = "/api/v1/namespaces/default/configmaps";
+        let watches = cluster.asked(Timestamp::UNIX_EPOCH, "watch", watched)?;
+        let own = watches.iter();
+        let own = own.filter(|watch| watch.query.contains("metadata.name%3Dshared"));
+        ensure!(own.count() == 1, "{watches:#?}");
         Ok(())
     });
 }

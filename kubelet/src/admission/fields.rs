@@ -321,7 +321,7 @@ pub(super) const VOLUME: &Table = &[
     ("configMap", Built),
     ("csi", refused(always, VOLUME_KIND)),
     ("downwardAPI", Built),
-    ("emptyDir", Object(EMPTY_DIR)),
+    ("emptyDir", Built),
     ("ephemeral", refused(always, VOLUME_KIND)),
     ("fc", refused(always, VOLUME_KIND)),
     ("flexVolume", refused(always, VOLUME_KIND)),
@@ -330,7 +330,7 @@ pub(super) const VOLUME: &Table = &[
     ("gitRepo", refused(always, VOLUME_KIND)),
     ("glusterfs", refused(always, VOLUME_KIND)),
     ("hostPath", Built),
-    ("image", refused(always, VOLUME_KIND)),
+    ("image", Built),
     ("iscsi", refused(always, VOLUME_KIND)),
     ("name", Built),
     ("nfs", refused(always, VOLUME_KIND)),
@@ -351,30 +351,15 @@ fn always(value: &Value, _: &NodeFeatures) -> bool {
     !value.is_null()
 }
 
-/// `EmptyDirVolumeSource`. What its size limit does hangs on its medium: see `walk::warn_of_size_limits`.
-pub(super) const EMPTY_DIR: &Table = &[
-    (
-        "medium",
-        refused(
-            |value, _| is_set(value) && value != "Memory",
-            "is a medium that is not supported in this version",
-        ),
-    ),
-    ("sizeLimit", Built),
-];
-
 /// `ProjectedVolumeSource`.
 pub(super) const PROJECTED: &Table = &[("defaultMode", Built), ("sources", List(PROJECTION))];
 
-const PROJECTION_KIND: &str =
-    "is a source of projected volumes that is not supported in this version";
-
 /// `VolumeProjection`.
 pub(super) const PROJECTION: &Table = &[
-    ("clusterTrustBundle", refused(always, PROJECTION_KIND)),
+    ("clusterTrustBundle", Built),
     ("configMap", Built),
     ("downwardAPI", Built),
-    ("podCertificate", refused(always, PROJECTION_KIND)),
+    ("podCertificate", Built),
     ("secret", Built),
     ("serviceAccountToken", Built),
 ];

@@ -83,7 +83,6 @@ fn the_tables_name_every_field_of_the_api_once() {
     assert_complete::<api::PodSecurityContext>("PodSecurityContext", fields::POD_SECURITY_CONTEXT);
     assert_complete::<api::VolumeMount>("VolumeMount", fields::VOLUME_MOUNT);
     assert_complete::<api::Volume>("Volume", fields::VOLUME);
-    assert_complete::<api::EmptyDirVolumeSource>("EmptyDirVolumeSource", fields::EMPTY_DIR);
     assert_complete::<api::ProjectedVolumeSource>("ProjectedVolumeSource", fields::PROJECTED);
     assert_complete::<api::VolumeProjection>("VolumeProjection", fields::PROJECTION);
 }
@@ -220,20 +219,8 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
             "spec.ephemeralContainers come through an API server only",
         ),
         (
-            json!({"volumes": [{"name": "v", "projected": {"sources": [{"secret": {}}, {"podCertificate": {}}]}}]}),
-            "spec.volumes[0].projected.sources[1].podCertificate is a source of projected volumes that is not supported in this version",
-        ),
-        (
             json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "v", "nfs": {"server": "s", "path": "/p"}}]}),
             "spec.volumes[1].nfs is a kind of volume that is not supported in this version",
-        ),
-        (
-            json!({"volumes": [{"name": "v", "image": {}}]}),
-            "spec.volumes[0].image is a kind of volume that is not supported in this version",
-        ),
-        (
-            json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}),
-            "spec.volumes[0].emptyDir.medium: \"HugePages\" is a medium that is not supported in this version",
         ),
     ];
     for (spec, message) in cases {

@@ -19,7 +19,7 @@ use crate::hooks::HookRunner;
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
-use crate::objects::Objects;
+use crate::objects::{Objects, Projections};
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
 use crate::probes::Prober;
@@ -83,7 +83,10 @@ pub(super) fn tools(
         runtime: client,
         images: image_puller(config, images),
         objects: match config.api {
-            Some(_) => Objects::of_cluster(),
+            Some(_) => Objects::of_cluster(Projections {
+                trust_bundles: config.gates.enabled("ClusterTrustBundleProjection"),
+                certificates: config.gates.enabled("PodCertificateRequest"),
+            }),
             None => Objects::standalone(),
         },
         volumes: Arc::new(volumes),

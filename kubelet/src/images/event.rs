@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The reason of the event that a pull begins.
 pub const PULLING: &str = "Pulling";
+/// How the last word begins.
+const VERDICT: &str = "Error: ";
 
 /// Something to record on the container, in upstream's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,17 @@ impl ImageEvent {
             reason,
             message,
         }
+    }
+
+    /// What whoever wanted the image is told when there is none.
+    pub(super) fn verdict(reason: &str) -> Self {
+        Self::warning("Failed", format!("{VERDICT}{reason}"))
+    }
+
+    /// Whether it is the last word on one who wanted the image, and not on the image.
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        self.warning && self.message.starts_with(VERDICT)
     }
 }
 

@@ -171,10 +171,7 @@ impl<R: ImageRuntime> ImagePuller<R> {
     ) -> Result<ImageReady, ImageError> {
         let ready = self.look_or_pull(request, events).await;
         if let Err(error) = &ready {
-            events(ImageEvent::warning(
-                "Failed",
-                format!("Error: {}", error.reason()),
-            ));
+            events(ImageEvent::verdict(error.reason()));
         }
         ready
     }

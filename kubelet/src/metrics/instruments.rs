@@ -27,6 +27,11 @@ impl Counter {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many more.
+    pub fn add(&self, more: usize) {
+        self.count.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
     /// How many there were.
     #[must_use]
     pub fn get(&self) -> u64 {

@@ -126,6 +126,12 @@ pub struct Kubelet {
     pub started_pods: Counter,
     /// Those that were not made.
     pub started_pods_errors: Counter,
+    /// Images that containers were to mount.
+    pub image_volumes_requested: Counter,
+    /// Images that containers were made with.
+    pub image_volumes_mounted: Counter,
+    /// Images that the runtime could not mount.
+    pub image_volumes_failed: Counter,
     /// Containers that were asked for, by `container_type`.
     pub started_containers: CounterVec,
     /// Those that were not started, by `code` and `container_type`.
@@ -249,6 +255,18 @@ static KUBELET: Kubelet = Kubelet {
     started_pods_errors: Counter::new(
         "kubelet_started_pods_errors_total",
         "[ALPHA] Cumulative number of errors when starting pods",
+    ),
+    image_volumes_requested: Counter::new(
+        "kubelet_image_volume_requested_total",
+        "[BETA] Number of requested image volumes.",
+    ),
+    image_volumes_mounted: Counter::new(
+        "kubelet_image_volume_mounted_succeed_total",
+        "[BETA] Number of successful image volume mounts.",
+    ),
+    image_volumes_failed: Counter::new(
+        "kubelet_image_volume_mounted_errors_total",
+        "[BETA] Number of failed image volume mounts.",
     ),
     started_containers: CounterVec::new(
         "kubelet_started_containers_total",
@@ -395,6 +413,9 @@ impl Kubelet {
         let relisted_at = self.relisted_at.load(Ordering::Relaxed);
         out.single(LAST_SEEN, seconds(relisted_at));
         self.image_pull.write(out);
+        self.image_volumes_failed.write(out);
+        self.image_volumes_mounted.write(out);
+        self.image_volumes_requested.write(out);
         self.relist_duration.write(out);
         self.relist_interval.write(out);
         self.pod_start.write(out);

@@ -1,16 +1,18 @@
-//! What pods refer to at the API server: configMaps, secrets, services, and tokens of their service accounts.
+//! What pods refer to at the API server: configMaps, secrets, services, tokens of their service accounts, trust bundles, and
+//! certificates of their own.
 //!
 //! Owns: one watch for each configMap or secret that a pod on this node refers to, however many pods do; the services;
-//! one token for each wish of a pod.
+//! one token, and one certificate, for each wish of a pod.
 //! Inputs: a client of the API server, the pods that workers register. Outputs: a [`PodSnapshot`] and [`ServiceLinks`] for
 //! pure rooms, and word to the pod when something it refers to has changed.
-//! Tasks: one an object that is watched, one a token; [`Objects::run`] is one for the agent. The first two end
+//! Tasks: one an object that is watched, one a token or certificate; [`Objects::run`] is one for the agent. The first two end
 //! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
 //! Does not: write volumes or environments, decide what is missing, or keep anything on disk. Nothing here runs on a node
 //! without an API server.
 
 mod assumed;
 mod cell;
+mod certificates;
 mod connections;
 mod data;
 mod kept;
@@ -21,6 +23,7 @@ mod services;
 mod slim;
 mod snapshot;
 mod tokens;
+mod trust;
 mod watching;
 
 use std::collections::HashMap;
@@ -32,18 +35,30 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use cell::{Cell, News};
+use certificates::CertificateKey;
 use connections::Connections;
 use tokens::TokenKey;
 
 use crate::api::watch_objects;
 
 pub use assumed::Assumed;
+pub use certificates::{CertificateWish, Credential};
 pub use data::{Bytes, Found, ObjectData, Token};
 pub use kept::{KeptServices, ObjectKey, decode, encode};
 pub use pod::PodObjects;
 pub use references::{Kind, TokenWish, objects_of};
 pub use service_links::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
 pub use snapshot::{ObjectError, PodSnapshot};
+pub use trust::TrustWish;
+
+/// Sources of projected volumes that feature gates turn on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Projections {
+    /// `ClusterTrustBundleProjection`.
+    pub trust_bundles: bool,
+    /// `PodCertificateRequest`.
+    pub certificates: bool,
+}
 
 /// Where pods get what they refer to. Cheap to clone; clones share all of it.
 #[derive(Clone, Default)]
@@ -61,9 +76,13 @@ impl Objects {
 
     /// On a node of a cluster. What pods register is asked for once there is a connection.
     #[must_use]
-    pub fn of_cluster() -> Self {
+    pub fn of_cluster(projections: Projections) -> Self {
+        let cluster = Cluster {
+            projections,
+            ..Cluster::default()
+        };
         Self {
-            cluster: Some(Arc::default()),
+            cluster: Some(Arc::new(cluster)),
         }
     }
 
@@ -120,6 +139,9 @@ struct Cluster {
     connections: watch::Sender<Option<Arc<Connections>>>,
     objects: Table<ObjectKey, Arc<ObjectData>>,
     tokens: Table<TokenKey, Token>,
+    trust: Table<TrustWish, Bytes>,
+    certificates: Table<CertificateKey, Credential>,
+    projections: Projections,
     services: services::Services,
     /// Until the API server says otherwise.
     assumed: Mutex<Assumed>,
@@ -134,6 +156,9 @@ impl Default for Cluster {
             connections: watch::Sender::default(),
             objects: Table::default(),
             tokens: Table::default(),
+            trust: Table::default(),
+            certificates: Table::default(),
+            projections: Projections::default(),
             services: services::Services::new(changed.clone()),
             assumed: Mutex::default(),
             changed,
@@ -182,6 +207,40 @@ impl Cluster {
             }
             let client = async move { connections.await.main() };
             tokio::spawn(tokens::keep_token(client, key.clone(), cell)).abort_handle()
+        })
+    }
+}
+
+impl Cluster {
+    /// Whether what `reference` names is had here at all.
+    fn serves(&self, reference: &references::Reference) -> bool {
+        use references::Reference;
+        match reference {
+            Reference::Object(..) | Reference::Token(_) => true,
+            Reference::Trust(_) => self.projections.trust_bundles,
+            Reference::Certificate(_) => self.projections.certificates,
+        }
+    }
+
+    fn trust(&self, wish: TrustWish, news: &Arc<News>) -> Arc<Open<TrustWish, Bytes>> {
+        let connections = self.connections();
+        self.trust.open(wish, news, |wish, cell| {
+            let watch = trust::watch_bundles(connections, wish.clone(), cell);
+            tokio::spawn(watch).abort_handle()
+        })
+    }
+
+    fn certificate(
+        &self,
+        key: CertificateKey,
+        pod: &Arc<crate::pod::Pod>,
+        news: &Arc<News>,
+    ) -> Arc<Open<CertificateKey, Credential>> {
+        let connections = self.connections();
+        self.certificates.open(key, news, |key, cell| {
+            let pod = pod.clone();
+            let keep = certificates::keep_certificate(connections, key.clone(), pod, cell);
+            tokio::spawn(keep).abort_handle()
         })
     }
 }
@@ -265,17 +324,22 @@ type OpenObject = Open<ObjectKey, Arc<ObjectData>>;
 enum Opened {
     Object(Arc<OpenObject>),
     Token(Arc<Open<TokenKey, Token>>),
+    Trust(Arc<Open<TrustWish, Bytes>>),
+    Certificate(Arc<Open<CertificateKey, Credential>>),
 }
 
 impl Opened {
-    fn is_token(&self) -> bool {
-        matches!(self, Self::Token(_))
+    /// Whether the API server, or who acts on it, has to make it first.
+    fn is_made(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Certificate(_))
     }
 
     fn is_answered(&self) -> bool {
         match self {
             Self::Object(object) => object.cell.is_answered(),
             Self::Token(token) => token.cell.is_answered(),
+            Self::Trust(trust) => trust.cell.is_answered(),
+            Self::Certificate(certificate) => certificate.cell.is_answered(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::cell::News;
+use super::certificates::CertificateKey;
 use super::references::{Reference, references};
 use super::service_links::ServiceLinks;
 use super::snapshot::PodSnapshot;
@@ -59,7 +60,8 @@ impl PodObjects {
         if state.of.is_none() {
             cluster.services.tell_first(&self.news);
         }
-        let wanted = references(pod);
+        let mut wanted = references(pod);
+        wanted.retain(|reference| cluster.serves(reference));
         state.held.retain(|reference, _| wanted.contains(reference));
         for reference in wanted {
             let open = || open(cluster, pod, uid, &reference, &self.news);
@@ -83,7 +85,7 @@ impl PodObjects {
     fn all_answered(&self, tokens: bool) -> bool {
         let state = self.state();
         let mut held = state.held.values();
-        held.all(|opened| opened.is_token() != tokens || opened.is_answered())
+        held.all(|opened| opened.is_made() != tokens || opened.is_answered())
     }
 
     /// Waits until there is an answer about everything that the pod refers to, or has been no answer for long enough.
@@ -113,6 +115,12 @@ impl PodObjects {
                 }
                 (Reference::Token(wish), Opened::Token(token)) => {
                     snapshot.with_token(wish.clone(), token.cell.get())
+                }
+                (Reference::Trust(wish), Opened::Trust(trust)) => {
+                    snapshot.with_trust(wish.clone(), trust.cell.get())
+                }
+                (Reference::Certificate(wish), Opened::Certificate(certificate)) => {
+                    snapshot.with_certificate(wish, certificate.cell.get())
                 }
                 _ => snapshot,
             })
@@ -147,7 +155,7 @@ impl PodObjects {
 
 fn open(
     cluster: &Arc<Cluster>,
-    pod: &Pod,
+    pod: &Arc<Pod>,
     uid: &PodUid,
     reference: &Reference,
     news: &Arc<News>,
@@ -158,5 +166,10 @@ fn open(
             Opened::Object(cluster.object(*kind, &namespace, name, news))
         }
         Reference::Token(wish) => Opened::Token(cluster.token(TokenKey::of(pod, uid, wish), news)),
+        Reference::Trust(wish) => Opened::Trust(cluster.trust(wish.clone(), news)),
+        Reference::Certificate(wish) => {
+            let key = CertificateKey::of(pod, uid, wish);
+            Opened::Certificate(cluster.certificate(key, pod, news))
+        }
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, ServiceAccountTokenProjection};
 
+use super::certificates::CertificateWish;
 use super::kept::ObjectKey;
+use super::trust::TrustWish;
 use crate::pod::{self, Pod, PodName};
 
 /// A kind of object with content.
@@ -61,6 +63,8 @@ impl TokenWish {
 pub(super) enum Reference {
     Object(Kind, Box<str>),
     Token(TokenWish),
+    Trust(TrustWish),
+    Certificate(CertificateWish),
 }
 
 /// The configMaps and secrets that `pod` refers to.
@@ -70,7 +74,7 @@ pub fn objects_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + use<> {
         .into_iter()
         .filter_map(move |found| match found {
             Reference::Object(kind, name) => Some((kind, namespace.clone(), name)),
-            Reference::Token(_) => None,
+            Reference::Token(_) | Reference::Trust(_) | Reference::Certificate(_) => None,
         })
 }
 
@@ -93,7 +97,7 @@ pub(super) fn references(pod: &Pod) -> BTreeSet<Reference> {
     for container in pod::ephemeral_containers(pod) {
         of_environment(&container, &mut object);
     }
-    let mut tokens = Vec::new();
+    let mut others = Vec::new();
     for volume in spec.volumes.iter().flatten() {
         if let Some(source) = &volume.config_map {
             object(Kind::ConfigMap, &source.name);
@@ -106,7 +110,8 @@ pub(super) fn references(pod: &Pod) -> BTreeSet<Reference> {
             object(Kind::Secret, name);
         }
         let projected = volume.projected.iter();
-        for source in projected.flat_map(|p| p.sources.iter().flatten()) {
+        let sources = projected.flat_map(|p| p.sources.iter().flatten());
+        for (index, source) in sources.enumerate() {
             if let Some(source) = &source.config_map {
                 object(Kind::ConfigMap, &source.name);
             }
@@ -114,11 +119,18 @@ pub(super) fn references(pod: &Pod) -> BTreeSet<Reference> {
                 object(Kind::Secret, &source.name);
             }
             if let Some(source) = &source.service_account_token {
-                tokens.push(Reference::Token(TokenWish::of(source)));
+                others.push(Reference::Token(TokenWish::of(source)));
+            }
+            if let Some(wish) = source.cluster_trust_bundle.as_ref().and_then(TrustWish::of) {
+                others.push(Reference::Trust(wish));
+            }
+            if let Some(source) = &source.pod_certificate {
+                let wish = CertificateWish::of(&volume.name, index, source);
+                others.push(Reference::Certificate(wish));
             }
         }
     }
-    found.extend(tokens);
+    found.extend(others);
     found
 }
 

@@ -9,8 +9,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What is kept of the metadata of an object, in the form that the client asks for.
@@ -33,20 +33,23 @@ fn slim_metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Er
 
 macro_rules! resource {
     ($type:ty, $kind:literal, $plural:literal) => {
+        resource!($type, $kind, $plural, "", "v1", NamespaceResourceScope);
+    };
+    ($type:ty, $kind:literal, $plural:literal, $group:literal, $version:literal, $scope:ty) => {
         impl kube::Resource for $type {
             type DynamicType = ();
-            type Scope = NamespaceResourceScope;
+            type Scope = $scope;
 
             fn kind((): &()) -> Cow<'_, str> {
                 $kind.into()
             }
 
             fn group((): &()) -> Cow<'_, str> {
-                "".into()
+                $group.into()
             }
 
             fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
+                $version.into()
             }
 
             fn plural((): &()) -> Cow<'_, str> {
@@ -107,6 +110,74 @@ pub(super) struct Service {
 }
 
 resource!(Service, "Service", "services");
+
+/// A ClusterTrustBundle of the API (`certificates.k8s.io/v1beta1`).
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ClusterTrustBundle {
+    #[serde(deserialize_with = "slim_metadata")]
+    metadata: ObjectMeta,
+    pub(super) spec: TrustBundleSpec,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct TrustBundleSpec {
+    pub(super) signer_name: Box<str>,
+    pub(super) trust_bundle: Box<str>,
+}
+
+resource!(
+    ClusterTrustBundle,
+    "ClusterTrustBundle",
+    "clustertrustbundles",
+    "certificates.k8s.io",
+    "v1beta1",
+    ClusterResourceScope
+);
+
+/// A PodCertificateRequest of the API (`certificates.k8s.io/v1beta1`): what came of it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodCertificateRequest {
+    #[serde(deserialize_with = "slim_metadata")]
+    metadata: ObjectMeta,
+    pub(super) status: PodCertificateStatus,
+}
+
+impl PodCertificateRequest {
+    /// Its name, which the API server chooses.
+    pub(super) fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PodCertificateStatus {
+    pub(super) conditions: Vec<CertificateCondition>,
+    pub(super) certificate_chain: Box<str>,
+    pub(super) begin_refresh_at: Option<jiff::Timestamp>,
+    pub(super) not_after: Option<jiff::Timestamp>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CertificateCondition {
+    #[serde(rename = "type")]
+    pub(super) kind: Box<str>,
+    pub(super) reason: Box<str>,
+    pub(super) message: Box<str>,
+}
+
+resource!(
+    PodCertificateRequest,
+    "PodCertificateRequest",
+    "podcertificaterequests",
+    "certificates.k8s.io",
+    "v1beta1",
+    NamespaceResourceScope
+);
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::data::{Found, ObjectData, Token};
+use super::certificates::{CertificateWish, Credential};
+use super::data::{Bytes, Found, ObjectData, Token};
 use super::references::{Kind, TokenWish};
+use super::trust::TrustWish;
 
 /// Why an object that a pod refers to cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,9 +35,12 @@ pub enum ObjectError {
         /// What it is.
         kind: Kind,
     },
-    /// There is no token; why not.
+    /// There is no token or certificate; why not.
     #[error("{0}")]
     NoToken(Arc<str>),
+    /// There are no trust bundles; why not.
+    #[error("{0}")]
+    NoTrust(Box<str>),
 }
 
 fn in_camel_case(kind: Kind) -> &'static str {
@@ -68,6 +73,8 @@ pub struct PodSnapshot {
     has_api_server: bool,
     objects: BTreeMap<(Kind, Box<str>), Found<Arc<ObjectData>>>,
     tokens: BTreeMap<TokenWish, Found<Token>>,
+    trust: BTreeMap<TrustWish, Found<Bytes>>,
+    certificates: BTreeMap<(Box<str>, usize), Found<Credential>>,
 }
 
 impl PodSnapshot {
@@ -100,6 +107,21 @@ impl PodSnapshot {
     #[must_use]
     pub fn with_token(mut self, wish: TokenWish, found: Found<Token>) -> Self {
         self.tokens.insert(wish, found);
+        self
+    }
+
+    /// The same, with what is known of some trust bundles.
+    #[must_use]
+    pub fn with_trust(mut self, wish: TrustWish, found: Found<Bytes>) -> Self {
+        self.trust.insert(wish, found);
+        self
+    }
+
+    /// The same, with what is known of one certificate.
+    #[must_use]
+    pub fn with_certificate(mut self, wish: &CertificateWish, found: Found<Credential>) -> Self {
+        let key = (wish.volume.clone(), wish.source);
+        self.certificates.insert(key, found);
         self
     }
 
@@ -158,5 +180,38 @@ impl PodSnapshot {
                 "failed to fetch token: timed out waiting for the condition".into(),
             )),
         }
+    }
+
+    /// The certificates that `wish` asks for, as PEM; nothing where there are none and need not be.
+    ///
+    /// # Errors
+    /// When there are none, or none of this kind are had here.
+    pub fn trust(&self, wish: &TrustWish, optional: bool) -> Result<Bytes, ObjectError> {
+        let why = match self.trust.get(wish) {
+            Some(Found::There(anchors)) => return Ok(anchors.clone()),
+            Some(Found::Missing) if optional => return Ok(Bytes::from([])),
+            Some(Found::Missing) => wish.missing(),
+            Some(Found::Unknown(_)) => "ClusterTrustBundle informer has not yet synced".to_owned(),
+            None => {
+                "ClusterTrustBundle projection is not supported in static kubelet mode".to_owned()
+            }
+        };
+        Err(ObjectError::NoTrust(why.into()))
+    }
+
+    /// The certificate for the source with the number `source` of the projected volume `volume`, and its key.
+    ///
+    /// # Errors
+    /// When there is none, or none are had here.
+    pub fn certificate(&self, volume: &str, source: usize) -> Result<Credential, ObjectError> {
+        let why = match self.certificates.get(&(volume.into(), source)) {
+            Some(Found::There(credential)) => return Ok(credential.clone()),
+            Some(Found::Unknown(Some(why))) => why.clone(),
+            Some(Found::Unknown(None) | Found::Missing) => {
+                "credential bundle is not issued yet".into()
+            }
+            None => "pod certificates are not had here: feature gate PodCertificateRequest is off, or there is no API server".into(),
+        };
+        Err(ObjectError::NoToken(why))
     }
 }

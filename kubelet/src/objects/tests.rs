@@ -18,7 +18,7 @@ fn pod(name: &str, spec: Value) -> Arc<Pod> {
 }
 
 fn connected(api: &Api) -> Objects {
-    let objects = Objects::of_cluster();
+    let objects = Objects::of_cluster(Projections::default());
     let cluster = objects.cluster.as_ref().unwrap();
     let connections = Connections::new(api.client(), &[]);
     cluster.connections.send_replace(Some(connections));
@@ -210,7 +210,9 @@ fn all_that_a_pod_refers_to_is_found() {
             {"name": "v2", "secret": {"secretName": "s4"}},
             {"name": "v3", "projected": {"sources": [
                 {"configMap": {"name": "m5"}}, {"secret": {"name": "s5"}},
-                {"serviceAccountToken": {"path": "t", "audience": "vault", "expirationSeconds": 600}}]}}],
+                {"serviceAccountToken": {"path": "t", "audience": "vault", "expirationSeconds": 600}},
+                {"clusterTrustBundle": {"name": "roots", "path": "r"}},
+                {"podCertificate": {"signerName": "s", "keyType": "ED25519"}}]}}],
     }});
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let found = references::references(&pod);
@@ -221,16 +223,20 @@ fn all_that_a_pod_refers_to_is_found() {
             references::Reference::Token(wish) => {
                 format!("token {} {}", wish.audience, wish.expiration_seconds)
             }
+            references::Reference::Trust(wish) => format!("{wish:?}"),
+            references::Reference::Certificate(wish) => {
+                format!("certificate {} {}", wish.volume, wish.source)
+            }
         })
         .collect();
     let expected = "configmap m1, configmap m2, configmap m3, configmap m4, configmap m5, secret pull, secret s1, \
-                    secret s2, secret s4, secret s5, token vault 600";
+                    secret s2, secret s4, secret s5, token vault 600, Named(\"roots\"), certificate v3 4";
     assert_eq!(found.join(", "), expected);
 }
 
 #[tokio::test]
 async fn what_is_assumed_counts_until_the_api_server_has_answered() {
-    let objects = Objects::of_cluster();
+    let objects = Objects::of_cluster(Projections::default());
     let key = |name: &str| (Kind::ConfigMap, "ns".into(), name.into());
     let data = ObjectData::new([("k", &b"0"[..])]);
     let mut assumed = Assumed::default();

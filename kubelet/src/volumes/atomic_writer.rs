@@ -189,9 +189,18 @@ fn remove_generations(volume: &Dir, current: Option<&str>) -> Result<(), DirErro
 /// Makes the links by which files are seen.
 fn show(volume: &Dir, tops: &BTreeSet<&str>) -> Result<(), DirError> {
     for top in tops {
-        match volume.ensure_link(top, &Path::new(DATA).join(top)) {
-            // The mount point of a volume within this one.
-            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
+        let target = Path::new(DATA).join(top);
+        match volume.ensure_link(top, &target) {
+            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+                // A directory may be the mount point of a volume within this one. What else it is, somebody put there.
+                let is_directory = volume
+                    .child_or_mount(top)
+                    .is_ok_and(|found| found.is_some());
+                if !is_directory {
+                    volume.remove_file(top)?;
+                    volume.ensure_link(top, &target)?;
+                }
+            }
             done => done?,
         }
     }

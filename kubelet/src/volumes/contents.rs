@@ -91,7 +91,7 @@ fn payload(volume: &Volume, inputs: &Inputs<'_>) -> Option<Result<Payload, SetUp
         return Some(downward_api::payload(source, pod, inputs.allocatable));
     }
     let source = volume.projected.as_ref()?;
-    Some(projected::payload(source, inputs))
+    Some(projected::payload(&volume.name, source, inputs))
 }
 
 /// A kind of volume whose files the agent writes.

@@ -1,6 +1,7 @@
-//! emptyDir: a directory that lives as long as its pod, on disk or in memory.
+//! emptyDir: a directory that lives as long as its pod, on disk, in memory or in huge pages.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Volume;
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use static_pods::quantity::Quantity;
 
+use super::huge_pages::{self, HUGETLBFS_MAGIC, Pages};
 use super::{SetUpError, VolumesConfig, ownership};
 use crate::cgroups::resources::{self, CpuQuotaConfig};
 use crate::dir::{Dir, DirError};
@@ -33,32 +35,48 @@ pub(super) fn set_up(
 ) -> Result<PathBuf, SetUpError> {
     let source = volume.empty_dir.as_ref();
     let medium = source.and_then(|source| source.medium.as_deref());
-    let in_memory = match medium.unwrap_or_default() {
-        "" => false,
-        "Memory" => true,
-        huge if huge.starts_with("HugePages") => {
-            return Err(SetUpError::MediumNotBuilt(huge.to_owned()));
-        }
-        other => return Err(SetUpError::Medium(other.to_owned())),
+    let medium = medium.unwrap_or_default();
+    let wanted = match (medium, Pages::of_medium(medium)?) {
+        ("", _) => Medium::Disk,
+        ("Memory", _) => Medium::Memory,
+        (_, Some(pages)) => Medium::HugePages(pages),
+        (other, None) => return Err(SetUpError::Medium(other.to_owned())),
     };
     let place = Place::of(dir, PLUGIN, &volume.name, &volume.name)?;
     if place.is_ready()? {
-        match (place.present()?, in_memory) {
+        match (place.present()?, wanted) {
             // What the pod did with it since, its modes above all, is the pod's.
-            (Present::Plain, false) | (Present::Tmpfs(_), true) => return Ok(place.path()),
+            (Present::Plain, Medium::Disk) | (Present::Tmpfs(_), Medium::Memory) => {
+                return Ok(place.path());
+            }
+            (Present::HugePages(..), Medium::HugePages(Pages::Any)) => return Ok(place.path()),
+            (Present::HugePages(_, have), Medium::HugePages(Pages::Of(size))) if have == size => {
+                return Ok(place.path());
+            }
             _ => {}
         }
     }
-    let volume_dir = place.ensure(in_memory, || {
-        let limit = source.and_then(|source| source.size_limit.as_ref());
-        size(pod, limit.map(|quantity| quantity.0.as_str()), config)
-    })?;
+    let volume_dir = match wanted {
+        Medium::HugePages(pages) => place.ensure_huge_pages(pages.size(pod, medium)?)?,
+        Medium::Disk | Medium::Memory => place.ensure(wanted == Medium::Memory, || {
+            let limit = source.and_then(|source| source.size_limit.as_ref());
+            size(pod, limit.map(|quantity| quantity.0.as_str()), config)
+        })?,
+    };
     let context = pod::spec(pod).security_context.as_ref();
     if let Some(fs_group) = context.and_then(|context| context.fs_group) {
         ownership::apply(&volume_dir, fs_group, false)?;
     }
     place.note_ready()?;
     Ok(place.path())
+}
+
+/// What a volume is kept in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Disk,
+    Memory,
+    HugePages(Pages),
 }
 
 /// Where a volume of the pod's own lies, and the note that it is set up whole.
@@ -109,7 +127,7 @@ impl Place {
         let foreign = || SetUpError::Foreign(self.path());
         match (self.present()?, in_memory) {
             (Present::Tmpfs(mounted), true) => Ok(mounted),
-            (Present::Tmpfs(_), false) => Err(foreign()),
+            (Present::Tmpfs(_), false) | (Present::HugePages(..), _) => Err(foreign()),
             (Present::Plain, false) if self.is_ready()? => {
                 self.parent.child(&self.name)?.ok_or_else(foreign)
             }
@@ -119,6 +137,25 @@ impl Place {
             (Present::Plain | Present::Nothing, true) => {
                 let below = self.parent.ensure_child(&self.name, MODE)?;
                 mount_tmpfs(&below, size()?).map_err(|source| SetUpError::Mount {
+                    what: "tmpfs",
+                    path: self.path(),
+                    source,
+                })?;
+                self.parent.child_or_mount(&self.name)?.ok_or_else(foreign)
+            }
+        }
+    }
+
+    /// The directory of huge pages of `page_size` bytes, mounted where it is not.
+    fn ensure_huge_pages(&self, page_size: u64) -> Result<Dir, SetUpError> {
+        let foreign = || SetUpError::Foreign(self.path());
+        match self.present()? {
+            Present::HugePages(mounted, have) if have == page_size => Ok(mounted),
+            Present::HugePages(..) | Present::Tmpfs(_) => Err(foreign()),
+            Present::Plain | Present::Nothing => {
+                let below = self.parent.ensure_child(&self.name, MODE)?;
+                huge_pages::mount(&below, page_size).map_err(|source| SetUpError::Mount {
+                    what: "huge pages",
                     path: self.path(),
                     source,
                 })?;
@@ -137,6 +174,8 @@ enum Present {
     Nothing,
     Plain,
     Tmpfs(Dir),
+    /// With the size of a page, bytes.
+    HugePages(Dir, u64),
 }
 
 fn present(parent: &Dir, name: &str) -> Result<Present, SetUpError> {
@@ -153,6 +192,9 @@ fn present(parent: &Dir, name: &str) -> Result<Present, SetUpError> {
             })?;
             match u64::try_from(stat.f_type) {
                 Ok(TMPFS_MAGIC) => Ok(Present::Tmpfs(mounted)),
+                Ok(HUGETLBFS_MAGIC) => {
+                    Ok(Present::HugePages(mounted, huge_pages::page_size(&stat)))
+                }
                 _ => Err(foreign()),
             }
         }
@@ -188,18 +230,29 @@ pub(super) fn size(
 /// Mounts a tmpfs of at most `size` bytes on `dir`, by handle; its content is not swapped out where the kernel can
 /// promise that (6.4 and later). The root has tmpfs' own mode, 1777.
 fn mount_tmpfs(dir: &Dir, size: Option<u64>) -> io::Result<()> {
-    let tmpfs = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    mount::fsconfig_set_string(&tmpfs, "source", "tmpfs")?;
-    if let Some(size) = size {
-        mount::fsconfig_set_string(&tmpfs, "size", size.to_string())?;
-    }
-    match mount::fsconfig_set_flag(&tmpfs, "noswap") {
-        Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    mount::fsconfig_create(&tmpfs)?;
+    mount_new("tmpfs", dir, |tmpfs| {
+        mount::fsconfig_set_string(tmpfs, "source", "tmpfs")?;
+        if let Some(size) = size {
+            mount::fsconfig_set_string(tmpfs, "size", size.to_string())?;
+        }
+        match mount::fsconfig_set_flag(tmpfs, "noswap") {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    })
+}
+
+/// Mounts a new file system of the kind `kind`, with what `configure` says of it, on `dir`, by handle.
+pub(super) fn mount_new(
+    kind: &str,
+    dir: &Dir,
+    configure: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> io::Result<()> {
+    let made = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(made.as_fd())?;
+    mount::fsconfig_create(&made)?;
     let detached = mount::fsmount(
-        &tmpfs,
+        &made,
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
     )?;

@@ -134,9 +134,14 @@ pub enum SetUpError {
     /// No medium of the API.
     #[error("unknown storage medium {0:?}")]
     Medium(String),
-    /// A medium that is not built.
-    #[error("storage medium {0:?} is not supported by this kubelet")]
-    MediumNotBuilt(String),
+    /// Huge pages of several sizes, and a medium that does not say which.
+    #[error("medium: {0} can't be used if container requests multiple huge page sizes")]
+    HugePagesSizes(String),
+    /// Huge pages that no container asks for.
+    #[error(
+        "medium {0}: hugePages storage requested, but there is no resource request for huge pages"
+    )]
+    HugePagesNotAsked(String),
     /// A size that cannot be read.
     #[error("sizeLimit {text:?} is not a quantity")]
     SizeLimit {
@@ -152,9 +157,11 @@ pub enum SetUpError {
     /// A group id outside the range of the kernel.
     #[error("fsGroup {0} is no group id")]
     FsGroup(i64),
-    /// tmpfs cannot be mounted.
-    #[error("cannot mount tmpfs at {}", path.display())]
+    /// A file system in memory cannot be mounted.
+    #[error("cannot mount {what} at {}", path.display())]
     Mount {
+        /// What.
+        what: &'static str,
         /// Where.
         path: PathBuf,
         /// Why not.
@@ -187,9 +194,9 @@ pub enum SetUpError {
     /// More than one volume may hold, bytes.
     #[error("the files of the volume have {0} bytes, more than are written")]
     TooLarge(usize),
-    /// A source of a projected volume that is not built.
-    #[error("projected source {0} is not supported by this kubelet")]
-    SourceNotBuilt(&'static str),
+    /// Trust bundles of nobody, or by labels that are none.
+    #[error("ClusterTrustBundle projection requires either name or signerName to be set")]
+    NoTrustWish,
     /// Nobody has said what is to be written.
     #[error("the content of the volume is not known")]
     NoContent,
@@ -271,12 +278,13 @@ impl SetUpError {
             | Self::HostPathSteps(_)
             | Self::HostPathUnknownType(_)
             | Self::Medium(_)
-            | Self::MediumNotBuilt(_)
+            | Self::HugePagesSizes(_)
+            | Self::HugePagesNotAsked(_)
             | Self::SizeLimit { .. }
             | Self::Resources(_)
             | Self::Downward(_)
             | Self::Path(_)
-            | Self::SourceNotBuilt(_)
+            | Self::NoTrustWish
             | Self::FsGroup(_) => Retry::OnChange,
         }
     }

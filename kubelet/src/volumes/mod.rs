@@ -17,6 +17,7 @@ mod empty_dir;
 mod env_files;
 mod error;
 mod host_path;
+mod huge_pages;
 mod keyed;
 mod ownership;
 mod payload;
@@ -106,6 +107,8 @@ impl Volumes {
                 Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
                 Kind::HostPath(source) => host_path::check(source),
                 Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
+                // The runtime mounts it, and is told of it with each container.
+                Kind::Image => continue,
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
             if let Some(plugin) = plugin(volume) {
@@ -309,6 +312,7 @@ enum Kind<'a> {
     EmptyDir,
     HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
     Written(Written),
+    Image,
     Other,
 }
 
@@ -318,6 +322,9 @@ fn kind(volume: &Volume) -> Kind<'_> {
     }
     if let Some(written) = Written::of(volume) {
         return Kind::Written(written);
+    }
+    if volume.image.is_some() {
+        return Kind::Image;
     }
     // A volume without any source is an emptyDir: the API's default.
     let bare = Volume {

@@ -9,6 +9,8 @@ use crate::poddir::{PodDirs, VOLUMES};
 
 /// hostPath has no directory of its own.
 const HOST_PATH: &str = "kubernetes.io~host-path";
+/// Nor has an image, which the runtime mounts.
+const IMAGE: &str = "kubernetes.io~image";
 
 /// What upstream calls the kind of `volume`: `kubernetes.io/empty-dir`; none for one that is not built.
 #[must_use]
@@ -17,6 +19,7 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
         Kind::EmptyDir => empty_dir::PLUGIN,
         Kind::HostPath(_) => HOST_PATH,
         Kind::Written(Written { plugin, .. }) => plugin,
+        Kind::Image => IMAGE,
         Kind::Other => return None,
     };
     Some(qualified(directory))

@@ -1,4 +1,6 @@
 mod attacks;
+mod huge_pages;
+mod keys;
 mod written;
 
 use super::*;
@@ -394,12 +396,6 @@ fn what_is_not_built_is_refused_by_name() {
         "MountVolume.SetUp failed for volume \"v\" : no volume plugin matched"
     );
     assert_eq!(error.retry(), Retry::OnChange);
-    let error = node.failure(json!({"name": "v", "emptyDir": {"medium": "HugePages-2Mi"}}));
-    assert!(
-        error
-            .to_string()
-            .ends_with("\"HugePages-2Mi\" is not supported by this kubelet")
-    );
     let error = node.failure(json!({"name": "v", "emptyDir": {"medium": "Floppy"}}));
     assert!(
         error

@@ -11,7 +11,7 @@ use crate::images::ImageReady;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::etc_hosts;
-use crate::runtime::convert::{self, ContainerConfigError, ContainerInputs};
+use crate::runtime::convert::{self, ContainerConfigError, ContainerInputs, ImageVolumes};
 use crate::volumes::{SubPath, SubPathRequest, SubPaths, env_files};
 
 impl Worker {
@@ -22,6 +22,7 @@ impl Worker {
         spec: &Container,
         start: &ContainerStart,
         image: &ImageReady,
+        image_volumes: &ImageVolumes,
         pod_ips: &[std::net::IpAddr],
     ) -> Result<v1::ContainerConfig, StartError> {
         let prepared = self
@@ -41,6 +42,7 @@ impl Worker {
             image_ref: &image.image_ref,
             image_user: &image.user,
             volumes: &prepared.volumes,
+            image_volumes,
             sub_paths: &SubPaths::new(),
             pod_ips,
             objects: &self.objects.snapshot(pod),

@@ -24,6 +24,7 @@
 mod apply;
 mod container;
 mod hold;
+mod images;
 mod kill;
 mod kills;
 mod live;

@@ -1,6 +1,5 @@
 //! Makes a sandbox, makes and starts a container: what a pod needs first, then the call.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +9,12 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
 use super::apply::has_post_start;
+use super::images::count_mounts;
 use crate::cgroups::CgroupsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
-use crate::images::{ImageError, ImageReady, ImageRequest, PULLING, PullPolicy};
+use crate::images::ImageError;
 use crate::logs::LogsError;
 use crate::metrics::kubelet;
 use crate::plan::ContainerStart;
@@ -95,8 +95,8 @@ pub(super) enum StartError {
 #[error("{error}")]
 pub(super) struct ImageFailure {
     // Its text stands for all of it, so that it is no source of this one.
-    error: ImageError,
-    retry_at: Duration,
+    pub(super) error: ImageError,
+    pub(super) retry_at: Duration,
 }
 
 impl StartError {
@@ -359,13 +359,15 @@ impl Worker {
         };
         self.memory.sandbox_config = Some(sandbox_config.clone());
         self.look_at_objects().await;
+        let image_volumes = self.ensure_image_volumes(pod, spec, &sandbox_config);
+        let image_volumes = image_volumes.await?;
         let image = self.ensure_image(pod, spec, &sandbox_config).await?;
         // It may have taken a while.
         self.objects.settle_services(pod).await;
         self.look_at_objects().await;
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
         let target = target_of(pod, &start.name, &observed)?;
-        let config = self.container_config(pod, spec, start, &image, &pod_ips);
+        let config = self.container_config(pod, spec, start, &image, &image_volumes, &pod_ips);
         let mut config = config.await?;
         if let Some(target) = target {
             convert::share_processes(&mut config, target);
@@ -376,6 +378,8 @@ impl Worker {
             .runtime
             .create_container(sandbox.as_str(), config, sandbox_config)
             .await;
+        let told = made.as_ref().map(drop).map_err(CriError::message);
+        count_mounts(spec, &image_volumes, told);
         if let Ok(id) = &made {
             self.tools.observer.claim(&self.uid, id);
             if pod::is_from_api(pod) {
@@ -393,49 +397,6 @@ impl Worker {
             }
             StartError::Create(error)
         })
-    }
-
-    async fn ensure_image(
-        &self,
-        pod: &Pod,
-        spec: &Container,
-        sandbox: &v1::PodSandboxConfig,
-    ) -> Result<ImageReady, StartError> {
-        let about = About::container(pod, &spec.name);
-        let none = BTreeMap::new();
-        let image = spec.image.as_deref().unwrap_or_default();
-        let pull_secrets = self.pull_secrets(pod);
-        let request = ImageRequest {
-            pod: &self.uid,
-            image,
-            policy: PullPolicy::of(spec.image_pull_policy.as_deref(), image),
-            annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
-            sandbox: Some(sandbox),
-            pull_secrets: &pull_secrets,
-        };
-        let record = |event: crate::images::ImageEvent| {
-            if event.reason == PULLING {
-                self.say_at(&format!(
-                    "pulls image {image:?} for container {} (PullImage)",
-                    spec.name
-                ));
-            }
-            if event.warning {
-                about.warning(event.reason, &event.message);
-            } else {
-                about.normal(event.reason, &event.message);
-            }
-        };
-        self.tools
-            .images
-            .ensure(&request, &record)
-            .await
-            .map_err(|error| {
-                let now = self.tools.clock.now().monotonic;
-                // An image name that is none is looked at again only so that the hold has an end.
-                let retry_at = now + error.retry_after().unwrap_or(Duration::from_secs(3600));
-                StartError::Image(ImageFailure { error, retry_at })
-            })
     }
 }
 

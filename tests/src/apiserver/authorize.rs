@@ -126,6 +126,12 @@ fn node_may(
             own && ["create", "get", "update", "patch", "delete"].contains(&verb)
         }
         ("csinodes", "") => verb == "create" || named(node),
+        ("clustertrustbundles", "") => reads,
+        ("podcertificaterequests", "") => match verb {
+            "list" | "watch" => selects("spec.nodeName") == Some(node),
+            "get" | "create" => true,
+            _ => false,
+        },
         ("certificatesigningrequests", "") => reads || verb == "create",
         ("tokenreviews" | "subjectaccessreviews", "") => verb == "create",
         _ => false,

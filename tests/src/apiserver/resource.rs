@@ -57,7 +57,7 @@ const fn with_status(resource: Resource) -> Resource {
 }
 
 /// Everything that is stored, by its position here.
-pub(super) static RESOURCES: [Resource; 16] = [
+pub(super) static RESOURCES: [Resource; 18] = [
     with_status(namespaced("", "v1", "pods", "Pod")),
     with_status(global("", "v1", "nodes", "Node")),
     namespaced("", "v1", "configmaps", "ConfigMap"),
@@ -91,6 +91,18 @@ pub(super) static RESOURCES: [Resource; 16] = [
         "v1",
         "certificatesigningrequests",
         "CertificateSigningRequest",
+    )),
+    global(
+        "certificates.k8s.io",
+        "v1beta1",
+        "clustertrustbundles",
+        "ClusterTrustBundle",
+    ),
+    with_status(namespaced(
+        "certificates.k8s.io",
+        "v1beta1",
+        "podcertificaterequests",
+        "PodCertificateRequest",
     )),
     global("storage.k8s.io", "v1", "csinodes", "CSINode"),
     global("storage.k8s.io", "v1", "csidrivers", "CSIDriver"),
@@ -162,7 +174,7 @@ impl Target {
             }
             _ => None,
         };
-        version.filter(|v| *v == "v1").ok_or_else(unknown)?;
+        let version = version.ok_or_else(unknown)?.to_owned();
         let rest: Vec<String> = parts.map(decode).collect();
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
         let rest = match rest.as_slice() {
@@ -189,6 +201,10 @@ impl Target {
         target.resource = position(&target.group, &target.plural);
         let reviews = ["tokenreviews", "subjectaccessreviews"];
         if target.resource.is_none() && !reviews.contains(&target.plural.as_str()) {
+            return Err(unknown());
+        }
+        let served = target.resource.map_or("v1", |at| RESOURCES[at].version);
+        if version != served {
             return Err(unknown());
         }
         Ok(target)

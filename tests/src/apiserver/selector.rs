@@ -115,7 +115,10 @@ fn known_fields(resource: &Resource) -> &'static [&'static str] {
             "reason",
             "type",
         ],
-        "certificatesigningrequests" => &["metadata.name", "spec.signerName"],
+        "certificatesigningrequests" | "clustertrustbundles" => {
+            &["metadata.name", "spec.signerName"]
+        }
+        "podcertificaterequests" => &["metadata.name", "metadata.namespace", "spec.nodeName"],
         _ => &["metadata.name", "metadata.namespace"],
     }
 }

@@ -62,6 +62,7 @@ pub fn path(plural: &str, namespace: &str, name: &str) -> String {
         "leases" => "/apis/coordination.k8s.io/v1",
         "runtimeclasses" => "/apis/node.k8s.io/v1",
         "certificatesigningrequests" => "/apis/certificates.k8s.io/v1",
+        "clustertrustbundles" | "podcertificaterequests" => "/apis/certificates.k8s.io/v1beta1",
         "clusterrolebindings" => "/apis/rbac.authorization.k8s.io/v1",
         "csinodes" => "/apis/storage.k8s.io/v1",
         _ => "/api/v1",

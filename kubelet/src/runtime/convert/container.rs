@@ -8,7 +8,7 @@ use cri_proto::v1;
 use k8s_openapi::api::core::v1::Container;
 
 use super::env::{self, EnvError, EnvFiles};
-use super::mounts::{self, MountError};
+use super::mounts::{self, ImageVolumes, MountError};
 use super::security::{self, SecurityError};
 use super::{NodeSettings, identity, resources};
 use crate::cgroups::resources::ResourceError;
@@ -29,6 +29,8 @@ pub struct ContainerInputs<'a> {
     pub image_user: &'a ImageUser,
     /// The pod's volumes by name, set up.
     pub volumes: &'a MountedVolumes,
+    /// Those of the pod's volumes that are images.
+    pub image_volumes: &'a ImageVolumes,
     /// Where the subPaths that [`sub_paths`] asks for are mounted.
     pub sub_paths: &'a SubPaths,
     /// The pod's addresses as the runtime gave them; none on the host's network, or before there are.
@@ -104,7 +106,8 @@ pub fn sub_paths(
     inputs: &ContainerInputs<'_>,
 ) -> Result<Vec<SubPath>, ContainerConfigError> {
     let env = environment(pod, container, inputs)?;
-    Ok(mounts::sub_paths(container, inputs.volumes, &env)?)
+    let (volumes, images) = (inputs.volumes, inputs.image_volumes);
+    Ok(mounts::sub_paths(container, volumes, images, &env)?)
 }
 
 /// The message that makes `container` of `pod`.
@@ -122,7 +125,9 @@ pub fn container_config(
         container,
         &mounts::Places {
             volumes: inputs.volumes,
+            images: inputs.image_volumes,
             sub_paths: inputs.sub_paths,
+            env: &env,
             hosts_file: inputs.hosts_file,
             termination_log: inputs.termination_log,
             node: inputs.node,

@@ -40,7 +40,7 @@ pub use hostname::{HostnameError, PodHostname, pod_hostname};
 pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
-pub use mounts::MountError;
+pub use mounts::{ImageVolumes, MountError};
 pub use resources::resized_container;
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
 pub use security::{SecurityError, default_masked_paths, share_processes};

@@ -1,5 +1,6 @@
 //! A container's mounts, in the order in which the runtime makes them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cri_proto::v1;
@@ -77,11 +78,16 @@ pub enum MountError {
     NotUtf8(PathBuf),
 }
 
+/// The images that are mounted as volumes, by the volume's name, as the runtime is to be told of them.
+pub type ImageVolumes = BTreeMap<String, v1::ImageSpec>;
+
 /// The node's side of the mounts of one container.
 #[derive(Clone, Copy)]
 pub(super) struct Places<'a> {
     pub(super) volumes: &'a MountedVolumes,
+    pub(super) images: &'a ImageVolumes,
     pub(super) sub_paths: &'a SubPaths,
+    pub(super) env: &'a Environment,
     pub(super) hosts_file: Option<&'a Path>,
     pub(super) termination_log: Option<&'a Path>,
     pub(super) node: &'a NodeSettings,
@@ -119,26 +125,21 @@ pub(super) fn mounts(
     Ok(mounts)
 }
 
-/// The subPaths of a container's mounts, with the variables of its environment.
+/// The subPaths of a container's mounts that are for the agent to mount, with the variables of its environment. Those of
+/// images are for the runtime to find.
 pub(super) fn sub_paths(
     container: &Container,
     volumes: &MountedVolumes,
+    images: &ImageVolumes,
     env: &Environment,
 ) -> Result<Vec<SubPath>, MountError> {
     let mut wanted = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let Some(written) = sub_path(mount) else {
+        let Some(path) = expanded_sub_path(mount, env)? else {
             continue;
         };
-        let path = match written {
-            Written::Plain(path) => path.to_owned(),
-            Written::Expression(text) => env.expand_all(text).map_err(MountError::NoValue)?,
-        };
-        if path.starts_with('/') {
-            return Err(MountError::SubPathAbsolute(path));
-        }
-        if path.split('/').any(|name| name == "..") {
-            return Err(MountError::SubPathSteps(path));
+        if images.contains_key(&mount.name) {
+            continue;
         }
         wanted.push(SubPath {
             index,
@@ -163,6 +164,22 @@ fn sub_path(mount: &VolumeMount) -> Option<Written<'_>> {
     expression.or_else(|| set(&mount.sub_path).map(Written::Plain))
 }
 
+/// The subPath of `mount`, relative and without steps back; none where it mounts the whole volume.
+fn expanded_sub_path(mount: &VolumeMount, env: &Environment) -> Result<Option<String>, MountError> {
+    let path = match sub_path(mount) {
+        None => return Ok(None),
+        Some(Written::Plain(path)) => path.to_owned(),
+        Some(Written::Expression(text)) => env.expand_all(text).map_err(MountError::NoValue)?,
+    };
+    if path.starts_with('/') {
+        return Err(MountError::SubPathAbsolute(path));
+    }
+    if path.split('/').any(|name| name == "..") {
+        return Err(MountError::SubPathSteps(path));
+    }
+    Ok(Some(path))
+}
+
 fn volume_of<'a>(
     container: &Container,
     mount: &VolumeMount,
@@ -181,15 +198,25 @@ fn volume_mount(
     (index, mount): (usize, &VolumeMount),
     places: &Places<'_>,
 ) -> Result<v1::Mount, MountError> {
-    let volume = volume_of(container, mount, places.volumes)?;
-    let path = match sub_path(mount) {
-        None => &volume.path,
-        // Never the whole volume in its place.
+    let image = places.images.get(&mount.name).cloned();
+    let (host_path, image_sub_path, read_only) = match &image {
         Some(_) => {
-            let bound = places.sub_paths.get(&index);
-            bound.ok_or_else(|| MountError::SubPathUnbound {
-                volume: mount.name.clone(),
-            })?
+            let sub_path = expanded_sub_path(mount, places.env)?;
+            (String::new(), sub_path.unwrap_or_default(), true)
+        }
+        None => {
+            let volume = volume_of(container, mount, places.volumes)?;
+            let path = match sub_path(mount) {
+                None => &volume.path,
+                // Never the whole volume in its place.
+                Some(_) => {
+                    let bound = places.sub_paths.get(&index);
+                    bound.ok_or_else(|| MountError::SubPathUnbound {
+                        volume: mount.name.clone(),
+                    })?
+                }
+            };
+            (text(path)?, String::new(), volume.read_only)
         }
     };
     let container_path = match mount.mount_path.starts_with('/') {
@@ -198,8 +225,10 @@ fn volume_mount(
     };
     Ok(v1::Mount {
         container_path,
-        host_path: text(path)?,
-        readonly: mount.read_only.unwrap_or(false) || volume.read_only,
+        host_path,
+        image,
+        image_sub_path,
+        readonly: mount.read_only.unwrap_or(false) || read_only,
         recursive_read_only: recursive_read_only(mount, places.node.recursive_read_only)?,
         // The label is the pod's to set only where the directory is: never on a path of the host's own.
         selinux_relabel: places.node.selinux && is_of_the_pod(pod, &mount.name),

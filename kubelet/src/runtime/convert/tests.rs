@@ -1,4 +1,5 @@
 mod env;
+mod image_volumes;
 mod security;
 mod sub_paths;
 
@@ -121,6 +122,7 @@ struct Around {
     objects: PodSnapshot,
     services: ServiceLinks,
     files: EnvFiles,
+    image_volumes: ImageVolumes,
     sub_paths: SubPaths,
 }
 
@@ -130,6 +132,7 @@ impl Default for Around {
             objects: PodSnapshot::of_cluster("ns"),
             services: ServiceLinks::Known(Vec::new()),
             files: EnvFiles::new(),
+            image_volumes: ImageVolumes::new(),
             sub_paths: SubPaths::new(),
         }
     }
@@ -161,6 +164,7 @@ fn with_inputs<T>(
         image_ref: &ImageRef::from("sha256:abc"),
         image_user,
         volumes: &volumes(pod),
+        image_volumes: &around.image_volumes,
         sub_paths: &around.sub_paths,
         pod_ips: if pod::host_network(pod) {
             &[]

@@ -201,6 +201,7 @@ fn surroundings() -> Around {
         text: None,
     };
     Around {
+        image_volumes: ImageVolumes::new(),
         sub_paths: SubPaths::new(),
         objects: PodSnapshot::of_cluster("ns")
             .with(
