@@ -16,6 +16,7 @@ use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdCo
 use crate::config::{CgroupDriver, Config};
 use crate::events::About;
 use crate::hooks::HookRunner;
+use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
@@ -82,6 +83,10 @@ pub(super) fn tools(
         stuck: StuckPods::default(),
         runtime: client,
         images: image_puller(config, images),
+        archives: Arc::new(ImageArchives::new(
+            images.channel(),
+            archives_config(config),
+        )),
         objects: match config.api {
             Some(_) => Objects::of_cluster(Projections {
                 trust_bundles: config.gates.enabled("ClusterTrustBundleProjection"),
@@ -98,6 +103,15 @@ pub(super) fn tools(
         starts: StartPermits::new(starts),
         network: Network::default(),
     })
+}
+
+fn archives_config(config: &Config) -> ArchivesConfig {
+    let own = &config.agent;
+    ArchivesConfig {
+        directory: own.image_archives.clone(),
+        built_in: own.built_in_sandbox_image.unwrap_or(config.api.is_none()),
+        scratch: config.paths.root.clone(),
+    }
 }
 
 /// What upstream refuses to start on.

@@ -28,6 +28,7 @@ use crate::checkpoint::{self, CheckpointInputs, run_checkpoint};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
+use crate::images::archives::run_archives;
 use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
@@ -273,6 +274,10 @@ pub async fn run(
         let (runtime, clock) = (tools.runtime.clone(), tools.clock.clone());
         let task = run_rotation(rotation, logs, observer, runtime, clock);
         singletons.spawn("log rotation", task);
+    }
+    if config.agent.image_archives.is_some() {
+        let task = run_archives(tools.archives.clone(), tools.observer.state());
+        singletons.spawn("image archives", task);
     }
     singletons.spawn(
         "runtime events",

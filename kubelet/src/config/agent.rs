@@ -28,6 +28,10 @@ pub struct AgentSettings {
     pub exec_verb: ExecVerb,
     /// What becomes of the API server's pods while it is away.
     pub api_pods: ApiPodSettings,
+    /// `imageArchives`: a directory whose archives of images are imported.
+    pub image_archives: Option<PathBuf>,
+    /// `builtInSandboxImage`: whether the agent has one for a runtime without; by itself where there is no API server.
+    pub built_in_sandbox_image: Option<bool>,
 }
 
 /// What is kept of the API server's pods, and what is done with it when an agent begins that does not hear from it.
@@ -190,6 +194,21 @@ impl AgentSettings {
                 ));
             }
         }
+        let mut image_archives = None;
+        if let Some((at, path)) = value("imageArchives") {
+            // What is no text has been said already.
+            if let Some(path) = path.as_str().filter(|path| !path.is_empty()) {
+                match Path::new(path).is_absolute() {
+                    true => image_archives = Some(PathBuf::from(path)),
+                    false => faults.push((
+                        at,
+                        format!("imageArchives must be an absolute path, found {path:?}"),
+                    )),
+                }
+            }
+        }
+        let built_in_sandbox_image =
+            value("builtInSandboxImage").and_then(|(_, built_in)| built_in.as_bool());
         if let Some((at, age)) = value("restoreAPIPodsMaxAge") {
             // What is no duration has been said already.
             if let Some(Ok(age)) = age.as_str().map(GoDuration::parse) {
@@ -208,6 +227,8 @@ impl AgentSettings {
                 socket,
                 exec_verb,
                 api_pods,
+                image_archives,
+                built_in_sandbox_image,
             });
         }
         faults.sort();
@@ -257,6 +278,10 @@ mod tests {
         assert_eq!(settings.api_pods, expected);
         let settings = parse(&format!("{HEAD}checkpointAPIPods: false\n")).unwrap();
         assert!(!settings.api_pods.checkpoint);
+        let own = "imageArchives: /var/lib/images\nbuiltInSandboxImage: false\n";
+        let settings = parse(&format!("{HEAD}{own}")).unwrap();
+        assert_eq!(settings.image_archives, Some("/var/lib/images".into()));
+        assert_eq!(settings.built_in_sandbox_image, Some(false));
         let settings = parse(&format!("{HEAD}socket: \"\"\n")).unwrap();
         assert_eq!(settings.socket, SocketSetting::None);
         let settings = parse(&format!("{HEAD}socket: /run/kubelet.sock\n")).unwrap();
@@ -272,6 +297,10 @@ mod tests {
             (
                 "startConcurency: 4\n",
                 "/a.yaml:3:1: unknown field \"startConcurency\"; did you mean \"startConcurrency\"?",
+            ),
+            (
+                "imageArchives: images\n",
+                "/a.yaml:3:16: imageArchives must be an absolute path, found \"images\"",
             ),
             (
                 "startConcurrency: 0\n",

@@ -152,7 +152,7 @@ fn rendered(kind: Kind, value: &Value) -> String {
 }
 
 /// The settings of `--agent-config`, always in the same order.
-fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 6] {
+fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 8] {
     let concurrency = agent.start_concurrency;
     let socket = match &agent.socket {
         SocketSetting::Unset => "(default)".to_owned(),
@@ -175,6 +175,19 @@ fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 6] {
         (
             "restoreAPIPodsMaxAge",
             format!("{:?}", agent.api_pods.max_age),
+        ),
+        (
+            "imageArchives",
+            agent
+                .image_archives
+                .as_ref()
+                .map_or_else(String::new, |path| path.display().to_string()),
+        ),
+        (
+            "builtInSandboxImage",
+            agent
+                .built_in_sandbox_image
+                .map_or_else(|| "(default)".to_owned(), |built_in| built_in.to_string()),
         ),
     ]
 }

@@ -333,8 +333,10 @@ static VMODULE: &[Field] = &[
 pub(crate) static AGENT_FIELDS: &[Field] = &[
     field("apiVersion", Text, N).built(),
     field("kind", Text, N).built(),
+    field("builtInSandboxImage", Bool, N).built(),
     field("checkpointAPIPods", Bool, N).built(),
     field("execVerb", Text, N).built(),
+    field("imageArchives", Text, N).built(),
     field("restoreAPIPods", Text, N).built(),
     field("restoreAPIPodsMaxAge", Duration, N).built(),
     field("socket", Text, N).built(),

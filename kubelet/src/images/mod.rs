@@ -8,6 +8,7 @@
 //! dropping it does).
 //! Does not: remove images, run credential-provider plugins, or keep records of who pulled what.
 
+pub mod archives;
 mod backoff;
 mod credentials;
 mod error;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cri_proto::v1;
+use cri_proto::{CriError, v1};
 use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
 use super::start::{ImageFailure, StartError};
 use crate::events::About;
+use crate::images::archives::SANDBOX_IMAGE_SUPPLIED;
 use crate::images::{ImageEvent, ImageReady, ImageRequest, PULLING, PullPolicy};
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod};
@@ -91,6 +92,21 @@ impl Worker {
             None => Ok(ready),
             Some(error) => Err(error),
         }
+    }
+
+    /// Whether RunPodSandbox failed with `error` for want of an image, and there is one now.
+    pub(super) async fn supply_sandbox_image(&self, pod: &Pod, error: &CriError) -> bool {
+        let supplied = self.tools.archives.supply_sandbox_image(error.message());
+        let Some(image) = supplied.await else {
+            return false;
+        };
+        About::pod(pod).warning(
+            SANDBOX_IMAGE_SUPPLIED,
+            &format!(
+                "The runtime has no sandbox image {image:?} and cannot pull it: the agent's own is in its place"
+            ),
+        );
+        true
     }
 
     async fn ensure(

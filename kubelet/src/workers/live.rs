@@ -432,6 +432,8 @@ impl Worker {
             () = self.classes.changed_for(&pod) => {
                 self.memory.holds.remove(&None);
             }
+            // Whatever image was waited for: it is looked for anew. Without a sender nobody imports any.
+            Ok(()) = self.imported.changed() => self.memory.holds.clear(),
             () = alarm => {}
         }
     }

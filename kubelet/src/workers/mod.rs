@@ -62,6 +62,7 @@ use crate::cgroups::Cgroups;
 use crate::clock::Clock;
 use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
+use crate::images::archives::ImageArchives;
 use crate::logs::PodLogs;
 use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
@@ -94,6 +95,8 @@ pub struct Tools {
     pub observer: Arc<Observer>,
     /// Presence and pulls of images.
     pub images: ImagePuller<cri_proto::ImageClient>,
+    /// Images that come from no registry.
+    pub archives: Arc<ImageArchives>,
     /// What pods refer to at the API server.
     pub objects: Objects,
     /// Volumes of the kinds that are built.
@@ -190,6 +193,8 @@ struct Worker {
     removals: removal::Removals,
     kills: kills::Kills,
     classes: ClassChanges,
+    /// Goes up when there are new images.
+    imported: watch::Receiver<u64>,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
@@ -220,6 +225,7 @@ impl Worker {
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
             classes: tools.runtime_classes.changes(),
+            imported: tools.archives.imported(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
             board: None,

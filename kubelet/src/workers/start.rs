@@ -274,7 +274,15 @@ impl Worker {
         kubelet().started_pods.inc();
         self.say_at("makes the sandbox (RunPodSandbox)");
         let (began, label) = (self.tools.clock.monotonic(), handler.clone());
-        let made = self.tools.runtime.run_pod_sandbox(config, handler).await;
+        let runtime = &self.tools.runtime;
+        let mut made = runtime
+            .run_pod_sandbox(config.clone(), handler.clone())
+            .await;
+        if let Err(error) = &made
+            && self.supply_sandbox_image(pod, error).await
+        {
+            made = runtime.run_pod_sandbox(config, handler).await;
+        }
         let took = self.tools.clock.monotonic().saturating_sub(began);
         kubelet().run_sandbox_duration.observe(&[&label], took);
         match made {
