@@ -152,7 +152,7 @@ fn rendered(kind: Kind, value: &Value) -> String {
 }
 
 /// The settings of `--agent-config`, always in the same order.
-fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 6] {
+fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 8] {
     let concurrency = agent.start_concurrency;
     let socket = match &agent.socket {
         SocketSetting::Unset => "(default)".to_owned(),
@@ -175,6 +175,17 @@ fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 6] {
         (
             "restoreAPIPodsMaxAge",
             format!("{:?}", agent.api_pods.max_age),
+        ),
+        (
+            "staticPodObjects",
+            agent.static_pod_objects.as_str().to_owned(),
+        ),
+        (
+            "staticPodObjectsDirectory",
+            agent
+                .static_pod_objects_directory
+                .clone()
+                .unwrap_or_default(),
         ),
     ]
 }
