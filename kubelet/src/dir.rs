@@ -266,6 +266,22 @@ impl Dir {
         file.set_len(limit).map_err(fail)
     }
 
+    /// Puts a file with the content `bytes` in the place of `name`, in one step that outlives a power cut.
+    ///
+    /// # Errors
+    /// When it cannot be written, synced or put in place.
+    pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), DirError> {
+        let unfinished = format!("{name}.tmp");
+        self.rewrite(&unfinished, bytes, mode)?;
+        let file = self.ensure_file(&unfinished, mode)?;
+        file.sync_all().map_err(|source| DirError {
+            action: "sync",
+            path: self.path_of(&unfinished),
+            source,
+        })?;
+        self.rename(&unfinished, name)
+    }
+
     /// The content of the file `name`, up to `most` bytes; `None` where there is no such file.
     ///
     /// # Errors

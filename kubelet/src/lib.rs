@@ -11,7 +11,8 @@
 //! | task | channel it reads | channel it writes |
 //! |---|---|---|
 //! | manifest watch (`static-pods`) | inotify | `watch<Arc<ManifestSet>>` |
-//! | file source ([`sources`]) | `watch<Arc<ManifestSet>>` | `watch<Arc<Desired>>` |
+//! | file source ([`sources`]) | `watch<Arc<ManifestSet>>` | `watch<Arc<LocalObjects>>`, `watch<Arc<Desired>>` |
+//! | objects of manifests ([`objects`]) | `watch<Arc<LocalObjects>>` | a pod's `watch<u64>` |
 //! | API server's pods ([`sources`]) | a watch | `watch<Arc<ApiPods>>` |
 //! | merge ([`sources`]) | `watch<Arc<Desired>>`, `watch<Arc<ApiPods>>` | `watch<Arc<Desired>>` |
 //! | checkpoint ([`checkpoint`]) | `watch<Arc<ApiPods>>`, objects, the board | files; `watch<Arc<StalePods>>` |

@@ -129,6 +129,45 @@ fn a_directory_is_read_as_the_watch_reads_it() {
 }
 
 #[test]
+fn config_maps_and_secrets_are_judged_as_the_watch_takes_them() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let uses = "  volumes: [{name: v, secret: {secretName: s}}]\n";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: b}\n";
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: ns}\n";
+    let room = room(&[
+        ("a.yaml", pod("a", uses) + "---\n" + secret),
+        ("b.yaml", map.to_owned()),
+        ("c.yaml", map.to_owned()),
+    ]);
+    let mode = |mode| {
+        let file = room.path().join("a.yaml");
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o644);
+    let run = validate(room.path(), &["--node-name=n1", "."], "");
+    let file = fs::canonicalize(room.path()).unwrap().join("a.yaml");
+    let second = "./b.yaml:1:1: ConfigMap ns/c is also in ./c.yaml:1:1, which is the one that counts; remove one of them\n\
+                  ./c.yaml: ok (ConfigMap ns/c)\n";
+    assert_eq!(
+        run.stdout,
+        format!(
+            "./a.yaml:11:1: Secret default/s is refused, because others than root may use the file (mode 0644); chmod 600 {}\n\
+             ./a.yaml: ok (pod default/a-n1)\n{second}",
+            file.display()
+        )
+    );
+    assert_eq!(run.status, 1);
+    mode(0o600);
+    let run = validate(room.path(), &["--node-name=n1", "."], "");
+    let first = "./a.yaml: ok (pod default/a-n1)\n./a.yaml: ok (Secret default/s)\n";
+    assert_eq!(run.stdout, format!("{first}{second}"));
+    // What comes from nowhere is no file that anybody may read.
+    let run = validate(room.path(), &["--node-name=n1", "-"], secret);
+    assert_eq!(run.stdout, "-: ok (Secret default/s)\n");
+    assert_eq!(run.status, 0);
+}
+
+#[test]
 fn json_is_one_document() {
     let room = room(&[("a.yaml", "kind: Pod\n".into())]);
     let arguments = ["-o", "json", "--node-name=n1", "a.yaml", "-"];
@@ -141,11 +180,11 @@ fn json_is_one_document() {
         found,
         json!({
             "files": [
-                {"file": "a.yaml", "pods": [], "warnings": [], "problems": [{
+                {"file": "a.yaml", "pods": [], "objects": [], "warnings": [], "problems": [{
                     "line": 1, "column": 7, "field": "", "message": "apiVersion is not set",
                     "remedy": "a manifest holds apiVersion v1, kind Pod",
                 }]},
-                {"file": "-", "problems": [], "warnings": [],
+                {"file": "-", "problems": [], "warnings": [], "objects": [],
                  "pods": [{"namespace": "default", "name": "x-n1", "uid": uid}]},
             ],
             "valid": false,

@@ -56,6 +56,24 @@ pub fn uid_of(document: &Node, node: &NodeName, path: &Path) -> String {
     format!("{:032x}", hash.value())
 }
 
+/// The UID of a pod whose document has `uid`, and that is replaced whenever `version`, which stands for the objects that it refers
+/// to, is another.
+#[must_use]
+pub fn versioned_uid(uid: &str, version: u128) -> String {
+    let mut hash = Fnv128::default();
+    hash.write(uid.as_bytes());
+    hash.write(b"objects:");
+    hash.write(&version.to_be_bytes());
+    format!("{:032x}", hash.value())
+}
+
+/// Gives `pod` another UID.
+pub fn set_uid(pod: &mut Pod, uid: &str) {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(CONFIG_HASH_ANNOTATION.into(), uid.to_owned());
+    pod.metadata.uid = Some(uid.to_owned());
+}
+
 /// JSON without spaces and with sorted keys. This text decides UIDs on every node there is: it never changes.
 fn canonical_json(node: &Node, out: &mut String) {
     match &node.value {

@@ -1,5 +1,5 @@
 //! Static pods: from the bytes of a manifest to a located, decoded, defaulted, identified and checked pod, and from a
-//! directory of manifests to the set of pods that should run.
+//! directory of manifests to the set of pods that should run, with the ConfigMaps and Secrets beside them.
 //!
 //! ```text
 //! bytes ─> tree ─> decode ─> defaults ─> identity ─> validate ─> manifest::Manifest
@@ -13,6 +13,7 @@ pub mod fnv;
 pub mod identity;
 mod image;
 pub mod manifest;
+pub mod object;
 pub mod quantity;
 pub mod tree;
 pub mod validate;

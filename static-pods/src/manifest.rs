@@ -1,4 +1,4 @@
-//! One manifest file: its pods, and what is wrong with it. Pure; the caller reads the file.
+//! One manifest file: its pods and objects, and what is wrong with it. Pure; the caller reads the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::identity::{self, NodeName};
+use crate::object::{self, Access, LocalObject, ObjectKind, Objects, REPLACE_ANNOTATION};
 use crate::tree::{self, Node, Position};
-use crate::validate::{self, Unfit};
+use crate::validate::{self, FieldError, Unfit};
 use crate::{defaults, tree::Document};
 
 mod problem;
@@ -19,10 +20,20 @@ pub use problem::{ManifestError, ManifestWarning, Problem};
 pub struct Manifest {
     /// The pods that may run, in the order written.
     pub pods: Vec<StaticPod>,
-    /// Why other pods, or the whole file, may not.
+    /// ConfigMaps and Secrets, in the order written.
+    pub objects: Vec<Arc<LocalObject>>,
+    /// Why other pods and objects, or the whole file, may not.
     pub problems: Vec<ManifestError>,
     /// What the user should know of pods that run.
     pub warnings: Vec<ManifestWarning>,
+}
+
+impl Manifest {
+    /// Whether it holds neither pods nor objects.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.objects.is_empty()
+    }
 }
 
 /// A pod from a file: defaulted, identified and checked.
@@ -36,6 +47,10 @@ pub struct StaticPod {
     pub document: usize,
     /// Where in the file it begins.
     pub at: Position,
+    /// Whether it refers to ConfigMaps or Secrets.
+    pub refers: bool,
+    /// Whether it asks to be replaced when one of them changes.
+    pub follows: bool,
 }
 
 impl StaticPod {
@@ -76,12 +91,12 @@ impl std::fmt::Display for PodKey {
     }
 }
 
-/// Reads the manifest `bytes` of the file `path`, for the pods of `node`.
+/// Reads the manifest `bytes` of the file `path`, for the pods of `node`, by upstream's rules: there are no objects.
 ///
 /// A file may hold several documents, and lists of pods; what is wrong with one pod keeps only that one from running.
 #[must_use]
 pub fn read_manifest(path: &Path, bytes: &[u8], node: &NodeName) -> Manifest {
-    read_manifest_with(path, bytes, node, &|_| Vec::new())
+    Reading::new(node).read(path, bytes)
 }
 
 /// What somebody other than this crate has to say of a pod, such as the agent that would run it.
@@ -95,34 +110,56 @@ pub struct Remark {
     pub refuses: bool,
 }
 
-/// As [`read_manifest`], with the remarks that `judge` has on each defaulted, identified pod.
-#[must_use]
-pub fn read_manifest_with(
-    path: &Path,
-    bytes: &[u8],
-    node: &NodeName,
-    judge: &dyn Fn(&Pod) -> Vec<Remark>,
-) -> Manifest {
-    let mut reader = Reader {
-        path: path.into(),
-        node,
-        judge,
-        manifest: Manifest::default(),
-        next: 0,
-    };
-    for document in tree::parse(bytes) {
-        match document {
-            Ok(document) => reader.document(&document),
-            Err(e) => reader.problem(e.at, Problem::Syntax(e.message)),
+/// By which rules a manifest is read.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// The node the pods run on.
+    pub node: &'a NodeName,
+    /// Whose ConfigMaps and Secrets count.
+    pub objects: &'a Objects,
+    /// Who may read the file; none where that is of no concern.
+    pub access: Option<Access>,
+    /// Whether the file is for objects alone.
+    pub objects_only: bool,
+    /// Who has remarks on each defaulted, identified pod.
+    pub judge: &'a dyn Fn(&Pod) -> Vec<Remark>,
+}
+
+impl<'a> Reading<'a> {
+    /// For the pods of `node`, by upstream's rules.
+    #[must_use]
+    pub fn new(node: &'a NodeName) -> Self {
+        Self {
+            node,
+            objects: &Objects::Off,
+            access: None,
+            objects_only: false,
+            judge: &|_| Vec::new(),
         }
     }
-    reader.manifest
+
+    /// Reads the manifest `bytes` of the file `path`.
+    #[must_use]
+    pub fn read(&self, path: &Path, bytes: &[u8]) -> Manifest {
+        let mut reader = Reader {
+            path: path.into(),
+            rules: self,
+            manifest: Manifest::default(),
+            next: 0,
+        };
+        for document in tree::parse(bytes) {
+            match document {
+                Ok(document) => reader.document(&document),
+                Err(e) => reader.problem(e.at, Problem::Syntax(e.message)),
+            }
+        }
+        reader.manifest
+    }
 }
 
 struct Reader<'a> {
     path: Arc<Path>,
-    node: &'a NodeName,
-    judge: &'a dyn Fn(&Pod) -> Vec<Remark>,
+    rules: &'a Reading<'a>,
     manifest: Manifest,
     next: usize,
 }
@@ -160,9 +197,53 @@ impl Reader<'_> {
             .unwrap_or_default();
         let kind = root.get("kind").and_then(Node::as_str).unwrap_or_default();
         match (version, kind) {
-            ("v1", "Pod") => self.pod(root),
             ("v1", "PodList" | "List") => self.list(root, kind),
-            _ => self.not_a_pod(root, version, kind),
+            _ => self.item(root, version, kind),
+        }
+    }
+
+    fn item(&mut self, node: &Node, version: &str, kind: &str) {
+        let object = ObjectKind::of(kind).filter(|_| version == "v1");
+        match (object, kind) {
+            (Some(kind), _) if self.rules.objects.any() => self.object(node, kind),
+            (Some(kind), _) => self.problem(node.nearest("kind"), Problem::ObjectsOff(kind)),
+            (None, "Pod") if version == "v1" && self.rules.objects_only => {
+                self.problem(node.nearest("kind"), Problem::PodAmongObjects);
+            }
+            (None, "Pod") if version == "v1" => self.pod(node),
+            _ => self.not_a_pod(node, version, kind),
+        }
+    }
+
+    fn object(&mut self, node: &Node, kind: ObjectKind) {
+        let found = object::read(node, kind);
+        for field in found.unknown {
+            let message = format!("{}; it has no effect", field.what());
+            self.warning(field.at, field.path, message);
+        }
+        let before = self.manifest.problems.len();
+        for (at, problem) in found.problems {
+            self.problem(at, problem);
+        }
+        let Some(key) = found.key else {
+            return;
+        };
+        let open = self.rules.access.filter(|access| !access.is_private());
+        if let (ObjectKind::Secret, Some(access)) = (kind, open) {
+            let problem = Problem::NotPrivate {
+                object: key.to_string(),
+                why: access.why(),
+                remedy: access.remedy(&self.path),
+            };
+            self.problem(node.at, problem);
+        }
+        if self.manifest.problems.len() == before {
+            self.manifest.objects.push(Arc::new(LocalObject {
+                key,
+                content: found.content,
+                path: Arc::clone(&self.path),
+                at: node.at,
+            }));
         }
     }
 
@@ -189,10 +270,11 @@ impl Reader<'_> {
         for item in items {
             let of = |key| item.get(key).and_then(Node::as_str).unwrap_or_default();
             match (of("apiVersion"), of("kind")) {
-                ("v1", "Pod") => self.pod(item),
                 // The items of a PodList need not say what they are.
-                ("", "") if kind == "PodList" && item.as_mapping().is_some() => self.pod(item),
-                (version, kind) => self.not_a_pod(item, version, kind),
+                ("", "") if kind == "PodList" && item.as_mapping().is_some() => {
+                    self.item(item, "v1", "Pod");
+                }
+                (version, kind) => self.item(item, version, kind),
             }
         }
     }
@@ -214,7 +296,10 @@ impl Reader<'_> {
             return self.problem(node.nearest("metadata.name"), Problem::NoName);
         }
         defaults::apply(&mut pod);
-        identity::apply(&mut pod, node, self.node, &self.path);
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        identity::apply(&mut pod, node, self.rules.node, &self.path);
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let served = self.rules.objects.allow(namespace, &name);
         let before = self.manifest.problems.len();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         if !identity::is_path_component(uid) {
@@ -225,7 +310,7 @@ impl Reader<'_> {
             self.problem(at, Problem::Field(error));
         }
         if self.manifest.problems.len() == before
-            && let Some(unfit) = validate::unfit(&pod)
+            && let Some(unfit) = validate::unfit(&pod, served)
         {
             let (at, problem) = match unfit {
                 Unfit::Reference { path, object } => {
@@ -237,7 +322,15 @@ impl Reader<'_> {
             };
             self.problem(at, problem);
         }
-        for remark in (self.judge)(&pod) {
+        let follows = match annotation(&pod) {
+            _ if !served => false,
+            Ok(follows) => follows,
+            Err(error) => {
+                self.problem(node.nearest(&error.path), Problem::Field(error));
+                false
+            }
+        };
+        for remark in (self.rules.judge)(&pod) {
             let Remark {
                 field,
                 message,
@@ -252,12 +345,29 @@ impl Reader<'_> {
         }
         if self.manifest.problems.len() == before {
             self.manifest.pods.push(StaticPod {
+                refers: served && validate::unfit(&pod, false).is_some(),
                 pod: Arc::new(pod),
                 path: Arc::clone(&self.path),
                 document,
                 at: node.at,
+                follows,
             });
         }
+    }
+}
+
+/// Whether `pod` asks to be replaced when an object that it refers to changes.
+fn annotation(pod: &Pod) -> Result<bool, FieldError> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let value = annotations.and_then(|all| all.get(REPLACE_ANNOTATION));
+    match value.map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(FieldError {
+            path: format!("metadata.annotations[{REPLACE_ANNOTATION}]"),
+            body: format!("Invalid value: {other:?}: must be \"true\" or \"false\""),
+            at: None,
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Manifests that must be taken, with the pods they give, and manifests that must be refused, with the exact words.
 //!
+//! `objects/` is likewise of ConfigMaps and Secrets on a node where these are taken, from files that anybody may read.
 //! `accepts/<case>.yaml` gives `accepts/<case>.json`; `rejects/<family>/<case>.yaml` gives the lines of
 //! `rejects/<family>/<case>.txt`. With `BLESS=1` in the environment both are written instead of compared; read the
 //! difference before it is committed. `uids/` is never written: a changed UID replaces running pods on every node.
@@ -13,7 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use static_pods::identity::NodeName;
-use static_pods::manifest::{Manifest, read_manifest};
+use static_pods::manifest::{Manifest, Reading, read_manifest};
+use static_pods::object::{Access, Objects};
 
 fn house(part: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -77,6 +79,32 @@ fn refused_manifests_are_told_why() {
         let manifest = read(&path);
         assert!(manifest.pods.is_empty(), "{}", path.display());
         assert!(!manifest.problems.is_empty(), "{}", path.display());
+        let found: String = manifest.problems.iter().map(|p| format!("{p}\n")).collect();
+        wrong.extend(golden(&path.with_extension("txt"), &found));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn refused_objects_are_told_why() {
+    let mut wrong = Vec::new();
+    let node = NodeName::new("node");
+    let access = Some(Access {
+        owner: 0,
+        mode: 0o644,
+    });
+    let cases = manifests(&house("objects"));
+    assert!(cases.len() >= 9);
+    for path in cases {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let reading = Reading {
+            objects: &Objects::On,
+            access: access.filter(|_| name == "open"),
+            ..Reading::new(&node)
+        };
+        let file = Path::new(path.file_name().unwrap());
+        let manifest = reading.read(file, &fs::read(&path).unwrap());
+        assert!(manifest.is_empty(), "{name}");
         let found: String = manifest.problems.iter().map(|p| format!("{p}\n")).collect();
         wrong.extend(golden(&path.with_extension("txt"), &found));
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cri_proto::Connection;
 use static_pods::quantity::Quantity;
+use tokio::sync::watch;
 
 use super::levels::NodeLevels;
 use super::{AgentError, Surroundings};
@@ -13,14 +14,14 @@ use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, StaticPodObjects};
 use crate::events::About;
 use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
-use crate::objects::{Objects, Projections};
+use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
 use crate::probes::Prober;
@@ -43,8 +44,8 @@ const STARTS_PER_CORE: usize = 2;
 pub(super) fn tools(
     config: &Config,
     surroundings: Surroundings,
-    runtime: &Connection,
-    images: &Connection,
+    (runtime, images): (&Connection, &Connection),
+    local: watch::Receiver<Arc<LocalObjects>>,
 ) -> Result<Tools, AgentError> {
     check_machine(config)?;
     // First of all: how much disk there is for pods is asked of the root directory.
@@ -78,7 +79,7 @@ pub(super) fn tools(
         clock: surroundings.clock,
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),
-        lives: tokio::sync::watch::Sender::default(),
+        lives: watch::Sender::default(),
         runtime_classes: RuntimeClasses::default(),
         stuck: StuckPods::default(),
         runtime: client,
@@ -87,13 +88,7 @@ pub(super) fn tools(
             images.channel(),
             archives_config(config),
         )),
-        objects: match config.api {
-            Some(_) => Objects::of_cluster(Projections {
-                trust_bundles: config.gates.enabled("ClusterTrustBundleProjection"),
-                certificates: config.gates.enabled("PodCertificateRequest"),
-            }),
-            None => Objects::standalone(),
-        },
+        objects: objects(config, local),
         volumes: Arc::new(volumes),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),
@@ -103,6 +98,24 @@ pub(super) fn tools(
         starts: StartPermits::new(starts),
         network: Network::default(),
     })
+}
+
+/// What pods may refer to: at the API server, and in manifests.
+fn objects(config: &Config, local: watch::Receiver<Arc<LocalObjects>>) -> Objects {
+    let objects = match config.api {
+        Some(_) => Objects::of_cluster(Projections {
+            trust_bundles: config.gates.enabled("ClusterTrustBundleProjection"),
+            certificates: config.gates.enabled("PodCertificateRequest"),
+        }),
+        None => Objects::standalone(),
+    };
+    match (
+        &config.sources.static_pod_path,
+        config.agent.static_pod_objects,
+    ) {
+        (None, _) | (_, StaticPodObjects::Never) => objects,
+        (Some(directory), _) => objects.with_local(local, directory),
+    }
 }
 
 fn archives_config(config: &Config) -> ArchivesConfig {

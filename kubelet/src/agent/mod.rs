@@ -10,14 +10,13 @@ mod levels;
 mod metrics_routes;
 mod ports;
 mod socket_routes;
+mod sources;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cri_proto::{ConnectOptions, Connection, EndpointError};
-use static_pods::identity::NodeName;
-use static_pods::watch::{ManifestSet, ManifestSource, Rescan, SourceOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
@@ -42,13 +41,14 @@ use crate::server::{
 };
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
 use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
-use crate::sources::{ApiPods, Copies, Desired, StalePods, run_file_source, run_merge};
+use crate::sources::{ApiPods, Desired, StalePods, run_merge};
 use crate::status::StatusBoard;
 use crate::workers::{KnownNode, Tools, run_registry};
 pub(crate) use build::node_features;
 use cluster::Cluster;
 pub use driver::DriverError;
 use ports::Ports;
+use sources::{Sources, start_sources};
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +224,10 @@ pub async fn run(
         false => Connection::connect(&unix(&config.runtime.image_socket), options)?,
     };
     let shutdown = shutdown_plan(&config, &surroundings);
-    let tools = Arc::new(build::tools(&config, surroundings, &connection, &images)?);
+    let (objects, local) = watch::channel(Arc::default());
+    let connections = (&connection, &images);
+    let tools = build::tools(&config, surroundings, connections, local)?;
+    let tools = Arc::new(tools);
     let mut singletons = Singletons::default();
     let (refuse, refused) = oneshot::channel();
     let levels = build::node_levels(&config, &tools);
@@ -245,7 +248,9 @@ pub async fn run(
         reading: reading.clone(),
     };
     let mut listening = ports.open().await?;
-    let sources = start_sources(&config, clock.clone(), &mut singletons);
+    let sources = start_sources(&config, clock.clone(), objects, &mut singletons);
+    let told = tools.objects.clone().run_local();
+    singletons.spawn("objects of manifests", told);
     // Until the end of this function, whichever way it ends.
     let _socket = ports::open_socket(
         (&config, &tools, &sources, &heard_stale),
@@ -453,51 +458,4 @@ fn rotation(config: &Config) -> Option<RotationConfig> {
 
 fn unix(path: &std::path::Path) -> String {
     format!("unix://{}", path.display())
-}
-
-/// Where pods come from.
-struct Sources {
-    desired: watch::Receiver<Arc<Desired>>,
-    /// What the manifests hold, with what is wrong with them.
-    manifests: Option<watch::Receiver<Arc<ManifestSet>>>,
-    rescan: Option<Rescan>,
-}
-
-/// The sources of pods. Without any, the desired pods are an empty set that is ready at once.
-fn start_sources(config: &Config, clock: Clock, singletons: &mut Singletons) -> Sources {
-    let Some(path) = config.sources.static_pod_path.clone() else {
-        let (sender, desired) = watch::channel(Arc::new(Desired {
-            ready: true,
-            ..Desired::default()
-        }));
-        singletons.spawn("empty source", async move {
-            sender.closed().await;
-        });
-        return Sources {
-            desired,
-            manifests: None,
-            rescan: None,
-        };
-    };
-    let (sender, desired) = watch::channel(Arc::new(Desired::default()));
-    let options = SourceOptions {
-        check_every: config.sources.file_check_every,
-        ..SourceOptions::new(path, NodeName::new(&config.node.name))
-    };
-    let (source, manifests) = ManifestSource::new(options, move || clock.system_time());
-    let source = match Copies::new(&config.paths.root) {
-        Ok(copies) => source.with_last_good(copies),
-        Err(error) => {
-            tracing::warn!(%error, "good manifests are not kept across a restart of the agent");
-            source
-        }
-    };
-    let sources = Sources {
-        desired,
-        manifests: Some(manifests.clone()),
-        rescan: Some(source.rescan()),
-    };
-    singletons.spawn("manifest watch", async move { match source.run().await {} });
-    singletons.spawn("file source", run_file_source(manifests, sender));
-    sources
 }

@@ -265,6 +265,7 @@ pub(super) fn open_socket(
         away: tools.observer.away(),
         manifest_path: config.sources.static_pod_path.clone(),
         manifests: sources.manifests.clone(),
+        objects: sources.objects.clone(),
         desired: sources.desired.clone(),
         kubeconfig: config.api.as_ref().map(|api| api.kubeconfig.clone()),
         troubles,

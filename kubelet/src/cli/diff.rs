@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use static_pods::identity::NodeName;
-use static_pods::manifest::{Manifest, read_manifest};
+use static_pods::manifest::{Manifest, Reading};
+use static_pods::object::Objects;
 
 use super::arguments::DiffArguments;
 use super::pods::{self, Listed};
@@ -39,9 +40,14 @@ pub(super) fn run(
     let node = NodeName::new(&overview.node);
     let mut found = Difference::None;
     for file in &arguments.files {
-        let bytes = read_input(file, &mut io::stdin())
+        let (bytes, _) = read_input(file, &mut io::stdin())
             .map_err(|error| CliError::File(file.clone(), error))?;
-        let manifest = read_manifest(&place(&manifests.path, file), &bytes, &node);
+        let objects = Objects::from(&manifests.served);
+        let reading = Reading {
+            objects: &objects,
+            ..Reading::new(&node)
+        };
+        let manifest = reading.read(&place(&manifests.path, file), &bytes);
         let (text, difference) = judge(file, &manifest, &running);
         if difference == Difference::Some {
             found = difference;
@@ -85,12 +91,17 @@ fn judge(file: &Path, manifest: &Manifest, running: &[Listed]) -> (String, Diffe
             text.push_str(&format!("{pod}: unchanged\n"));
             continue;
         }
+        let whole = serde_json::to_value(&*new.pod).unwrap_or_default();
+        let changes = changes(&old.whole, &whole);
+        // Its UID goes by objects, too, whose contents the agent tells nobody.
+        if new.follows && changes.is_empty() {
+            text.push_str(&format!("{pod}: unchanged\n"));
+            continue;
+        }
         difference = Difference::Some;
         text.push_str(&format!(
             "{pod}: would be replaced: its containers end, and new ones start\n"
         ));
-        let new = serde_json::to_value(&*new.pod).unwrap_or_default();
-        let changes = changes(&old.whole, &new);
         for (path, before, after) in &changes {
             text.push_str(&format!("  {path}: {before} -> {after}\n"));
         }
@@ -100,7 +111,11 @@ fn judge(file: &Path, manifest: &Manifest, running: &[Listed]) -> (String, Diffe
             );
         }
     }
-    if manifest.pods.is_empty() && manifest.problems.is_empty() {
+    for object in &manifest.objects {
+        let key = &object.key;
+        text.push_str(&format!("{key}: would be taken\n"));
+    }
+    if manifest.is_empty() && manifest.problems.is_empty() {
         text.push_str(&format!("{}: holds no pod\n", file.display()));
     }
     (text, difference)

@@ -12,6 +12,8 @@ use crate::server::overview::{Overview, StepOfPod};
 
 /// What the step begins with that waits for an image.
 pub(super) const PULLS: &str = "pulls image ";
+/// Why a static pod of a node of a cluster is not shown to the API server.
+pub(super) const NO_MIRROR: &str = "it refers to ConfigMaps or Secrets of this node's manifests, which the API server does not have";
 /// Names of pods that a message lists.
 const MOST_NAMES: usize = 10;
 
@@ -52,6 +54,13 @@ impl Listed {
         let uid = self.pod.metadata.uid.as_deref();
         let mut steps = overview.steps.iter();
         steps.find(|step| Some(&*step.uid) == uid)
+    }
+
+    /// Whether it is a static pod of a node of a cluster that the API server is not shown.
+    pub(super) fn lacks_mirror(&self, overview: &Overview) -> bool {
+        let uid = self.pod.metadata.uid.as_deref();
+        let refer = overview.manifests.iter().flat_map(|found| &found.refer);
+        overview.kubeconfig.is_some() && refer.into_iter().any(|refer| Some(&**refer) == uid)
     }
 
     /// Whether it is called `name`, with the node's name behind it or without.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use super::age;
 use super::arguments::StatusArguments;
 use super::events::{self, Item};
-use super::pods::{self, Listed, lasting};
+use super::pods::{self, Listed, NO_MIRROR, lasting};
 use super::summary::{Summary, begun, since};
 use super::table::{OF_LISTS, columns};
 use super::{CliError, Streams};
@@ -117,6 +117,16 @@ fn screen(overview: &Overview, pods: &[Listed], events: &[Item], now: Timestamp)
     for pod in pods.iter().filter(|pod| pod.stale) {
         text.push_str(&format!("  {}/{}\n", pod.namespace(), pod.name()));
     }
+    let bare: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod.lacks_mirror(overview))
+        .collect();
+    if !bare.is_empty() {
+        text.push_str(&format!("\nWithout a mirror pod ({NO_MIRROR}):\n"));
+    }
+    for pod in bare {
+        text.push_str(&format!("  {}/{}\n", pod.namespace(), pod.name()));
+    }
     if !overview.stuck.is_empty() {
         text.push_str("\nTo end, and not ended in their time:\n");
     }
@@ -151,6 +161,11 @@ fn manifests(overview: &Overview) -> String {
         1 => "1 pod".to_owned(),
         many => format!("{many} pods"),
     });
+    match found.objects {
+        0 => {}
+        1 => text.push_str(", 1 object"),
+        many => text.push_str(&format!(", {many} objects")),
+    }
     match found.refused.len() {
         0 => {}
         1 => text.push_str(", 1 fault"),

@@ -32,6 +32,36 @@ pub struct AgentSettings {
     pub image_archives: Option<PathBuf>,
     /// `builtInSandboxImage`: whether the agent has one for a runtime without; by itself where there is no API server.
     pub built_in_sandbox_image: Option<bool>,
+    /// `staticPodObjects`: whether ConfigMaps and Secrets of manifests serve static pods.
+    pub static_pod_objects: StaticPodObjects,
+    /// `staticPodObjectsDirectory`: the name of a directory for them alone, in that of the manifests.
+    pub static_pod_objects_directory: Option<String>,
+}
+
+/// Whether ConfigMaps and Secrets of manifests serve static pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StaticPodObjects {
+    /// All of a node without an API server; on one that has joined a cluster, those that they served before.
+    #[default]
+    Auto,
+    /// All.
+    Always,
+    /// None, as upstream.
+    Never,
+}
+
+impl StaticPodObjects {
+    const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// As it is written in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "Auto",
+            Self::Always => "Always",
+            Self::Never => "Never",
+        }
+    }
 }
 
 /// What is kept of the API server's pods, and what is done with it when an agent begins that does not hear from it.
@@ -221,6 +251,33 @@ impl AgentSettings {
                 }
             }
         }
+        let mut static_pod_objects = StaticPodObjects::default();
+        if let Some((at, which)) = value("staticPodObjects") {
+            let known = |word: &StaticPodObjects| which.as_str() == Some(word.as_str());
+            match StaticPodObjects::ALL.into_iter().find(known) {
+                Some(known) => static_pod_objects = known,
+                None if which.is_string() => faults.push((
+                    at,
+                    format!(
+                        "staticPodObjects must be \"Auto\", \"Always\" or \"Never\", found {which}"
+                    ),
+                )),
+                // Said already.
+                None => {}
+            }
+        }
+        let mut static_pod_objects_directory = None;
+        if let Some((at, name)) = value("staticPodObjectsDirectory")
+            && let Some(name) = name.as_str().filter(|name| !name.is_empty())
+        {
+            match name.contains('/') || name.starts_with('.') {
+                false => static_pod_objects_directory = Some(name.to_owned()),
+                true => faults.push((
+                    at,
+                    format!("staticPodObjectsDirectory must be the name of a directory in that of staticPodPath, and not begin with a dot, found {name:?}"),
+                )),
+            }
+        }
         if faults.is_empty() {
             return Ok(Self {
                 start_concurrency,
@@ -229,6 +286,8 @@ impl AgentSettings {
                 api_pods,
                 image_archives,
                 built_in_sandbox_image,
+                static_pod_objects,
+                static_pod_objects_directory,
             });
         }
         faults.sort();
@@ -282,6 +341,12 @@ mod tests {
         let settings = parse(&format!("{HEAD}{own}")).unwrap();
         assert_eq!(settings.image_archives, Some("/var/lib/images".into()));
         assert_eq!(settings.built_in_sandbox_image, Some(false));
+        assert_eq!(settings.static_pod_objects, StaticPodObjects::Auto);
+        let own = "staticPodObjects: Always\nstaticPodObjectsDirectory: objects\n";
+        let settings = parse(&format!("{HEAD}{own}")).unwrap();
+        assert_eq!(settings.static_pod_objects, StaticPodObjects::Always);
+        let directory = settings.static_pod_objects_directory;
+        assert_eq!(directory.as_deref(), Some("objects"));
         let settings = parse(&format!("{HEAD}socket: \"\"\n")).unwrap();
         assert_eq!(settings.socket, SocketSetting::None);
         let settings = parse(&format!("{HEAD}socket: /run/kubelet.sock\n")).unwrap();
@@ -321,6 +386,14 @@ mod tests {
             (
                 "restoreAPIPodsMaxAge: 0s\n",
                 "/a.yaml:3:23: restoreAPIPodsMaxAge must be above zero, found 0s",
+            ),
+            (
+                "staticPodObjects: always\n",
+                "/a.yaml:3:19: staticPodObjects must be \"Auto\", \"Always\" or \"Never\", found \"always\"",
+            ),
+            (
+                "staticPodObjectsDirectory: ../x\n",
+                "/a.yaml:3:28: staticPodObjectsDirectory must be the name of a directory in that of staticPodPath, and not begin with a dot, found \"../x\"",
             ),
             (
                 "startConcurrency: x\n",

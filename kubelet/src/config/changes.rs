@@ -152,7 +152,7 @@ fn rendered(kind: Kind, value: &Value) -> String {
 }
 
 /// The settings of `--agent-config`, always in the same order.
-fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 8] {
+fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 10] {
     let concurrency = agent.start_concurrency;
     let socket = match &agent.socket {
         SocketSetting::Unset => "(default)".to_owned(),
@@ -188,6 +188,17 @@ fn agent_values(agent: &AgentSettings) -> [(&'static str, String); 8] {
             agent
                 .built_in_sandbox_image
                 .map_or_else(|| "(default)".to_owned(), |built_in| built_in.to_string()),
+        ),
+        (
+            "staticPodObjects",
+            agent.static_pod_objects.as_str().to_owned(),
+        ),
+        (
+            "staticPodObjectsDirectory",
+            agent
+                .static_pod_objects_directory
+                .clone()
+                .unwrap_or_default(),
         ),
     ]
 }

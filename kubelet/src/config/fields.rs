@@ -341,6 +341,8 @@ pub(crate) static AGENT_FIELDS: &[Field] = &[
     field("restoreAPIPodsMaxAge", Duration, N).built(),
     field("socket", Text, N).built(),
     field("startConcurrency", Int32, N).built(),
+    field("staticPodObjects", Text, N).built(),
+    field("staticPodObjectsDirectory", Text, N).built(),
 ];
 
 #[cfg(test)]

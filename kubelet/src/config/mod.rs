@@ -43,6 +43,7 @@ use crate::cgroups::{Cgroups, MOUNT_ROOT, Version};
 
 pub use agent::{
     AgentSettings, ApiPodSettings, ExecVerb, RestoreApiPods, SOCKET_NAME, SocketSetting,
+    StaticPodObjects,
 };
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::memory::Memory;
 use crate::node::NodeObject;
+use crate::objects::objects_of;
 use crate::pod::{self, CONFIG_HASH_ANNOTATION, Pod, PodName, PodUid};
 use crate::sources::{ApiPods, Desired};
 use crate::workers::Lives;
@@ -65,9 +66,12 @@ pub(super) fn plan(input: &Input<'_>) -> Vec<Action> {
     made.chain(orphans).collect()
 }
 
-/// The static pods there should be, by name.
+/// The static pods that should have a mirror, by name. An API server takes none that refers to objects: it has other ones, or
+/// none, of the same names.
 fn wanted(desired: &Desired) -> BTreeMap<PodName, &Arc<Pod>> {
-    let pods = desired.pods.values().filter(|pod| pod::is_static(pod));
+    let refers = |pod: &Pod| objects_of(pod).next().is_some();
+    let pods = desired.pods.values();
+    let pods = pods.filter(|pod| pod::is_static(pod) && !refers(pod));
     pods.map(|pod| (PodName::of(pod), pod)).collect()
 }
 

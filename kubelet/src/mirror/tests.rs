@@ -154,6 +154,28 @@ fn pods_of_the_api_server_have_no_mirrors() {
 }
 
 #[test]
+fn a_static_pod_that_refers_to_objects_has_no_mirror_and_loses_one_that_it_had() {
+    let mut wanted = desired(&[("etcd-n1", "h2"), ("web-n1", "w")]);
+    let mut pod = Pod::clone(&wanted.pods["h2"]);
+    let pulls = k8s_openapi::api::core::v1::LocalObjectReference {
+        name: "registry".to_owned(),
+    };
+    pod.spec.as_mut().unwrap().image_pull_secrets = Some(vec![pulls]);
+    wanted.pods.insert(uid("h2"), Arc::new(pod));
+    let live = lives(&[("etcd-n1", "h2"), ("web-n1", "w")]);
+    let there = node("u1");
+    assert_eq!(
+        planned(&wanted, Some(&live), &mirrors(&[]), Some(&there)),
+        ["create web-n1_kube-system for u1"]
+    );
+    let old = mirrors(&[("etcd-n1", "m1", "h1"), ("web-n1", "m2", "w")]);
+    assert_eq!(
+        planned(&wanted, Some(&live), &old, Some(&there)),
+        ["delete etcd-n1_kube-system m1"]
+    );
+}
+
+#[test]
 fn the_mirror_of_another_version_goes_when_that_version_has_ended() {
     let wanted = desired(&[("etcd-n1", "h2")]);
     let old = mirrors(&[("etcd-n1", "m1", "h1")]);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use static_pods::object::Content;
+
 use super::slim;
 
 /// A value of a configMap or secret.
@@ -111,6 +113,18 @@ impl ObjectData {
 impl fmt::Debug for ObjectData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ObjectData { .. }")
+    }
+}
+
+impl From<&Content> for ObjectData {
+    /// The values are shared.
+    fn from(content: &Content) -> Self {
+        Self {
+            data: content.data.clone(),
+            binary: content.binary.clone(),
+            secret_type: content.secret_type.clone(),
+            immutable: content.immutable,
+        }
     }
 }
 

@@ -1,14 +1,14 @@
-//! What pods refer to at the API server: configMaps, secrets, services, tokens of their service accounts, trust bundles, and
-//! certificates of their own.
+//! What pods refer to: at the API server configMaps, secrets, services, tokens of their service accounts, trust bundles, and
+//! certificates of their own; beside static pods the ConfigMaps and Secrets of manifests. Neither serves the other's pods.
 //!
 //! Owns: one watch for each configMap or secret that a pod on this node refers to, however many pods do; the services;
 //! one token, and one certificate, for each wish of a pod.
-//! Inputs: a client of the API server, the pods that workers register. Outputs: a [`PodSnapshot`] and [`ServiceLinks`] for
-//! pure rooms, and word to the pod when something it refers to has changed.
-//! Tasks: one an object that is watched, one a token or certificate; [`Objects::run`] is one for the agent. The first two end
+//! Inputs: a client of the API server, the manifests' objects, the pods that workers register. Outputs: a [`PodSnapshot`] and
+//! [`ServiceLinks`] for pure rooms, and word to the pod when something it refers to has changed.
+//! Tasks: one an object that is watched, one a token or certificate; [`Objects::run`] and [`Objects::run_local`] are one each for
+//! the agent. The first two end
 //! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
-//! Does not: write volumes or environments, decide what is missing, or keep anything on disk. Nothing here runs on a node
-//! without an API server.
+//! Does not: write volumes or environments, decide what is missing, or keep anything on disk; read manifests.
 
 mod assumed;
 mod cell;
@@ -16,6 +16,7 @@ mod certificates;
 mod connections;
 mod data;
 mod kept;
+mod local;
 mod pod;
 mod references;
 mod service_links;
@@ -28,6 +29,7 @@ mod watching;
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kube::runtime::watcher;
@@ -37,6 +39,7 @@ use tokio::task::AbortHandle;
 use cell::{Cell, News};
 use certificates::CertificateKey;
 use connections::Connections;
+use local::Local;
 use tokens::TokenKey;
 
 use crate::api::watch_objects;
@@ -45,6 +48,7 @@ pub use assumed::Assumed;
 pub use certificates::{CertificateWish, Credential};
 pub use data::{Bytes, Found, ObjectData, Token};
 pub use kept::{KeptServices, ObjectKey, decode, encode};
+pub use local::{LocalObjects, key_of};
 pub use pod::PodObjects;
 pub use references::{Kind, TokenWish, objects_of};
 pub use service_links::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
@@ -65,10 +69,12 @@ pub struct Projections {
 pub struct Objects {
     /// None on a node without an API server.
     cluster: Option<Arc<Cluster>>,
+    /// None where static pods refer to nothing.
+    local: Option<Arc<Local>>,
 }
 
 impl Objects {
-    /// On a node without an API server: nothing can be referred to.
+    /// On a node without an API server.
     #[must_use]
     pub fn standalone() -> Self {
         Self::default()
@@ -83,7 +89,27 @@ impl Objects {
         };
         Self {
             cluster: Some(Arc::new(cluster)),
+            local: None,
         }
+    }
+
+    /// The same, with `objects` for static pods; one that is missing is to be put into `directory`.
+    #[must_use]
+    pub fn with_local(
+        mut self,
+        objects: watch::Receiver<Arc<LocalObjects>>,
+        directory: &Path,
+    ) -> Self {
+        self.local = Some(Arc::new(Local::new(objects, directory)));
+        self
+    }
+
+    /// Tells static pods of changes of what they refer to, without end.
+    pub async fn run_local(self) {
+        if let Some(local) = self.local {
+            local.run().await;
+        }
+        std::future::pending().await
     }
 
     /// Goes by `main` from now on, and by `more` where there are too many watches for one connection; and keeps what is

@@ -12,7 +12,7 @@ use super::references::{Reference, references};
 use super::service_links::ServiceLinks;
 use super::snapshot::PodSnapshot;
 use super::tokens::TokenKey;
-use super::{Cluster, Objects, Opened};
+use super::{Cluster, Local, Objects, Opened};
 use crate::pod::{self, Pod, PodName, PodUid};
 
 /// How long a start waits for the first answer about an object; upstream waits as long.
@@ -20,7 +20,7 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it waits for a token, which the API server has to make.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What one pod refers to at the API server. Whatever nobody else refers to is let go of when it is dropped.
+/// What one pod refers to. Whatever nobody else refers to is let go of when it is dropped.
 pub struct PodObjects {
     objects: Objects,
     news: Arc<News>,
@@ -48,15 +48,31 @@ impl PodObjects {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The API server's objects, where they are for `pod`: never for a static one.
+    fn cluster(&self, pod: &Pod) -> Option<&Arc<Cluster>> {
+        let cluster = self.objects.cluster.as_ref();
+        cluster.filter(|_| !pod::is_static(pod))
+    }
+
+    /// The manifests' objects, where they are for `pod`: for static ones alone.
+    fn local(&self, pod: &Pod) -> Option<&Arc<Local>> {
+        let local = self.objects.local.as_ref();
+        local.filter(|_| pod::is_static(pod))
+    }
+
     /// Follows from now on what `pod` refers to, and nothing else. Cheap when the pod is the same.
     pub fn register(&self, pod: &Arc<Pod>, uid: &PodUid) {
-        let Some(cluster) = &self.objects.cluster else {
-            return;
-        };
         let mut state = self.state();
         if state.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, pod)) {
             return;
         }
+        if let Some(local) = self.local(pod) {
+            local.listen(pod, &self.news);
+            state.of = Some(pod.clone());
+        }
+        let Some(cluster) = self.cluster(pod) else {
+            return;
+        };
         if state.of.is_none() {
             cluster.services.tell_first(&self.news);
         }
@@ -73,6 +89,9 @@ impl PodObjects {
     /// Lets go of everything, because nothing of the pod runs any more.
     pub fn release(&self) {
         *self.state() = State::default();
+        if let Some(local) = &self.objects.local {
+            local.leave(&self.news);
+        }
     }
 
     /// A count that goes up whenever something that the pod refers to has changed, and when the services have been read
@@ -84,6 +103,10 @@ impl PodObjects {
 
     fn all_answered(&self, tokens: bool) -> bool {
         let state = self.state();
+        let pod = state.of.as_deref();
+        if let Some((pod, local)) = pod.and_then(|pod| Some((pod, self.local(pod)?))) {
+            return tokens || local.is_answered(pod);
+        }
         let mut held = state.held.values();
         held.all(|opened| opened.is_made() != tokens || opened.is_answered())
     }
@@ -101,8 +124,11 @@ impl PodObjects {
     /// All of it as it is now.
     #[must_use]
     pub fn snapshot(&self, pod: &Pod) -> PodSnapshot {
+        if let Some(local) = self.local(pod) {
+            return local.snapshot(pod);
+        }
         let namespace = PodName::of(pod).namespace;
-        if self.objects.cluster.is_none() {
+        if self.cluster(pod).is_none() {
             return PodSnapshot::standalone(&namespace);
         }
         let none = PodSnapshot::of_cluster(&namespace);

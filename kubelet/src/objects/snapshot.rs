@@ -1,6 +1,7 @@
 //! What a pod refers to, as it is at one moment: the input of pure rooms.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::certificates::{CertificateWish, Credential};
@@ -29,6 +30,22 @@ pub enum ObjectError {
         /// Its name.
         name: Box<str>,
     },
+    /// No manifest has such an object.
+    #[error(
+        "{kind} {name:?} not found; put the {} {namespace}/{name} into a file in {}, or mend the one that 'kubelet status' names",
+        in_manifests(*kind),
+        .directory.display()
+    )]
+    NotInManifests {
+        /// What it is.
+        kind: Kind,
+        /// The pod's namespace.
+        namespace: Box<str>,
+        /// The object's name.
+        name: Box<str>,
+        /// Where manifests are.
+        directory: Arc<Path>,
+    },
     /// The API server has not answered yet.
     #[error("failed to sync {kind} cache: timed out waiting for the condition")]
     NotYet {
@@ -50,11 +67,18 @@ fn in_camel_case(kind: Kind) -> &'static str {
     }
 }
 
+fn in_manifests(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ConfigMap => "ConfigMap",
+        Kind::Secret => "Secret",
+    }
+}
+
 impl ObjectError {
-    /// Whether the API server says that there is no such object, which is no error where it is optional.
+    /// Whether it is known that there is no such object, which is no error where it is optional.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
+        matches!(self, Self::NotFound { .. } | Self::NotInManifests { .. })
     }
 }
 
@@ -66,11 +90,22 @@ impl ObjectError {
     }
 }
 
+/// Where objects of a pod come from.
+#[derive(Clone, Debug, Default)]
+enum Source {
+    /// From nowhere.
+    #[default]
+    None,
+    Cluster,
+    /// From manifests in this directory.
+    Manifests(Arc<Path>),
+}
+
 /// The objects that one pod refers to, as they are at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct PodSnapshot {
     namespace: Box<str>,
-    has_api_server: bool,
+    source: Source,
     objects: BTreeMap<(Kind, Box<str>), Found<Arc<ObjectData>>>,
     tokens: BTreeMap<TokenWish, Found<Token>>,
     trust: BTreeMap<TrustWish, Found<Bytes>>,
@@ -91,7 +126,16 @@ impl PodSnapshot {
     #[must_use]
     pub fn of_cluster(namespace: &str) -> Self {
         Self {
-            has_api_server: true,
+            source: Source::Cluster,
+            ..Self::standalone(namespace)
+        }
+    }
+
+    /// Of a static pod of `namespace` whose objects are in `directory`, nothing being known yet.
+    #[must_use]
+    pub fn of_manifests(namespace: &str, directory: Arc<Path>) -> Self {
+        Self {
+            source: Source::Manifests(directory),
             ..Self::standalone(namespace)
         }
     }
@@ -130,20 +174,24 @@ impl PodSnapshot {
     /// # Errors
     /// When it is not there, or nobody knows yet.
     pub fn get(&self, kind: Kind, name: &str) -> Result<Arc<ObjectData>, ObjectError> {
-        if !self.has_api_server {
-            return Err(ObjectError::NoApiServer {
+        let (namespace, name) = (self.namespace.clone(), Box::<str>::from(name));
+        match (self.objects.get(&(kind, name.clone())), &self.source) {
+            (_, Source::None) => Err(ObjectError::NoApiServer {
                 kind,
-                namespace: self.namespace.clone(),
-                name: name.into(),
-            });
-        }
-        match self.objects.get(&(kind, name.into())) {
-            Some(Found::There(data)) => Ok(data.clone()),
-            Some(Found::Missing) => Err(ObjectError::NotFound {
-                kind,
-                name: name.into(),
+                namespace,
+                name,
             }),
-            Some(Found::Unknown(_)) | None => Err(ObjectError::NotYet { kind }),
+            (Some(Found::There(data)), _) => Ok(data.clone()),
+            (Some(Found::Missing), Source::Manifests(directory)) => {
+                Err(ObjectError::NotInManifests {
+                    kind,
+                    namespace,
+                    name,
+                    directory: directory.clone(),
+                })
+            }
+            (Some(Found::Missing), _) => Err(ObjectError::NotFound { kind, name }),
+            (Some(Found::Unknown(_)) | None, _) => Err(ObjectError::NotYet { kind }),
         }
     }
 
@@ -168,7 +216,7 @@ impl PodSnapshot {
     /// # Errors
     /// When there is none.
     pub fn token(&self, wish: &TokenWish) -> Result<Token, ObjectError> {
-        if !self.has_api_server {
+        if !matches!(self.source, Source::Cluster) {
             let why =
                 "failed to fetch token: cannot use TokenManager when kubelet is in standalone mode";
             return Err(ObjectError::NoToken(why.into()));

@@ -1,6 +1,7 @@
 //! Against an API server that is a function in this process.
 
 pub(super) mod api;
+mod local;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! `/status` of the agent's own socket: how the agent is, as `kubelet status` shows it beside the pods.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use static_pods::object::Objects;
 use static_pods::watch::ManifestSet;
 use tokio::sync::watch;
 
@@ -39,6 +41,8 @@ pub struct OverviewInputs {
     pub manifest_path: Option<PathBuf>,
     /// What is wrong with manifests; none without such a source.
     pub manifests: Option<watch::Receiver<Arc<ManifestSet>>>,
+    /// Which static pods the manifests' ConfigMaps and Secrets may serve.
+    pub objects: Objects,
     /// Whether the sources have been read.
     pub desired: watch::Receiver<Arc<Desired>>,
     /// The kubeconfig of a node of a cluster.
@@ -112,9 +116,49 @@ pub(crate) struct Manifests {
     pub(crate) path: PathBuf,
     /// Pods there are manifests of.
     pub(crate) pods: usize,
+    /// ConfigMaps and Secrets in manifests.
+    #[serde(default)]
+    pub(crate) objects: usize,
+    /// Which pods these may serve.
+    #[serde(default)]
+    pub(crate) served: Served,
+    /// The UIDs of the pods that refer to such objects, and so have no mirror pod.
+    #[serde(default)]
+    pub(crate) refer: Vec<String>,
     /// What is refused, and what is odd.
     pub(crate) refused: Vec<Fault>,
     pub(crate) odd: Vec<Fault>,
+}
+
+/// Which static pods ConfigMaps and Secrets of manifests may serve.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Served {
+    #[default]
+    None,
+    /// Those with these namespaces and names, as their manifests have them.
+    Only(BTreeSet<(String, String)>),
+    All,
+}
+
+impl From<&Objects> for Served {
+    fn from(objects: &Objects) -> Self {
+        match objects {
+            Objects::Off => Self::None,
+            Objects::Only(pods) => Self::Only(pods.clone()),
+            Objects::On => Self::All,
+        }
+    }
+}
+
+impl From<&Served> for Objects {
+    fn from(served: &Served) -> Self {
+        match served {
+            Served::None => Self::Off,
+            Served::Only(pods) => Self::Only(pods.clone()),
+            Served::All => Self::On,
+        }
+    }
 }
 
 /// A place in a file and what is wrong there.
@@ -165,7 +209,7 @@ impl OverviewInputs {
                 .manifest_path
                 .clone()
                 .zip(set)
-                .map(|(path, set)| Manifests::of(path, &set)),
+                .map(|(path, set)| Manifests::of(path, &set, &self.objects)),
             kubeconfig: self.kubeconfig.clone(),
             certificates: self.troubles.borrow().all().map(str::to_owned).collect(),
             sources_read: self.desired.borrow().ready,
@@ -187,7 +231,7 @@ impl OverviewInputs {
 }
 
 impl Manifests {
-    fn of(path: PathBuf, set: &ManifestSet) -> Self {
+    fn of(path: PathBuf, set: &ManifestSet, served: &Objects) -> Self {
         let refused = set.problems.iter().map(|found| Fault {
             place: format!("{}:{}", found.path.display(), found.at),
             message: found.problem.to_string(),
@@ -198,9 +242,13 @@ impl Manifests {
                 .trim_start()
                 .to_owned(),
         });
+        let refer = set.pods.values().filter(|pod| pod.refers);
         Self {
             path,
             pods: set.pods.len(),
+            objects: set.objects.len(),
+            served: served.into(),
+            refer: refer.map(|pod| pod.uid().to_owned()).collect(),
             refused: refused.collect(),
             odd: odd.collect(),
         }

@@ -290,6 +290,7 @@ fn overview() -> OverviewInputs {
         away: tokio::sync::watch::channel(Some("refused".into())).1,
         manifest_path: None,
         manifests: None,
+        objects: static_pods::object::Objects::On,
         desired: tokio::sync::watch::channel(Arc::default()).1,
         kubeconfig: None,
         troubles: crate::join::Complaints::default().heard(),

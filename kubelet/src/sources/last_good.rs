@@ -3,7 +3,8 @@
 //!
 //! A copy is one line, `<checksum> <path>`, and the text; in the path, `%XX` stands for a byte that is not plain text. A
 //! copy that is torn or foreign is removed, and the log says so; the next good text of its manifest makes a new one.
-//! Copies are written by a thread of their own, synced, so that no pod's start waits for the disk.
+//! Copies are written by a thread of their own, synced, so that no pod's start waits for the disk. They are root's alone, in a
+//! directory that is: manifests may hold Secrets.
 
 use std::ffi::OsString;
 use std::io;
@@ -113,15 +114,7 @@ fn write(directory: &Path, path: &Path, text: &[u8]) -> Result<(), DirError> {
     if read(&dir, &name).as_deref() == Some(&copy) {
         return Ok(());
     }
-    let unfinished = format!("{name}.tmp");
-    dir.rewrite(&unfinished, &copy, 0o600)?;
-    let file = dir.ensure_file(&unfinished, 0o600)?;
-    file.sync_all().map_err(|source| DirError {
-        action: "sync",
-        path: dir.path_of(&unfinished),
-        source,
-    })?;
-    dir.rename(&unfinished, &name)
+    dir.replace(&name, &copy, 0o600)
 }
 
 fn read(dir: &Dir, name: &str) -> Option<Vec<u8>> {

@@ -2,7 +2,8 @@
 //!
 //! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node; before it has
 //! been heard, those that `checkpoint/` has kept. Outputs: a
-//! `watch<Arc<Desired>>`, and a `watch<Arc<ApiPods>>` for those who write to the API server.
+//! `watch<Arc<Desired>>`, a `watch<Arc<LocalObjects>>` of what static pods may refer to, and a `watch<Arc<ApiPods>>` for those who
+//! write to the API server.
 //! Tasks: one for the file source; on a node of a cluster one for the API server's pods and one that merges both.
 //! Does not: start, stop or judge a pod; write to the API server.
 
@@ -10,6 +11,7 @@ mod apiserver;
 mod file;
 mod last_good;
 mod merge;
+mod object_notes;
 mod server_status;
 mod startup;
 
@@ -23,6 +25,7 @@ pub use apiserver::{ApiPodStore, is_safe, run_api_source};
 pub use file::run_file_source;
 pub use last_good::Copies;
 pub use merge::{merge, run_merge};
+pub use object_notes::{ObjectNotes, ObjectRules};
 pub use server_status::ServerStatus;
 
 /// The pods that should run.

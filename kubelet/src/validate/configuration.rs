@@ -21,7 +21,7 @@ pub(super) fn judge(
         ..FileReport::default()
     };
     let bytes = match input::read(path, input) {
-        Ok(bytes) => bytes,
+        Ok((bytes, _)) => bytes,
         Err(error) => {
             let message = format!("cannot read the configuration file: {error}");
             report.problems.push(Finding::new(Position::START, message));

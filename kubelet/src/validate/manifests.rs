@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use static_pods::identity::NodeName;
 use static_pods::manifest::{
-    Manifest, ManifestError, ManifestWarning, Problem, Remark, StaticPod, read_manifest_with,
+    Manifest, ManifestError, ManifestWarning, Problem, Reading, Remark, StaticPod,
 };
+use static_pods::object::{LocalObject, Objects};
 use static_pods::tree::{MAX_BYTES, Position};
 use static_pods::watch::{ManifestSet, entries};
 
 use super::input::{self, STDIN};
-use super::report::{FileReport, Finding, PodReport};
+use super::report::{FileReport, Finding, ObjectReport, PodReport};
 use crate::admission::{self, NodeFeatures, Rejection};
 use crate::agent;
 use crate::config::Config;
@@ -124,7 +126,7 @@ impl Reader {
         }
         let manifest = read(path, &identity, self, input);
         let mut notes = Vec::new();
-        if manifest.pods.is_empty() && manifest.problems.is_empty() {
+        if manifest.is_empty() && manifest.problems.is_empty() {
             notes.push("holds no pod");
         }
         let entry = Entry {
@@ -142,11 +144,18 @@ impl Reader {
     }
 
     fn manifest(&self, path: &Path, identity: &Path, input: &mut dyn Read) -> Manifest {
+        let judge = |pod: &Pod| remarks(pod, &self.features);
         match input::read(path, input) {
-            Ok(bytes) if bytes.len() > MAX_BYTES => problem(identity, Problem::TooLarge),
-            Ok(bytes) => read_manifest_with(identity, &bytes, &self.node, &|pod| {
-                remarks(pod, &self.features)
-            }),
+            Ok((bytes, _)) if bytes.len() > MAX_BYTES => problem(identity, Problem::TooLarge),
+            Ok((bytes, access)) => {
+                let reading = Reading {
+                    objects: &Objects::On,
+                    access,
+                    judge: &judge,
+                    ..Reading::new(&self.node)
+                };
+                reading.read(identity, &bytes)
+            }
             Err(error) => unreadable(identity, &error),
         }
     }
@@ -225,12 +234,23 @@ fn report(path: &Path, entry: &Entry, together: &ManifestSet) -> FileReport {
             uid: pod.uid().to_owned(),
         }
     });
+    let wins = |object: &&Arc<LocalObject>| {
+        let winner = together.objects.get(&object.key);
+        winner.is_some_and(|w| *w.path == *path && w.at == object.at)
+    };
+    let objects = entry.manifest.objects.iter().filter(wins);
+    let objects = objects.map(|object| ObjectReport {
+        kind: object.key.kind.as_str(),
+        namespace: object.key.namespace.to_string(),
+        name: object.key.name.to_string(),
+    });
     let mut warnings: Vec<_> = entry.manifest.warnings.iter().map(warning).collect();
     let notes = entry.notes.iter();
     warnings.extend(notes.map(|note| Finding::new(Position::START, *note)));
     FileReport {
         file: entry.shown.clone(),
         pods: pods.collect(),
+        objects: objects.collect(),
         problems: entry.manifest.problems.iter().map(refusal).collect(),
         warnings,
         fine: None,

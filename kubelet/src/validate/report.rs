@@ -18,6 +18,8 @@ pub(super) struct FileReport {
     pub(super) file: String,
     /// The pods that would run.
     pub(super) pods: Vec<PodReport>,
+    /// The ConfigMaps and Secrets that pods would find.
+    pub(super) objects: Vec<ObjectReport>,
     pub(super) problems: Vec<Finding>,
     pub(super) warnings: Vec<Finding>,
     /// What is said of it when it has no pods and no problems.
@@ -30,6 +32,13 @@ pub(super) struct PodReport {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ObjectReport {
+    pub(super) kind: &'static str,
+    pub(super) namespace: String,
+    pub(super) name: String,
 }
 
 /// One thing said of a place in a file.
@@ -101,6 +110,14 @@ impl Report {
                     namespace, name, ..
                 } = pod;
                 writeln!(to, "{}: ok (pod {namespace}/{name})", file.file)?;
+            }
+            for ObjectReport {
+                kind,
+                namespace,
+                name,
+            } in &file.objects
+            {
+                writeln!(to, "{}: ok ({kind} {namespace}/{name})", file.file)?;
             }
             if let (Some(fine), true) = (file.fine, file.problems.is_empty()) {
                 writeln!(to, "{}: ok ({fine})", file.file)?;

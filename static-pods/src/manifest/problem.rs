@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::object::ObjectKind;
 use crate::tree::{self, DecodeError, PUT_IN_QUOTES, Position, Prefix};
 use crate::validate::FieldError;
 
@@ -11,6 +12,9 @@ const SET_A_NAME: &str = "set metadata.name";
 const SAY_THE_SOURCE: &str = "say where its files come from";
 const LEAVE_UID_OUT: &str = "leave it out to have one made";
 const REMOVE_ONE: &str = "remove one of them";
+const SWITCH_ON: &str = "set staticPodObjects: Always in the file of --agent-config";
+const MOVE_UP: &str = "put it into the manifest directory itself";
+const REMOVE_FIRST: &str = "give it another name, or remove it first";
 const UID_RULE: &str =
     "must be 1 to 128 characters of [A-Za-z0-9._-] that start with a letter or digit";
 
@@ -56,6 +60,38 @@ pub enum Problem {
     /// A field breaks a rule of the API.
     #[error("{0}")]
     Field(FieldError),
+    /// A ConfigMap or Secret, where none are taken.
+    #[error(
+        "a {} is not taken from manifests on this node, which has an API server for that; {SWITCH_ON}",
+        .0.as_str()
+    )]
+    ObjectsOff(ObjectKind),
+    /// A pod in the directory of objects.
+    #[error("pods are not looked for in the directory of ConfigMaps and Secrets; {MOVE_UP}")]
+    PodAmongObjects,
+    /// The object has no name.
+    #[error("invalid {}: name is needed; {SET_A_NAME}", .0.as_str())]
+    Nameless(ObjectKind),
+    /// A Secret in a file that others than root may read.
+    #[error("{object} is refused, because {why}; {remedy}")]
+    NotPrivate {
+        /// The Secret.
+        object: String,
+        /// Who else may.
+        why: String,
+        /// The command that mends it.
+        remedy: String,
+    },
+    /// Another content of an object that says that it never changes.
+    #[error(
+        "{field}: Forbidden: field is immutable when `immutable` is set: {object} stays as it was; {REMOVE_FIRST}"
+    )]
+    Immutable {
+        /// The field that is another.
+        field: &'static str,
+        /// The object.
+        object: String,
+    },
     /// The pod refers to something only an API server has.
     #[error("{path}: static pods may not reference {object}")]
     Reference {
@@ -80,11 +116,11 @@ pub enum Problem {
         /// Why.
         message: String,
     },
-    /// Another file or document has the same pod and comes later.
-    #[error("pod {pod} is also in {winner}, which is the one that counts; {REMOVE_ONE}")]
+    /// Another file or document has the same pod or object and comes later.
+    #[error("{what} is also in {winner}, which is the one that counts; {REMOVE_ONE}")]
     Duplicate {
-        /// The pod.
-        pod: String,
+        /// The pod or object.
+        what: String,
         /// Where the other one is.
         winner: String,
     },
@@ -133,9 +169,13 @@ impl Problem {
             | Self::TooLarge
             | Self::Syntax(_)
             | Self::NotAPod(_)
+            | Self::ObjectsOff(_)
+            | Self::PodAmongObjects
+            | Self::NotPrivate { .. }
             | Self::Duplicate { .. } => "",
             Self::Decode(e) => &e.path,
-            Self::NoName => "metadata.name",
+            Self::NoName | Self::Nameless(_) => "metadata.name",
+            Self::Immutable { field, .. } => field,
             Self::Uid(_) | Self::SameUid { .. } => "metadata.uid",
             Self::Field(e) => &e.path,
             Self::Reference { path, .. } | Self::NoSource { path, .. } => path,
@@ -145,16 +185,21 @@ impl Problem {
 
     /// What to do about it, where that goes without knowing what was meant.
     #[must_use]
-    pub fn remedy(&self) -> Option<&'static str> {
-        match self {
-            Self::NotAPod(_) => Some(HOLD_A_POD),
-            Self::NoName => Some(SET_A_NAME),
-            Self::NoSource { .. } => Some(SAY_THE_SOURCE),
-            Self::Uid(_) | Self::SameUid { .. } => Some(LEAVE_UID_OUT),
-            Self::Duplicate { .. } => Some(REMOVE_ONE),
-            Self::Decode(e) => e.message.ends_with(PUT_IN_QUOTES).then_some(PUT_IN_QUOTES),
-            _ => None,
-        }
+    pub fn remedy(&self) -> Option<&str> {
+        let remedy = match self {
+            Self::NotPrivate { remedy, .. } => remedy,
+            Self::NotAPod(_) => HOLD_A_POD,
+            Self::NoName | Self::Nameless(_) => SET_A_NAME,
+            Self::NoSource { .. } => SAY_THE_SOURCE,
+            Self::ObjectsOff(_) => SWITCH_ON,
+            Self::PodAmongObjects => MOVE_UP,
+            Self::Immutable { .. } => REMOVE_FIRST,
+            Self::Uid(_) | Self::SameUid { .. } => LEAVE_UID_OUT,
+            Self::Duplicate { .. } => REMOVE_ONE,
+            Self::Decode(e) if e.message.ends_with(PUT_IN_QUOTES) => PUT_IN_QUOTES,
+            _ => return None,
+        };
+        Some(remedy)
     }
 
     /// What is wrong, without the field and the remedy.

@@ -187,7 +187,11 @@ fn a_judge_refuses_and_warns_at_the_field() {
     };
     let text = pod("a");
     let node = NodeName::new("n");
-    let manifest = read_manifest_with(Path::new(FILE), text.as_bytes(), &node, &judge);
+    let reading = Reading {
+        judge: &judge,
+        ..Reading::new(&node)
+    };
+    let manifest = reading.read(Path::new(FILE), text.as_bytes());
     assert_eq!(manifest.pods.len(), 0);
     assert_eq!(
         manifest.problems[0].to_string(),

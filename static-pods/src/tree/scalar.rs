@@ -91,7 +91,8 @@ pub(super) fn resolve(tag: ScalarTag, text: &str) -> Result<Scalar, String> {
             )
     );
     if !fits {
-        return Err(format!("cannot read `{text}` as {}", tag.name()));
+        // The text is left out: it may be a secret.
+        return Err(format!("cannot read the text as {}", tag.name()));
     }
     Ok(found)
 }
@@ -358,7 +359,7 @@ mod tests {
         );
         assert_eq!(
             tagged(ScalarTag::Int, "eighty"),
-            Err("cannot read `eighty` as !!int".into())
+            Err("cannot read the text as !!int".into())
         );
         assert_eq!(
             tagged(ScalarTag::Binary, "aGVsbG8="),

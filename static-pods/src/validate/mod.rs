@@ -1,6 +1,6 @@
 //! Whether a pod is one the API would take, in upstream's words, by rule family.
 //!
-//! Owns: the rules and their wording. Inputs: a defaulted, identified pod. Outputs: every [`FieldError`] there is, by
+//! Owns: the rules and their wording. Inputs: a defaulted, identified pod, or a ConfigMap or Secret. Outputs: every [`FieldError`] there is, by
 //! field path; whoever holds the tree turns paths into lines. Spawns nothing; pure.
 //!
 //! Feature gates count as 1.36 has them by default. Rules see fields, not the file: upstream's path of an error is kept as
@@ -16,6 +16,7 @@ mod fields;
 mod handlers;
 mod metadata;
 mod names;
+mod objects;
 mod os;
 mod paths;
 mod pod_resources;
@@ -151,4 +152,5 @@ pub fn validate(pod: &Pod) -> Vec<FieldError> {
     errors.0
 }
 
+pub(crate) use objects::{REDACTED, validate_object};
 pub use references::{Unfit, unfit};

@@ -198,3 +198,28 @@ pub(super) fn label_value(text: &str) -> Vec<String> {
     }
     messages
 }
+
+/// What is wrong with `text` as a key of a secret or config map.
+pub(super) fn config_key(text: &str) -> Vec<String> {
+    /// Longest key (Kubernetes API).
+    const LONGEST: usize = 253;
+    let mut messages = Vec::new();
+    if text.len() > LONGEST {
+        messages.push(format!("must be no more than {LONGEST} characters"));
+    }
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
+    if text.is_empty() || !text.bytes().all(legal) {
+        messages.push(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+             'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                .into(),
+        );
+    }
+    match text {
+        "." => messages.push("must not be '.'".into()),
+        ".." => messages.push("must not be '..'".into()),
+        text if text.starts_with("..") => messages.push("must not start with '..'".into()),
+        _ => {}
+    }
+    messages
+}

@@ -25,20 +25,22 @@ pub enum Unfit {
     },
 }
 
-/// The first thing of `pod` that a static pod cannot have.
+/// The first thing of `pod` that a static pod cannot have. With `objects`, it may name ConfigMaps and Secrets wherever the node itself
+/// reads them: in environments, for pulls, and in volumes of their own kind or projected ones.
 #[must_use]
-pub fn unfit(pod: &Pod) -> Option<Unfit> {
+pub fn unfit(pod: &Pod, objects: bool) -> Option<Unfit> {
     let spec = pod.spec.as_ref()?;
     let claims = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
     let reference = service_account(spec)
-        .or_else(|| named_objects(spec, &SECRETS))
-        .or_else(|| named_objects(spec, &CONFIG_MAPS))
+        .or_else(|| named_objects(spec, &SECRETS, objects))
+        .or_else(|| named_objects(spec, &CONFIG_MAPS, objects))
         .or_else(|| claims.then(|| ("spec.resourceClaims".into(), "resourceclaims")));
     if let Some((path, object)) = reference {
         return Some(Unfit::Reference { path, object });
     }
-    volumes(spec)
-        .find_map(|(path, volume)| needs_api(&path, volume).or_else(|| projected(&path, volume)))
+    volumes(spec).find_map(|(path, volume)| {
+        needs_api(&path, volume, objects).or_else(|| projected(&path, volume, objects))
+    })
 }
 
 type Found = Option<(String, &'static str)>;
@@ -87,6 +89,8 @@ type Named<'a> = (&'static str, Option<&'a str>);
 /// A kind of object, and where a pod can name one.
 struct Kind {
     word: &'static str,
+    /// The volume that is the object's own.
+    own_volume: &'static str,
     pod: fn(&PodSpec) -> Vec<(String, &str)>,
     env_from: fn(&EnvFromSource) -> Named<'_>,
     env: fn(&EnvVarSource) -> Named<'_>,
@@ -96,6 +100,7 @@ struct Kind {
 
 static SECRETS: Kind = Kind {
     word: "secrets",
+    own_volume: "secret",
     pod: |spec| {
         let pull = spec.image_pull_secrets.iter().flatten().enumerate();
         pull.map(|(i, s)| (format!("spec.imagePullSecrets[{i}]"), s.name.as_str()))
@@ -119,6 +124,7 @@ static SECRETS: Kind = Kind {
 
 static CONFIG_MAPS: Kind = Kind {
     word: "configmaps",
+    own_volume: "configMap",
     pod: |_| Vec::new(),
     env_from: |from| {
         (
@@ -189,8 +195,9 @@ fn secrets_of(v: &Volume) -> Vec<Named<'_>> {
     ]
 }
 
-/// The first field that names an object of this kind: the pod's own, then containers', then volumes'.
-fn named_objects(spec: &PodSpec, kind: &Kind) -> Found {
+/// The first field that names an object of this kind: the pod's own, then containers', then volumes'. With `served`, only
+/// fields that the node does not read for itself.
+fn named_objects(spec: &PodSpec, kind: &Kind, served: bool) -> Found {
     let named = |name: Option<&str>| name.is_some_and(|n| !n.is_empty());
     let place = |path: String, (field, name): (&str, Option<&str>)| {
         named(name).then(|| format!("{path}.{field}"))
@@ -209,30 +216,33 @@ fn named_objects(spec: &PodSpec, kind: &Kind) -> Found {
             })
     };
     let in_volume = |(path, volume): (String, &Volume)| {
-        sources(&path, volume)
+        let mut fields = (kind.volume)(volume).into_iter();
+        let foreign = |field: &str| !(served && field == kind.own_volume);
+        (sources(&path, volume).filter(|_| !served))
             .find_map(|(path, source)| place(path, (kind.projected)(source)))
             .or_else(|| {
-                let fields = (kind.volume)(volume);
-                fields
-                    .into_iter()
-                    .find_map(|field| place(path.clone(), field))
+                fields.find_map(|field| place(path.clone(), field).filter(|_| foreign(field.0)))
             })
     };
-    (of_pod.next().map(|(path, _)| path))
-        .or_else(|| containers(spec).find_map(in_container))
+    (of_pod.next().filter(|_| !served).map(|(path, _)| path))
+        .or_else(|| (containers(spec).filter(|_| !served)).find_map(in_container))
         .or_else(|| volumes(spec).find_map(in_volume))
         .map(|path| (path, kind.word))
 }
 
 /// A kind of volume that only an API server makes.
-fn needs_api(path: &str, v: &Volume) -> Option<Unfit> {
+fn needs_api(path: &str, v: &Volume, objects: bool) -> Option<Unfit> {
     let kinds = [
         (
-            v.config_map.is_some(),
+            v.config_map.is_some() && !objects,
             "configMap",
             "configmaps (via configmap volumes)",
         ),
-        (v.secret.is_some(), "secret", "secrets (via secret volumes)"),
+        (
+            v.secret.is_some() && !objects,
+            "secret",
+            "secrets (via secret volumes)",
+        ),
         (v.csi.is_some(), "csi", "csidrivers (via CSI volumes)"),
         (
             v.glusterfs.is_some(),
@@ -265,16 +275,16 @@ fn first_set(path: &str, kinds: &[(bool, &str, &'static str)]) -> Option<Unfit> 
     Some(Unfit::Reference { path, object })
 }
 
-fn projected(path: &str, volume: &Volume) -> Option<Unfit> {
+fn projected(path: &str, volume: &Volume, objects: bool) -> Option<Unfit> {
     sources(path, volume).find_map(|(path, s)| {
         let kinds = [
             (
-                s.config_map.is_some(),
+                s.config_map.is_some() && !objects,
                 "configMap",
                 "configmaps (via projected volumes)",
             ),
             (
-                s.secret.is_some(),
+                s.secret.is_some() && !objects,
                 "secret",
                 "secrets (via projected volumes)",
             ),
@@ -295,7 +305,8 @@ fn projected(path: &str, volume: &Volume) -> Option<Unfit> {
             ),
         ];
         first_set(&path, &kinds).or_else(|| {
-            s.downward_api.is_none().then(|| Unfit::NoSource {
+            let says = s.downward_api.is_some() || s.config_map.is_some() || s.secret.is_some();
+            (!says).then(|| Unfit::NoSource {
                 path,
                 volume: volume.name.clone(),
             })

@@ -46,7 +46,7 @@ pub fn entries(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(entries)
 }
 
-/// All of a file, and what it was after reading; one byte more than a manifest may have, at most.
+/// All of a file, and what its open handle says of it after reading; one byte more than a manifest may have, at most.
 pub(super) fn contents(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
     let file: File = OpenOptions::new()
         .read(true)

@@ -15,16 +15,18 @@ use tokio::sync::watch;
 /// What has happened since the last look. An empty one is a look for its own sake.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// Names of files that were closed after writing, or moved into place: their writers are through.
-    pub(super) complete: BTreeSet<OsString>,
-    /// Names that came to be. A link is complete from the start, a file is not.
-    pub(super) created: BTreeSet<OsString>,
+    /// Files that were closed after writing, or moved into place: their writers are through.
+    pub(super) complete: BTreeSet<PathBuf>,
+    /// What came to be. A link is complete from the start, a file is not.
+    pub(super) created: BTreeSet<PathBuf>,
     /// A hidden entry was put in place, as `..data` is when all files of a volume change at once.
     pub(super) links_moved: bool,
     /// A name went. An editor may be about to put a new file there.
     pub(super) removed: bool,
 }
 
+/// The directory of a relative path without one.
+const HERE: &str = ".";
 /// Names kept between two looks. Files beyond it settle by time.
 const MOST_NAMES: usize = 1024;
 
@@ -104,10 +106,15 @@ impl Inbox {
             return;
         }
         let hidden = name.as_bytes().starts_with(b".");
+        // As the looks know it: `notify` has made it absolute.
+        let path = match directory == Path::new(HERE) {
+            true => PathBuf::from(name),
+            false => directory.join(name),
+        };
         let mut news = self.lock();
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) if !hidden => {
-                keep(&mut news.complete, name);
+                keep(&mut news.complete, path);
             }
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
             | EventKind::Create(_)
@@ -119,9 +126,9 @@ impl Inbox {
                 news.links_moved = true;
             }
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {
-                keep(&mut news.complete, name);
+                keep(&mut news.complete, path);
             }
-            EventKind::Create(_) => keep(&mut news.created, name),
+            EventKind::Create(_) => keep(&mut news.created, path),
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) if !hidden => {
                 news.removed = true;
             }
@@ -134,13 +141,13 @@ impl Inbox {
     }
 }
 
-fn keep(names: &mut BTreeSet<OsString>, name: &OsStr) {
-    if names.len() < MOST_NAMES {
-        names.insert(name.to_owned());
+fn keep(paths: &mut BTreeSet<PathBuf>, path: PathBuf) {
+    if paths.len() < MOST_NAMES {
+        paths.insert(path);
     }
 }
 
-/// The one watch there is: on the directory, or on what would show that it, or the one file, comes to be.
+/// The watch of one path: on the directory, or on what would show that it, or the one file, comes to be.
 #[derive(Default)]
 pub(super) struct Armed {
     current: Option<(Target, RecommendedWatcher)>,
@@ -163,7 +170,7 @@ impl Target {
         for directory in path.ancestors() {
             // A relative path ends in an empty one.
             let directory = if directory.as_os_str().is_empty() {
-                Path::new(".")
+                Path::new(HERE)
             } else {
                 directory
             };

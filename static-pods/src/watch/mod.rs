@@ -1,8 +1,9 @@
 //! The manifest directory (or the one manifest file), kept up with.
 //!
-//! Owns: which files there are, what each last held, the node's set of static pods. Inputs: the directory and its
-//! inotify events, a clock for `config.seen`. Outputs: a watch channel of [`ManifestSet`]. Spawns: one blocking read
-//! at a time, and the thread of `notify`; the loop itself is [`ManifestSource::run`], for the caller to spawn.
+//! Owns: which files there are, what each last held, the node's set of static pods, and of the ConfigMaps and Secrets that they
+//! refer to. Inputs: the directory, one below it that is for objects alone where the options name one, inotify events of both, a clock
+//! for `config.seen`. Outputs: a watch channel of [`ManifestSet`]. Spawns: one blocking read at a time, and a thread of `notify` a
+//! directory; the loop itself is [`ManifestSource::run`], for the caller to spawn.
 //!
 //! ```text
 //! inotify ──> Inbox (coalesces) ──┐
@@ -18,21 +19,26 @@
 //! [`LastGood`] does).
 
 mod files;
+mod following;
 mod inbox;
 mod scan;
 mod set;
+mod state;
+mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::identity::NodeName;
 use crate::manifest::{Manifest, ManifestError, ManifestWarning, PodKey, StaticPod};
+use crate::object::{LocalObject, ObjectKey, Objects};
 pub use files::entries;
 use inbox::{Armed, Inbox};
 use scan::Scanner;
@@ -57,10 +63,14 @@ pub struct SourceOptions {
     pub check_every: Duration,
     /// How long a file must stay as it is before it counts.
     pub settle: Duration,
+    /// Which pods may refer to ConfigMaps and Secrets of manifests.
+    pub objects: Objects,
+    /// The directory of objects alone, below `path`. It need not exist yet.
+    pub objects_path: Option<PathBuf>,
 }
 
 impl SourceOptions {
-    /// Options with the default times.
+    /// Options with the default times, and without objects.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, node: NodeName) -> Self {
         Self {
@@ -68,6 +78,8 @@ impl SourceOptions {
             node,
             check_every: DEFAULT_CHECK_EVERY,
             settle: DEFAULT_SETTLE,
+            objects: Objects::Off,
+            objects_path: None,
         }
     }
 }
@@ -77,6 +89,8 @@ impl SourceOptions {
 pub struct ManifestSet {
     /// The pods, one a namespace and name.
     pub pods: BTreeMap<PodKey, StaticPod>,
+    /// The ConfigMaps and Secrets that they may refer to.
+    pub objects: BTreeMap<ObjectKey, Arc<LocalObject>>,
     /// What is wrong with files and pods, by file.
     pub problems: Vec<ManifestError>,
     /// What is odd in pods that run, by file.
@@ -94,6 +108,7 @@ impl ManifestSet {
     pub fn of<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Self {
         let holdings = manifests.into_iter().map(|m| set::Holding {
             pods: &m.pods,
+            objects: &m.objects,
             problems: &m.problems,
             warnings: &m.warnings,
         });
@@ -115,6 +130,16 @@ pub trait LastGood: Send {
     fn forget(&mut self, path: &Path);
 }
 
+/// Remembers, across restarts of the agent, what static pods make of objects. Called from a blocking thread.
+pub trait ObjectMemory: Send {
+    /// Stands for what `pod` refers to among `objects`, and tells nothing of it: another content, another number. An object that is
+    /// gone counts as it was last.
+    fn version(&mut self, pod: &Pod, objects: &BTreeMap<ObjectKey, Arc<LocalObject>>) -> u128;
+    /// The pods with these namespaces and names, as their manifests have them, are all that refer to objects, and are about to be
+    /// published.
+    fn users(&mut self, pods: BTreeSet<(String, String)>);
+}
+
 /// Keeps nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NothingKept;
@@ -133,6 +158,7 @@ type Clock = Box<dyn Fn() -> SystemTime + Send>;
 /// Reads manifests and publishes the set of static pods. See the module for how.
 pub struct ManifestSource {
     path: PathBuf,
+    objects_path: Option<PathBuf>,
     check_every: Duration,
     scanner: Scanner,
     clock: Clock,
@@ -167,8 +193,9 @@ impl ManifestSource {
         };
         let source = Self {
             path: options.path.clone(),
+            objects_path: options.objects_path.clone(),
             check_every,
-            scanner: Scanner::new(options.path, options.node, options.settle),
+            scanner: Scanner::new(options),
             clock: Box::new(clock),
             sets,
             inbox: Arc::default(),
@@ -190,21 +217,36 @@ impl ManifestSource {
         self
     }
 
+    /// The same source with a memory of its own for what pods make of objects. Without one no pod is replaced for an object.
+    #[must_use]
+    pub fn with_object_memory(mut self, memory: impl ObjectMemory + 'static) -> Self {
+        self.scanner.following.memory = Some(Box::new(memory));
+        self
+    }
+
     /// Keeps up with the manifests until dropped.
     pub async fn run(self) -> Infallible {
         let Self {
             path,
+            objects_path,
             check_every,
             mut scanner,
             clock,
             sets,
             inbox,
         } = self;
-        let mut armed = Armed::default();
+        let paths: Vec<PathBuf> = std::iter::once(path).chain(objects_path).collect();
+        let mut armed: Vec<Armed> = paths.iter().map(|_| Armed::default()).collect();
+        // Both, whatever the first says.
+        let follow = |armed: &mut Vec<Armed>| {
+            let each = armed.iter_mut().zip(&paths);
+            each.map(|(armed, path)| armed.follow(path, &inbox))
+                .fold(false, |one, other| one | other)
+        };
         loop {
             let look_number = inbox.begin();
             // The watch comes before the look, so that no change falls between them.
-            armed.follow(&path, &inbox);
+            follow(&mut armed);
             let news = inbox.take();
             let (now, wall) = (Instant::now(), clock());
             let look = tokio::task::spawn_blocking(move || {
@@ -226,7 +268,7 @@ impl ManifestSource {
                 sets.send_replace(Arc::new(set));
             }
             inbox.finish(look_number);
-            if armed.follow(&path, &inbox) {
+            if follow(&mut armed) {
                 continue;
             }
             let rescan = now + check_every;

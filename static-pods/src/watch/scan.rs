@@ -1,20 +1,22 @@
 //! One look at all files: what is new, what has settled, what is gone. Blocking.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::files::{contents, entries};
+use super::following::Following;
 use super::inbox::News;
-use super::{LastGood, ManifestSet, NothingKept, set};
+use super::state::{FileState, Held, Identity};
+use super::told::{self, report, rfc3339};
+use super::{LastGood, ManifestSet, NothingKept, SourceOptions, set};
 use crate::identity::{self, NodeName};
-use crate::manifest::{self, ManifestError, ManifestWarning, Problem, StaticPod};
+use crate::manifest::{Manifest, ManifestError, Problem, Reading, StaticPod};
+use crate::object::{Access, Objects};
 use crate::tree::{MAX_BYTES, Position};
 
 /// Reads the files and remembers what each held.
@@ -22,12 +24,16 @@ pub(super) struct Scanner {
     path: PathBuf,
     node: NodeName,
     settle: Duration,
+    objects: Objects,
+    /// The directory of objects alone.
+    objects_path: Option<PathBuf>,
     pub(super) last_good: Box<dyn LastGood>,
+    pub(super) following: Following,
     files: BTreeMap<Arc<Path>, FileState>,
     /// Entries that are no files, which the user has been told of.
     told: BTreeSet<PathBuf>,
-    /// Why the directory itself cannot be read.
-    unreadable: Option<String>,
+    /// Which directories cannot be read, and why.
+    unreadable: BTreeMap<PathBuf, String>,
     /// When each UID was first seen, while it is there.
     seen: BTreeMap<String, String>,
     previous: ManifestSet,
@@ -38,59 +44,6 @@ pub(super) struct Scanner {
 /// How many settling times a file that is never at rest may keep the first set back.
 const PATIENCE: u32 = 10;
 
-/// What one file held when it was last read.
-#[derive(Default)]
-struct FileState {
-    /// The version read; `None` before the first.
-    identity: Option<Identity>,
-    /// A newer version that may still be being written, and since when it has been as it is.
-    fresh: Option<(Identity, Instant)>,
-    pods: Vec<StaticPod>,
-    problems: Vec<ManifestError>,
-    warnings: Vec<ManifestWarning>,
-}
-
-impl FileState {
-    fn holding(&self) -> set::Holding<'_> {
-        set::Holding {
-            pods: &self.pods,
-            problems: &self.problems,
-            warnings: &self.warnings,
-        }
-    }
-}
-
-/// One version of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Identity {
-    fn of(meta: &Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-
-    /// How long ago the file last changed in any way; nothing when that is in the future.
-    fn age(&self, wall: SystemTime) -> Option<Duration> {
-        let (seconds, nanos) = self.modified.max(self.changed);
-        let since_epoch = Duration::new(seconds.try_into().ok()?, nanos.try_into().ok()?);
-        wall.duration_since(UNIX_EPOCH)
-            .ok()?
-            .checked_sub(since_epoch)
-    }
-}
-
 /// What a look found.
 pub(super) struct Outcome {
     /// The new set, when it is another one.
@@ -100,15 +53,26 @@ pub(super) struct Outcome {
 }
 
 impl Scanner {
-    pub(super) fn new(path: PathBuf, node: NodeName, settle: Duration) -> Self {
+    pub(super) fn new(options: SourceOptions) -> Self {
+        let SourceOptions {
+            path,
+            node,
+            settle,
+            objects,
+            objects_path,
+            check_every: _,
+        } = options;
         Self {
             path,
             node,
             settle,
+            objects,
+            objects_path,
             last_good: Box::new(NothingKept),
+            following: Following::default(),
             files: BTreeMap::new(),
             told: BTreeSet::new(),
-            unreadable: None,
+            unreadable: BTreeMap::new(),
             seen: BTreeMap::new(),
             previous: ManifestSet::default(),
             started: None,
@@ -120,9 +84,10 @@ impl Scanner {
         let mut changed = false;
         let mut look_again = None;
         let mut ready = self.previous.ready;
-        match entries(&self.path) {
+        let unreadable = self.unreadable.clone();
+        match self.entries() {
             Ok(entries) => {
-                changed |= self.unreadable.take().is_some();
+                self.unreadable.remove(&self.path);
                 changed |= self.drop_missing(&entries);
                 for path in entries {
                     let (read, due) = self.file(&path, news, now, wall);
@@ -131,40 +96,74 @@ impl Scanner {
                 }
                 // What a file holds that has never been read may be running already.
                 let unread =
-                    |f: &FileState| f.identity.is_none() && f.fresh.is_some() && f.pods.is_empty();
+                    |f: &FileState| f.identity.is_none() && f.fresh.is_some() && f.held.is_empty();
                 ready |= !self.files.values().any(unread)
                     || now.duration_since(started) >= self.settle * PATIENCE;
             }
             // A directory that cannot be read is no empty directory: its pods stay.
-            Err(e) => {
-                let why = e.to_string();
-                if self.unreadable.as_ref() != Some(&why) {
-                    let path = self.path.display();
-                    tracing::warn!(%path, error = %why, "manifests unreadable, their pods stay");
-                    self.unreadable = Some(why);
-                    changed = true;
-                }
-            }
+            Err(e) => self.cannot_read(self.path.clone(), &e),
         }
+        changed |= unreadable != self.unreadable;
         changed |= ready != self.previous.ready;
-        let set = changed.then(|| self.publish(ready));
+        let set = changed.then(|| self.publish(ready, wall));
         Outcome { set, look_again }
     }
 
-    fn publish(&mut self, ready: bool) -> ManifestSet {
+    /// The files there are.
+    fn entries(&mut self) -> io::Result<BTreeSet<PathBuf>> {
+        let mut found = entries(&self.path)?;
+        // What else there may be under its name is for `file` to tell.
+        let is_directory = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_dir());
+        let Some(beside) = self.objects_path.clone().filter(is_directory) else {
+            return Ok(found);
+        };
+        found.remove(&beside);
+        match entries(&beside) {
+            Ok(inside) => {
+                self.unreadable.remove(&beside);
+                found.extend(inside);
+            }
+            Err(error) => {
+                let known = self.files.keys().filter(|path| path.starts_with(&beside));
+                found.extend(known.map(|path| path.to_path_buf()));
+                self.cannot_read(beside, &error);
+            }
+        }
+        Ok(found)
+    }
+
+    fn cannot_read(&mut self, directory: PathBuf, error: &io::Error) {
+        let why = error.to_string();
+        if self.unreadable.get(&directory) != Some(&why) {
+            let path = directory.display();
+            tracing::warn!(%path, error = %why, "manifests unreadable, what they held stays");
+            self.unreadable.insert(directory, why);
+        }
+    }
+
+    fn publish(&mut self, ready: bool, wall: SystemTime) -> ManifestSet {
         let mut set = set::merge(self.files.values().map(FileState::holding));
-        if let Some(why) = &self.unreadable {
+        for (directory, why) in &self.unreadable {
             set.problems
-                .push(problem(&self.path, Problem::Unreadable(why.clone())));
+                .push(problem(directory, Problem::Unreadable(why.clone())));
         }
         for clash in set.problems.iter().filter(|p| p.is_clash()) {
             if !self.previous.problems.contains(clash) {
-                tracing::warn!(path = %clash.path.display(), problem = %clash, "pod not run");
+                tracing::warn!(path = %clash.path.display(), problem = %clash, "does not count");
             }
         }
-        let files = self.files.values();
-        let present: BTreeSet<_> = files.flat_map(|f| &f.pods).map(StaticPod::uid).collect();
+        let seen = &mut self.seen;
+        self.following.identify(&mut set, &mut |uid| {
+            let time = seen.entry(uid.to_owned());
+            time.or_insert_with(|| rfc3339(wall)).clone()
+        });
+        let pods = self.files.values().flat_map(|f| &f.held.pods);
+        let pods = pods.chain(set.pods.values());
+        let present: BTreeSet<_> = pods.map(StaticPod::uid).collect();
         self.seen.retain(|uid, _| present.contains(uid.as_str()));
+        if ready {
+            self.following.remember(&set, &self.node);
+        }
         set.ready = ready;
         set.generation = self.previous.generation + 1;
         self.previous = set.clone();
@@ -191,7 +190,7 @@ impl Scanner {
             return false;
         };
         self.last_good.forget(path);
-        tracing::info!(path = %path.display(), pods = %names(&state.pods), "manifest removed");
+        tracing::info!(path = %path.display(), pods = %told::pods(&state.held), objects = told::objects(&state.held), "manifest removed");
         true
     }
 
@@ -250,10 +249,10 @@ impl Scanner {
         state.fresh = Some((identity, since));
         // At the very first look a broken or fresh file may have pods that run already.
         if !known {
-            let pods = self.remembered(path, wall);
-            let found = !pods.is_empty();
+            let held = self.remembered(path, wall);
+            let found = !held.is_empty();
             if let Some(state) = self.files.get_mut(path) {
-                state.pods = pods;
+                state.held = held;
             }
             return (found, Some(since + self.settle));
         }
@@ -267,15 +266,15 @@ impl Scanner {
             self.set_identity(path, identity);
             return Some(changed);
         }
-        let bytes = match contents(path) {
-            Ok((bytes, meta)) if Identity::of(&meta) == identity => bytes,
+        let (bytes, access) = match contents(path) {
+            Ok((bytes, meta)) if Identity::of(&meta) == identity => (bytes, Access::of(&meta)),
             Ok(_) => return None,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => {
                 return Some(self.refuse(path, Problem::Unreadable(e.to_string()), wall));
             }
         };
-        self.accept(path, identity, &bytes, wall);
+        self.accept(path, (identity, access), &bytes, wall);
         Some(true)
     }
 
@@ -286,44 +285,60 @@ impl Scanner {
         }
     }
 
+    /// What `bytes` hold; `access` is none where they are the agent's own.
+    fn holds(&self, path: &Path, bytes: &[u8], access: Option<Access>) -> Manifest {
+        let beside = self.objects_path.as_deref();
+        let reading = Reading {
+            objects: &self.objects,
+            access,
+            objects_only: beside.is_some_and(|beside| path.starts_with(beside)),
+            ..Reading::new(&self.node)
+        };
+        reading.read(path, bytes)
+    }
+
     /// Puts what `bytes` hold in the place of what the file held before.
-    fn accept(&mut self, path: &Path, identity: Identity, bytes: &[u8], wall: SystemTime) {
-        let found = manifest::read_manifest(path, bytes, &self.node);
+    fn accept(
+        &mut self,
+        path: &Path,
+        (identity, access): (Identity, Access),
+        bytes: &[u8],
+        wall: SystemTime,
+    ) {
+        let mut found = self.holds(path, bytes, Some(access));
         let known = self.files.get(path).is_some_and(|s| s.identity.is_some());
+        let plain = found.problems.is_empty() && found.objects.is_empty();
         let before = match self.files.remove(path) {
-            Some(state) => state.pods,
-            None if found.problems.is_empty() => Vec::new(),
+            Some(state) => state.held,
+            None if plain => Held::default(),
             None => self.remembered(path, wall),
         };
-        let mut pods: Vec<_> = found.pods.into_iter().map(|p| self.mark(p, wall)).collect();
-        for pod in &mut pods {
-            // The same pod stays the same allocation, and the receivers see that nothing changed.
-            if let Some(old) = before.iter().find(|old| old.pod == pod.pod) {
-                pod.pod = Arc::clone(&old.pod);
-            }
+        let mut held = Held {
+            pods: found.pods.into_iter().map(|p| self.mark(p, wall)).collect(),
+            objects: found.objects,
+        };
+        for (at, problem) in held.without_broken_promises(&before) {
+            let path = path.into();
+            found.problems.push(ManifestError { path, at, problem });
         }
+        held.share(&before);
         if found.problems.is_empty() {
             self.last_good.store(path, bytes);
         } else {
-            // Any pod of before may be the one that is broken now.
-            let kept = before
-                .iter()
-                .filter(|old| !pods.iter().any(|p| p.key() == old.key()));
-            let kept: Vec<_> = kept.cloned().collect();
-            pods.extend(kept);
+            held.keep(&before);
         }
         report(
             path,
             known,
             &before,
-            &pods,
+            &held,
             &found.problems,
             &found.warnings,
         );
         let state = FileState {
             identity: Some(identity),
             fresh: None,
-            pods,
+            held,
             problems: found.problems,
             warnings: found.warnings,
         };
@@ -338,22 +353,24 @@ impl Scanner {
         pod
     }
 
-    /// The pods of the last good version that is kept for `path`.
-    fn remembered(&mut self, path: &Path, wall: SystemTime) -> Vec<StaticPod> {
+    /// What the last good version held that is kept for `path`.
+    fn remembered(&mut self, path: &Path, wall: SystemTime) -> Held {
         let Some(bytes) = self.last_good.load(path) else {
-            return Vec::new();
+            return Held::default();
         };
-        let pods = manifest::read_manifest(path, &bytes, &self.node).pods;
-        pods.into_iter().map(|p| self.mark(p, wall)).collect()
+        let found = self.holds(path, &bytes, None);
+        Held {
+            pods: found.pods.into_iter().map(|p| self.mark(p, wall)).collect(),
+            objects: found.objects,
+        }
     }
 
     /// Notes why a file gives nothing new; its pods stay. Whether that is news.
     fn refuse(&mut self, path: &Path, why: Problem, wall: SystemTime) -> bool {
         let error = problem(path, why);
         if !self.files.contains_key(path) {
-            let pods = self.remembered(path, wall);
             let state = FileState {
-                pods,
+                held: self.remembered(path, wall),
                 ..FileState::default()
             };
             self.files.insert(path.into(), state);
@@ -367,7 +384,7 @@ impl Scanner {
         if state.problems.as_slice() == [error.clone()] {
             return false;
         }
-        tracing::warn!(reason = "ManifestRefused", path = %path.display(), problem = %error, kept = %names(&state.pods), "manifest refused");
+        tracing::warn!(reason = "ManifestRefused", path = %path.display(), problem = %error, kept = %told::pods(&state.held), objects = told::objects(&state.held), "manifest refused");
         state.problems = vec![error];
         true
     }
@@ -381,45 +398,6 @@ fn problem(path: &Path, problem: Problem) -> ManifestError {
 
 /// Whether the events say that the writer of `path` is through.
 fn complete(path: &Path, news: &News) -> bool {
-    let Some(name) = path.file_name() else {
-        return false;
-    };
     let link = || path.symlink_metadata().is_ok_and(|m| m.is_symlink());
-    news.complete.contains(name) || ((news.links_moved || news.created.contains(name)) && link())
-}
-
-fn rfc3339(wall: SystemTime) -> String {
-    use k8s_openapi::jiff::Timestamp;
-    let since_epoch = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or_default();
-    let nanos = i32::try_from(since_epoch.subsec_nanos()).unwrap_or_default();
-    let time = Timestamp::new(seconds, nanos).unwrap_or(Timestamp::UNIX_EPOCH);
-    time.to_string()
-}
-
-fn names(pods: &[StaticPod]) -> String {
-    let keys: Vec<_> = pods.iter().map(|p| p.key().to_string()).collect();
-    keys.join(", ")
-}
-
-/// One line for what happened to a file, and one for each thing that is wrong or odd in it.
-fn report(
-    path: &Path,
-    known: bool,
-    before: &[StaticPod],
-    pods: &[StaticPod],
-    problems: &[ManifestError],
-    warnings: &[ManifestWarning],
-) {
-    let path = path.display();
-    for problem in problems {
-        tracing::warn!(reason = "ManifestRefused", %path, %problem, kept = %names(before), "manifest refused");
-    }
-    for warning in warnings {
-        tracing::warn!(%path, %warning, "manifest odd");
-    }
-    if problems.is_empty() {
-        let what = if known { "changed" } else { "added" };
-        tracing::info!(%path, pods = %names(pods), "manifest {what}");
-    }
+    news.complete.contains(path) || ((news.links_moved || news.created.contains(path)) && link())
 }

@@ -1,19 +1,24 @@
-//! From files to one set: one pod a name, one a UID. Pure.
+//! From files to one set: one pod a name, one a UID, one object a kind and name. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::ManifestSet;
 use crate::manifest::{ManifestError, ManifestWarning, PodKey, Problem, StaticPod};
+use crate::object::LocalObject;
+use crate::tree::Position;
 
 /// What one file contributes.
 pub(super) struct Holding<'a> {
     pub(super) pods: &'a [StaticPod],
+    pub(super) objects: &'a [Arc<LocalObject>],
     pub(super) problems: &'a [ManifestError],
     pub(super) warnings: &'a [ManifestWarning],
 }
 
-/// Puts the pods of all files together, files in the order of their paths. Of two pods of one name, or one UID, the
-/// later one counts, and the other is a problem until then.
+/// Puts the pods and objects of all files together, files in the order of their paths. Of two of one name, or two pods of one
+/// UID, the later one counts, and the other is a problem until then.
 pub(super) fn merge<'a>(files: impl Iterator<Item = Holding<'a>>) -> ManifestSet {
     let mut set = ManifestSet::default();
     let mut uids: BTreeMap<String, PodKey> = BTreeMap::new();
@@ -25,29 +30,38 @@ pub(super) fn merge<'a>(files: impl Iterator<Item = Holding<'a>>) -> ManifestSet
             let winner = format!("{}:{}", pod.path.display(), pod.at);
             if let Some(loser) = set.pods.remove(&key) {
                 uids.remove(loser.uid());
-                let pod = key.to_string();
                 let problem = Problem::Duplicate {
-                    pod,
+                    what: format!("pod {key}"),
                     winner: winner.clone(),
                 };
-                set.problems.push(lost(&loser, problem));
+                set.problems.push(lost(&loser.path, loser.at, problem));
             }
             let same_uid = uids.insert(pod.uid().to_owned(), key.clone());
             if let Some(loser) = same_uid.and_then(|other| set.pods.remove(&other)) {
                 let uid = pod.uid().to_owned();
-                set.problems
-                    .push(lost(&loser, Problem::SameUid { uid, winner }));
+                let problem = Problem::SameUid { uid, winner };
+                set.problems.push(lost(&loser.path, loser.at, problem));
             }
             set.pods.insert(key, pod.clone());
+        }
+        for object in file.objects {
+            let key = object.key.clone();
+            if let Some(loser) = set.objects.insert(key, object.clone()) {
+                let problem = Problem::Duplicate {
+                    what: object.key.to_string(),
+                    winner: format!("{}:{}", object.path.display(), object.at),
+                };
+                set.problems.push(lost(&loser.path, loser.at, problem));
+            }
         }
     }
     set
 }
 
-fn lost(loser: &StaticPod, problem: Problem) -> ManifestError {
+fn lost(path: &Arc<Path>, at: Position, problem: Problem) -> ManifestError {
     ManifestError {
-        path: loser.path.clone(),
-        at: loser.at,
+        path: path.clone(),
+        at,
         problem,
     }
 }

@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// So that what a test sees does not come from the clock.
 const NEVER: Duration = Duration::from_secs(3600);
 
+mod objects;
 mod odd;
 
 struct House {

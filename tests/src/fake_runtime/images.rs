@@ -133,9 +133,14 @@ impl ImageService for Service {
         &self,
         request: Request<v1::PullImageRequest>,
     ) -> Result<Response<v1::PullImageResponse>, Status> {
-        let wanted = asked_for(request.into_inner().image);
+        let v1::PullImageRequest { image, auth, .. } = request.into_inner();
+        let wanted = asked_for(image);
+        let user = auth.map(|auth| auth.username).unwrap_or_default();
         self.perform("PullImage", "", wanted.clone(), |service, _| async move {
-            let image_ref = service.change(|store| store.images.add(&wanted).id.clone());
+            let image_ref = service.change(|store| {
+                store.pulls.push((wanted.clone(), user));
+                store.images.add(&wanted).id.clone()
+            });
             Ok(v1::PullImageResponse { image_ref })
         })
         .await

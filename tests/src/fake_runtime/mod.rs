@@ -279,6 +279,14 @@ impl FakeRuntime {
         names
     }
 
+    /// The users that the image called `name` was pulled as, in order; an empty one for nobody.
+    #[must_use]
+    pub fn pulled_as(&self, name: &str) -> Vec<String> {
+        let store = self.service.lock();
+        let pulls = store.pulls.iter().filter(|(image, _)| image == name);
+        pulls.map(|(_, user)| user.clone()).collect()
+    }
+
     /// The calls so far, in the order in which they came.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {

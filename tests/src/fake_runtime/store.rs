@@ -137,6 +137,8 @@ pub(super) struct Store {
     reserved: BTreeMap<(Kind, String), String>,
     addresses: u32,
     pub(super) images: Images,
+    /// Who pulled what: image and user.
+    pub(super) pulls: Vec<(String, String)>,
     programs: Vec<(String, VecDeque<Program>)>,
     execs: Vec<(String, ExecScript)>,
     pub(super) faults: Vec<Fault>,
@@ -161,6 +163,7 @@ impl Store {
             reserved: BTreeMap::new(),
             addresses: 0,
             images: Images::default(),
+            pulls: Vec::new(),
             programs: Vec::new(),
             execs: Vec::new(),
             faults: Vec::new(),

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::arguments::DescribeArguments;
 use super::events::{self, Item};
-use super::pods::{self, Listed, lasting};
+use super::pods::{self, Listed, NO_MIRROR, lasting};
 use super::{CliError, Streams};
 use crate::server::overview::Overview;
 use lines::Lines;
@@ -51,20 +51,31 @@ pub(super) fn run(
     let overview: Overview = pods::read(&socket, "/status")?;
     pods::mark_stale(shown.iter_mut(), &overview);
     let texts = shown.iter().map(|pod| {
-        let step = pod.step(&overview).map(lasting);
-        text(pod, &events, step, now)
+        let remarks = Remarks {
+            step: pod.step(&overview).map(lasting),
+            lacks_mirror: pod.lacks_mirror(&overview),
+        };
+        text(pod, &events, remarks, now)
     });
     let texts: Vec<String> = texts.collect();
     streams.print(&texts.join("\n\n"))
 }
 
-fn text(listed: &Listed, events: &[Item], step: Option<String>, now: Timestamp) -> String {
+/// What the agent says of a pod besides.
+#[derive(Default)]
+struct Remarks {
+    /// What it is at.
+    step: Option<String>,
+    lacks_mirror: bool,
+}
+
+fn text(listed: &Listed, events: &[Item], remarks: Remarks, now: Timestamp) -> String {
     let pod = &listed.pod;
     let none = (PodSpec::default(), PodStatus::default());
     let spec = pod.spec.as_ref().unwrap_or(&none.0);
     let status = pod.status.as_ref().unwrap_or(&none.1);
     let mut lines = Lines::default();
-    head(&mut lines, listed, spec, status, step);
+    head(&mut lines, listed, spec, status, remarks);
     let specs = spec.init_containers.as_deref().unwrap_or_default();
     if !specs.is_empty() {
         let statuses = status
@@ -104,13 +115,7 @@ fn text(listed: &Listed, events: &[Item], step: Option<String>, now: Timestamp) 
     text
 }
 
-fn head(
-    lines: &mut Lines,
-    listed: &Listed,
-    spec: &PodSpec,
-    status: &PodStatus,
-    step: Option<String>,
-) {
+fn head(lines: &mut Lines, listed: &Listed, spec: &PodSpec, status: &PodStatus, remarks: Remarks) {
     let pod = &listed.pod;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     lines.entry(0, "Name", text(&pod.metadata.name));
@@ -172,7 +177,11 @@ fn head(
             "the API server is not heard: this is the pod as it was known before the agent began",
         );
     }
-    if let Some(step) = step {
+    if remarks.lacks_mirror {
+        // Nor is this.
+        lines.entry(0, "Mirror Pod", format!("none: {NO_MIRROR}"));
+    }
+    if let Some(step) = remarks.step {
         // Not kubectl's: what the agent is at, such as the pull of an image.
         lines.entry(0, "Agent", step);
     }

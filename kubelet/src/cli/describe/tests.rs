@@ -78,7 +78,7 @@ fn a_pod_is_described_as_kubectl_does() {
     let text = text(
         &listed,
         &events,
-        None,
+        Remarks::default(),
         "2026-01-02T03:05:00Z".parse().unwrap(),
     );
     let expected = include_str!("tests/described.txt");
@@ -93,7 +93,7 @@ fn little_is_known_of_a_pod_that_was_just_taken_in() {
         whole,
         stale: false,
     };
-    let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
+    let text = text(&listed, &[], Remarks::default(), Timestamp::UNIX_EPOCH);
     for line in [
         "Labels:       <none>",
         "IPs:          <none>",
@@ -115,7 +115,7 @@ fn a_pod_that_ends_says_since_when() {
         whole,
         stale: false,
     };
-    let text = text(&listed, &[], None, Timestamp::UNIX_EPOCH);
+    let text = text(&listed, &[], Remarks::default(), Timestamp::UNIX_EPOCH);
     assert!(
         text.contains("Terminating (since Fri, 02 Jan 2026"),
         "{text}"
@@ -128,7 +128,13 @@ fn what_the_agent_is_at_is_described() {
     let listed =
         Listed::of(json!({"metadata": {"name": "web-n1"}, "spec": {"containers": []}})).unwrap();
     let pulls = "pulls image \"i\" for container main (PullImage) for 12s now";
-    let text = text(&listed, &[], Some(pulls.to_owned()), Timestamp::UNIX_EPOCH);
+    let remarks = Remarks {
+        step: Some(pulls.to_owned()),
+        lacks_mirror: true,
+    };
+    let text = text(&listed, &[], remarks, Timestamp::UNIX_EPOCH);
     let line = text.lines().find(|line| line.starts_with("Agent:"));
     assert!(line.unwrap().ends_with(pulls), "{text}");
+    let line = text.lines().find(|line| line.starts_with("Mirror Pod:"));
+    assert!(line.unwrap().ends_with(NO_MIRROR), "{text}");
 }

@@ -6,7 +6,12 @@ const FILE: &str = "web.yaml";
 
 fn manifest(text: &str) -> Manifest {
     let path = place(Path::new("/etc/kubernetes/manifests"), Path::new(FILE));
-    read_manifest(&path, text.as_bytes(), &NodeName::new("n1"))
+    let node = NodeName::new("n1");
+    let reading = Reading {
+        objects: &Objects::On,
+        ..Reading::new(&node)
+    };
+    reading.read(&path, text.as_bytes())
 }
 
 /// As the agent has the pods of a manifest.
@@ -98,4 +103,25 @@ fn items_without_names_go_by_their_places() {
         .map(|(path, old, new)| format!("{path} {old} {new}"))
         .collect();
     assert_eq!(found, ["a[1] \"y\" \"z\"", "a[2] (none) \"w\""]);
+}
+
+#[test]
+fn a_pod_that_follows_its_objects_is_compared_by_what_it_is() {
+    let user = WEB.replace(
+        "labels: {app: web}",
+        "annotations: {agent.kubelet/replace-on-object-change: 'true'}",
+    );
+    let text = user.clone()
+        + "    envFrom: [{configMapRef: {name: c}}]\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    let mut running = running(&text);
+    running[0].pod.metadata.uid = Some("by-its-objects".to_owned());
+    let (said, difference) = judged(&text, &running);
+    assert_eq!(
+        said,
+        "pod default/web-n1: unchanged\nConfigMap default/c: would be taken\n"
+    );
+    assert_eq!(difference, Difference::None);
+    let (said, difference) = judged(&text.replace("web:1", "web:2"), &running);
+    assert!(said.contains("web:1"), "{said}");
+    assert_eq!(difference, Difference::Some);
 }

@@ -197,3 +197,25 @@ fn faults_name_their_place_and_do_not_fill_the_screen() {
         "{text}"
     );
 }
+
+#[test]
+fn on_a_node_of_a_cluster_pods_that_refer_to_objects_of_manifests_are_said_to_lack_a_mirror() {
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let pods = [
+        pod("web", "2026-01-02T03:00:00Z", &ready),
+        pod("db", "2026-01-02T03:00:00Z", &ready),
+    ];
+    let mut overview = overview();
+    overview["manifests"]["objects"] = json!(2);
+    overview["manifests"]["refer"] = json!(["uid-of-web"]);
+    let alone = shown(overview.clone(), &pods, &[]);
+    assert!(!alone.contains("mirror"), "{alone}");
+    assert!(
+        alone.contains("/etc/kubernetes/manifests, 2 pods, 2 objects\n"),
+        "{alone}"
+    );
+    overview["kubeconfig"] = json!("/etc/kubernetes/kubelet.conf");
+    let text = shown(overview, &pods, &[]);
+    let expected = format!("\nWithout a mirror pod ({NO_MIRROR}):\n  default/web\n");
+    assert!(text.ends_with(&expected), "{text}");
+}

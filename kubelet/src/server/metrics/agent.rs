@@ -8,6 +8,7 @@ use crate::cgroups::Version;
 use crate::config::{KUBERNETES_VERSION, Stage, known_gates};
 use crate::metrics::{Exposition, Family, float, kubelet};
 use crate::node;
+use crate::objects::objects_of;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::runtime::ContainerState;
 use crate::stats::{self, StatsError, StatsInputs, Taken};
@@ -119,9 +120,10 @@ fn of_pods(out: &mut Exposition, api: &MetricsApi, views: &[PodView]) {
         .iter()
         .map(|view| pod::ephemeral_containers(&view.pod).count());
     out.single(EPHEMERAL_CONTAINERS, count(ephemeral.sum()));
+    let has_mirror = |pod: &Pod| pod::is_static(pod) && objects_of(pod).next().is_none();
     let mirrored = views
         .iter()
-        .filter(|view| api.joined && pod::is_static(&view.pod));
+        .filter(|view| api.joined && has_mirror(&view.pod));
     out.single(MIRROR_PODS, count(mirrored.count()));
 }
 

@@ -73,32 +73,7 @@ fn value_from(path: &str, from: &EnvVarSource, has_value: bool, errors: &mut Err
 /// A key of a secret or config map.
 fn object_key(path: &str, name: &str, key: &str, errors: &mut Errors) {
     errors.all(&format!("{path}.name"), name, names::subdomain(name));
-    errors.named(&format!("{path}.key"), key, config_key);
-}
-
-/// What is wrong with `text` as a key of a secret or config map.
-fn config_key(text: &str) -> Vec<String> {
-    /// Longest key (Kubernetes API).
-    const LONGEST: usize = 253;
-    let mut messages = Vec::new();
-    if text.len() > LONGEST {
-        messages.push(format!("must be no more than {LONGEST} characters"));
-    }
-    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
-    if text.is_empty() || !text.bytes().all(legal) {
-        messages.push(
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
-             'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
-                .into(),
-        );
-    }
-    match text {
-        "." => messages.push("must not be '.'".into()),
-        ".." => messages.push("must not be '..'".into()),
-        text if text.starts_with("..") => messages.push("must not start with '..'".into()),
-        _ => {}
-    }
-    messages
+    errors.named(&format!("{path}.key"), key, names::config_key);
 }
 
 /// A variable of a file in a volume (KEP-3721).
