@@ -1,6 +1,7 @@
 mod attacks;
 mod huge_pages;
 mod keys;
+mod projected;
 mod written;
 
 use super::*;

@@ -8,6 +8,7 @@
 //! Does not: remove an image when its archive goes, or talk to runtimes other than containerd, which have no such API.
 
 mod layout;
+mod parts;
 mod pause;
 mod sandbox;
 mod store;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::layout::{ArchivedImage, Source, describe, gc_label, of_parts, qualified};
+use super::layout::{gc_label, of_parts, qualified};
+use super::parts::{ArchivedImage, Source, describe};
 use super::pause;
 use crate::images::ImageName;
 

@@ -19,7 +19,7 @@ use containerd_client::tonic::{Code, Request, Status};
 use containerd_client::types::Descriptor as ContainerdDescriptor;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::layout::{ArchivedImage, Blob, Descriptor};
+use super::parts::{ArchivedImage, Blob, Descriptor};
 
 /// Where the CRI of containerd has its images.
 const NAMESPACE: &str = "k8s.io";

@@ -2,7 +2,8 @@ use std::io::{Read as _, Seek as _, Write as _};
 
 use serde_json::json;
 
-use super::layout::{ArchivedImage, images, uncompressed};
+use super::layout::{images, uncompressed};
+use super::parts::{ArchivedImage, describe};
 use super::*;
 
 /// An archive of files by their paths; a target instead of content makes a link.
@@ -29,7 +30,7 @@ const LAYER: &[u8] = b"a layer";
 const CONFIG: &[u8] = br#"{"architecture":"amd64","os":"linux"}"#;
 
 fn blob(bytes: &[u8]) -> (String, String) {
-    let digest = layout::describe("", bytes).digest;
+    let digest = describe("", bytes).digest;
     let path = format!("blobs/{}", digest.replace(':', "/"));
     (digest, path)
 }
@@ -69,7 +70,7 @@ fn check(file: &File, image: &ArchivedImage) {
         let mut bytes = vec![0; usize::try_from(blob.descriptor.size).unwrap() + 1];
         let read = blob.source.read(file, 0, &mut bytes).unwrap();
         bytes.truncate(read);
-        assert_eq!(layout::describe("", &bytes).digest, blob.descriptor.digest);
+        assert_eq!(describe("", &bytes).digest, blob.descriptor.digest);
     }
     assert_eq!(image.blobs.last().unwrap().descriptor, image.target);
 }
