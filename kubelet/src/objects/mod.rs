@@ -8,7 +8,7 @@
 //! Tasks: one an object that is watched, one a token or certificate; [`Objects::run`] and [`Objects::run_local`] are one each for
 //! the agent. The first two end
 //! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
-//! Does not: write volumes or environments, decide what is missing, or keep anything on disk; read manifests.
+//! Does not: write volumes or environments, decide what is missing, keep anything on disk, or read manifests.
 
 mod assumed;
 mod cell;
