@@ -236,16 +236,9 @@ pub(super) const RESOURCES: &Table = &[
             "need dynamic resource allocation, which is not supported in this version",
         ),
     ),
-    ("limits", Resources(limit)),
+    ("limits", Resources(request)),
     ("requests", Resources(request)),
 ];
-
-fn limit(resource: &str, node: &NodeFeatures) -> Asked {
-    match resource {
-        "ephemeral-storage" => Asked::Warned("is not enforced in this version"),
-        other => request(other, node),
-    }
-}
 
 fn request(resource: &str, node: &NodeFeatures) -> Asked {
     match resource {
@@ -351,7 +344,7 @@ fn always(value: &Value, _: &NodeFeatures) -> bool {
     !value.is_null()
 }
 
-/// `EmptyDirVolumeSource`. What its size limit does hangs on its medium: see `walk::warn_of_size_limits`.
+/// `EmptyDirVolumeSource`.
 pub(super) const EMPTY_DIR: &Table = &[
     (
         "medium",

@@ -78,6 +78,7 @@ pub(super) fn tools(
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),
         lives: tokio::sync::watch::Sender::default(),
+        reclaim: tokio::sync::watch::Sender::default(),
         runtime_classes: RuntimeClasses::default(),
         stuck: StuckPods::default(),
         runtime: client,
