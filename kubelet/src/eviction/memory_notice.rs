@@ -181,3 +181,26 @@ async fn stalled(file: &AsyncFd<File>) -> std::io::Result<()> {
     ready.clear_ready();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the machine has cgroup v1, and it may be asked.
+    #[tokio::test]
+    async fn the_kernel_tells_when_more_memory_is_used() {
+        let Ok(mut file) = memory_file("memory.usage_in_bytes") else {
+            eprintln!("not shown: the machine has no cgroup v1 of memory");
+            return;
+        };
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        let used: u64 = text.trim().parse().unwrap();
+        let event = threshold_event(&file, used + (32 << 20)).unwrap();
+        let quiet = tokio::time::timeout(Duration::from_millis(1), heard(&event)).await;
+        let taken = std::hint::black_box(vec![1u8; 128 << 20]);
+        let told = tokio::time::timeout(Duration::from_secs(30), heard(&event)).await;
+        assert!(quiet.is_ok() || told.is_ok_and(|told| told.is_ok()));
+        drop(taken);
+    }
+}

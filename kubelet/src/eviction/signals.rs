@@ -282,7 +282,7 @@ mod tests {
         let text = |resource: Resource, amount| resource.quantity(amount).to_string();
         assert_eq!(text(Resource::Memory, 100 << 20), "100Mi");
         assert_eq!(text(Resource::Memory, 94_371_840 + 1024), "92161Ki");
-        assert_eq!(text(Resource::EphemeralStorage, 1000), "1000");
+        assert_eq!(text(Resource::EphemeralStorage, 1500), "1500");
         assert_eq!(text(Resource::Inodes, 51_000), "51k");
         assert_eq!(text(Resource::Pids, 1024), "1024");
     }

@@ -186,6 +186,17 @@ impl Gatherer {
         &self.runtime
     }
 
+    /// Resolves when the node is short of something else than when it was last gathered.
+    pub(super) fn pressure_changed(&self) -> impl Future<Output = ()> + use<> {
+        let mut pressure = self.pressure.clone();
+        async move {
+            if pressure.changed().await.is_err() {
+                // Nobody looks any more, and the agent ends.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Whether the runtime answers.
     pub(super) fn runtime_answers(&self) -> bool {
         self.state.answers
@@ -213,7 +224,7 @@ impl Gatherer {
             port: self.settings.port,
             images,
             runtime: self.state.abilities.clone(),
-            pressure: *self.pressure.borrow(),
+            pressure: *self.pressure.borrow_and_update(),
             not_ready,
         }
     }
