@@ -24,6 +24,7 @@
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
 //! | object, token, services ([`objects`]) | the API server | a pod's `watch<u64>` |
 //! | upkeep ([`workers`]), one a pod with files of objects | its orders, its objects | its volumes |
+//! | evictions ([`eviction`]), removal of images ([`images`]) | the machine, the board | `watch<Pressure>`, orders to the registry, the runtime |
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
@@ -46,6 +47,7 @@ mod datagram;
 pub mod dir;
 pub mod errors;
 pub mod events;
+pub mod eviction;
 pub mod hooks;
 pub mod images;
 pub mod join;

@@ -103,6 +103,15 @@ impl Quantity {
         }
     }
 
+    /// So many bytes, written in powers of 1024.
+    #[must_use]
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self {
+            format: Format::Binary,
+            ..Self::of(bytes)
+        }
+    }
+
     /// So many thousandths: of a processor.
     #[must_use]
     pub fn of_milli(milli: u64) -> Self {

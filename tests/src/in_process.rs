@@ -129,6 +129,9 @@ impl FakeNode {
             "enforceNodeAllocatable": [],
             "failCgroupV1": false,
             "failSwapOn": false,
+            // The disk of a test machine may be nearly full: nothing is evicted, no image is collected.
+            "evictionHard": {},
+            "imageGCHighThresholdPercent": 100,
         });
         Ok(Self {
             runtime,

@@ -20,6 +20,7 @@ pub mod prometheus;
 pub mod random;
 pub mod scenario;
 pub mod service;
+pub mod small_disk;
 pub mod spdy;
 pub mod vm;
 pub mod wait;

@@ -417,14 +417,12 @@ fn what_is_not_enforced_is_warned_of_and_runs() {
             "a.yaml",
             &pod(
                 "a",
-                "volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}],",
-                "resources: {limits: {ephemeral-storage: 1Gi, example.com/gpu: 1}, requests: {example.com/gpu: 1}}",
+                "",
+                "resources: {limits: {example.com/gpu: 1}, requests: {example.com/gpu: 1}}",
             ),
         )?;
         node.ready("a").await?;
         for words in [
-            "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version",
-            "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
             "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
         ] {
             ensure!(events_of(node, words) == 1, "{words}");

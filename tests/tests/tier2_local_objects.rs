@@ -132,14 +132,14 @@ stringData:
         node.put("a.yaml", &manifest)?;
         let shown = node.ready("a").await?;
         let container = only(node, "a/main").await?;
-        let env = env(&container);
+        let had = env(&container);
         for wanted in ["P_k=one", "V=one"] {
-            ensure!(env.contains(&wanted.to_owned()), "{env:?}");
+            ensure!(had.contains(&wanted.to_owned()), "{had:?}");
         }
         for wanted in [format!("S_k={HIDDEN}"), format!("W={HIDDEN}")] {
-            ensure!(env.contains(&wanted), "a secret is missing");
+            ensure!(had.contains(&wanted), "a secret is missing");
         }
-        ensure!(env.iter().all(|e| !e.starts_with("X=")));
+        ensure!(had.iter().all(|e| !e.starts_with("X=")));
         reads(&mounted(&container, "/c")?.join("k"), "one").await?;
         reads(&mounted(&container, "/s")?.join("k"), HIDDEN).await?;
         reads(&mounted(&container, "/p")?.join("sub/k"), HIDDEN).await?;

@@ -153,7 +153,7 @@ async fn refused(node: &FakeNode, serving: Serving) -> Result<(i32, String, Stri
 #[test]
 fn a_start_that_is_refused_says_why_in_the_status_and_the_last_line() {
     with_node(async |node| {
-        node.configure("imageGCLowThresholdPercent", json!(99));
+        node.configure("imageGCLowThresholdPercent", json!(100));
         let file = node.path("kubelet.yaml").display().to_string();
         let (code, status, entry) = refused(node, Serving::default()).await?;
         ensure!(code == 78, "{code}");

@@ -150,7 +150,9 @@ fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     annotations.get(name).map(String::as_str)
 }
 
-fn is_critical(pod: &Pod) -> bool {
+/// Whether the pod has to run whatever the node is short of: it is static, the mirror of a static one, or of the highest
+/// priorities (upstream's `IsCriticalPod`).
+pub fn is_critical(pod: &Pod) -> bool {
     pod::is_static(pod)
         || annotation(pod, pod::CONFIG_MIRROR_ANNOTATION).is_some()
         || pod::spec(pod).priority.unwrap_or(0) >= CRITICAL_PRIORITY

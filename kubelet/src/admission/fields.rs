@@ -236,16 +236,9 @@ pub(super) const RESOURCES: &Table = &[
             "need dynamic resource allocation, which is not supported in this version",
         ),
     ),
-    ("limits", Resources(limit)),
+    ("limits", Resources(request)),
     ("requests", Resources(request)),
 ];
-
-fn limit(resource: &str, node: &NodeFeatures) -> Asked {
-    match resource {
-        "ephemeral-storage" => Asked::Warned("is not enforced in this version"),
-        other => request(other, node),
-    }
-}
 
 fn request(resource: &str, node: &NodeFeatures) -> Asked {
     match resource {

@@ -3,10 +3,10 @@
 //! Owns: the table of every field a pod can set, with what this version does about it (`fields`); the sysctl
 //! allow list; node selectors, affinity and taints; the AppArmor check; what of the machine is for pods
 //! ([`allocatable()`]); the [`Ledger`] of who has a place, and who has to leave for a critical pod.
-//! Inputs: the pod, [`Node`], the pods with a place. Outputs: [`Rejection`] with upstream's reason and message, or a
+//! Inputs: the pod, [`Node`], the pods with a place, what the node is short of ([`admit_under`]). Outputs: [`Rejection`] with upstream's reason and message, or a
 //! place; [`warnings`], one line for each field that is accepted and does nothing yet.
 //! Spawns no task. Pure: no clock, no I/O.
-//! Does not: look at pressure or shutdown, ask in which order pods come (that is the registry's), or repeat the API
+//! Does not: look at a shutdown, ask in which order pods come (that is the registry's), or repeat the API
 //! validation that the sources did.
 //!
 //! A field that changes isolation, resources or placement and is not built refuses the pod by its path. So does a
@@ -20,6 +20,7 @@ mod ledger;
 mod placement;
 mod predicates;
 mod preempt;
+mod pressure;
 pub mod sysctls;
 mod walk;
 
@@ -31,8 +32,9 @@ use crate::pod::{self, Pod, PodUid};
 use sysctls::SysctlAllowlist;
 
 pub use allocatable::{Capacity, Reserved, allocatable};
-pub use claim::{Amounts, Claim, HostPort};
+pub use claim::{Amounts, Claim, HostPort, is_critical};
 pub use ledger::{Decision, Ledger, Other, Standing};
+pub use pressure::admit_under;
 pub use walk::{refusals, warnings};
 
 /// The only operating system whose pods this agent runs, as `spec.os.name` and the node label spell it.

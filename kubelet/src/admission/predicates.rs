@@ -167,7 +167,7 @@ fn admit_taints(pod: &Pod, taints: &[Taint]) -> Result<(), Rejection> {
     ))
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
     let covered =

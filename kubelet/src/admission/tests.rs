@@ -1,4 +1,5 @@
 mod node;
+mod pressure;
 mod room;
 
 use k8s_openapi::api::core::v1 as api;
@@ -354,9 +355,7 @@ fn what_runs_without_a_feature_is_warned_of() {
     assert_eq!(
         warnings(&pod),
         [
-            "spec.containers[0].resources.limits[ephemeral-storage] is not enforced in this version",
             "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
-            "spec.volumes[0].emptyDir.sizeLimit is not enforced on disk in this version",
         ]
     );
     assert!(warnings(&self::pod(json!({}))).is_empty());

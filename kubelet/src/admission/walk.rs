@@ -47,7 +47,6 @@ pub fn warnings(pod: &Pod) -> Vec<String> {
             lines.push(format!("{path} {what}"));
         }
     });
-    warn_of_size_limits(pod, &mut lines);
     lines
 }
 
@@ -138,22 +137,5 @@ fn sentence(path: &str, value: &Value, why: &str) -> String {
         Value::Bool(_) | Value::Number(_) => format!("{path}: {value} {why}"),
         Value::String(text) if text.len() <= 64 => format!("{path}: {text:?} {why}"),
         _ => format!("{path} {why}"),
-    }
-}
-
-/// The size of a directory in memory is held by its file system; on disk only eviction holds it.
-fn warn_of_size_limits(pod: &Pod, lines: &mut Vec<String>) {
-    let volumes = pod::spec(pod).volumes.iter().flatten().enumerate();
-    for (index, volume) in volumes {
-        let Some(dir) = &volume.empty_dir else {
-            continue;
-        };
-        let on_disk = dir.medium.as_deref().unwrap_or_default().is_empty();
-        let limited = dir.size_limit.as_ref().is_some_and(|size| size.0 != "0");
-        if on_disk && limited {
-            lines.push(format!(
-                "spec.volumes[{index}].emptyDir.sizeLimit is not enforced on disk in this version"
-            ));
-        }
     }
 }

@@ -80,6 +80,7 @@ pub(super) fn tools(
         observer: Observer::new(client.clone(), dirs.clone(), logs.clone()),
         hooks: HookRunner::new(client.clone()),
         lives: watch::Sender::default(),
+        reclaim: watch::Sender::default(),
         runtime_classes: RuntimeClasses::default(),
         stuck: StuckPods::default(),
         runtime: client,

@@ -15,9 +15,9 @@ use crate::api::{self, Clients};
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
 use crate::events::{self, Outbox};
+use crate::eviction::Pressure;
 use crate::join::{self, Complaints, Joined, ServingCertificate, Troubles};
 use crate::mirror::{MirrorInputs, run_mirrors};
-use crate::node::pressure::Thresholds;
 use crate::node::{
     Gatherer, LeaseSettings, NodeObject, NodeSettings, OwnNode, Reporter, run_lease, run_own_node,
     run_status,
@@ -82,6 +82,8 @@ pub(super) struct Cluster {
     pub(super) tools: Arc<Tools>,
     pub(super) images: ImageClient,
     pub(super) shutdown: watch::Receiver<NodeState>,
+    /// What the node is short of.
+    pub(super) pressure: watch::Receiver<Pressure>,
     /// The pods of all sources.
     pub(super) desired: watch::Receiver<Arc<Desired>>,
     /// What the machine has, and what of it is for pods.
@@ -151,7 +153,7 @@ impl Cluster {
             settings.clone(),
             (self.tools.runtime.clone(), self.images),
             clock.clone(),
-            Thresholds::new(&self.config.eviction),
+            self.pressure,
             self.shutdown,
         );
         let reporter = Reporter {

@@ -1,5 +1,7 @@
 //! Stats and metrics, from the tools that workers work with.
 
+use std::sync::Arc;
+
 use axum::Router;
 use cri_proto::Connection;
 
@@ -9,9 +11,9 @@ use crate::server::metrics::{self, MachineFacts, MetricsApi};
 use crate::stats::{Stats, StatsInputs};
 use crate::workers::Tools;
 
-/// The routes that every port has which tells anything of pods.
-pub(super) fn routes(config: &Config, tools: &Tools, images: &Connection) -> Router {
-    let stats = Stats::new(StatsInputs {
+/// What reads all that the node and its pods take.
+pub(super) fn stats(config: &Config, tools: &Tools, images: &Connection) -> Arc<Stats> {
+    Stats::new(StatsInputs {
         node_name: config.node.name.clone(),
         board: tools.board.clone(),
         observer: tools.observer.clone(),
@@ -25,7 +27,11 @@ pub(super) fn routes(config: &Config, tools: &Tools, images: &Connection) -> Rou
         volumes_every: config.node.volume_stats_every,
         proc: "/proc".into(),
         sys: "/sys".into(),
-    });
+    })
+}
+
+/// The routes that every port has which tells anything of pods.
+pub(super) fn routes(config: &Config, stats: Arc<Stats>) -> Router {
     let info = node::machine_info();
     metrics::routes(MetricsApi {
         stats,

@@ -9,6 +9,8 @@ mod driver;
 mod levels;
 mod metrics_routes;
 mod ports;
+mod pressure;
+mod shutting_down;
 mod socket_routes;
 mod sources;
 
@@ -27,6 +29,7 @@ use crate::checkpoint::{self, CheckpointInputs, run_checkpoint};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{self, About};
+use crate::eviction::ThresholdError;
 use crate::images::archives::run_archives;
 use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
@@ -40,7 +43,7 @@ use crate::server::{
     BindError, HealthChecks, Heartbeat, SelfSignedError, ServingTlsError, SocketError,
 };
 use crate::service::{Reloads, Service, StatusInputs, Watchdog, run_reloads, run_status};
-use crate::shutdown::{LogindHost, NodeShutdown, ShutdownLink, ShutdownPlan, Windows};
+use crate::shutdown::LogindHost;
 use crate::sources::{ApiPods, Desired, StalePods, run_merge};
 use crate::status::StatusBoard;
 use crate::workers::{KnownNode, Tools, run_registry};
@@ -48,6 +51,7 @@ pub(crate) use build::node_features;
 use cluster::Cluster;
 pub use driver::DriverError;
 use ports::Ports;
+use shutting_down::{shutdown_plan, watch_shutdown};
 use sources::{Sources, start_sources};
 
 /// Why the agent cannot start, or cannot go on.
@@ -76,6 +80,9 @@ pub enum AgentError {
     /// The runtime and the configuration do not agree on a cgroup driver.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// Thresholds of eviction.
+    #[error(transparent)]
+    Eviction(#[from] ThresholdError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),
@@ -237,7 +244,8 @@ pub async fn run(
     let (feeds, heard) = cluster::channels();
     let serving = serving(&config, &clock, &feeds);
     let (stale, heard_stale) = watch::channel(Arc::default());
-    let reading = metrics_routes::routes(&config, &tools, &images);
+    let stats = metrics_routes::stats(&config, &tools, &images);
+    let reading = metrics_routes::routes(&config, stats.clone());
     let ports = Ports {
         config: &config,
         tools: &tools,
@@ -291,9 +299,13 @@ pub async fn run(
     let shutdown = watch_shutdown(shutdown, &tools.clock, &mut singletons);
     let mut desired = sources.desired;
     let object = KnownNode::new(heard.node.clone(), heard_stale.clone());
-    if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
+    if joins {
         let (pods, stale_pods) = (heard.pods.clone(), heard_stale.clone());
         desired = with_api_pods(desired, pods, stale_pods, &mut singletons);
+    }
+    let (all, tasks) = (desired.clone(), &mut singletons);
+    let evictions = pressure::begin(&config, &tools, &images, stats, all, tasks)?;
+    if let (Some(api), Some(outbox)) = (config.api.clone(), outbox) {
         let kept = CheckpointInputs {
             root: config.paths.root.clone(),
             credentials: service.credentials().map(PathBuf::from),
@@ -316,6 +328,7 @@ pub async fn run(
             tools: tools.clone(),
             images: images.images(),
             shutdown: shutdown.state.clone(),
+            pressure: evictions.pressure.clone(),
             desired: desired.clone(),
             feeds,
             serving,
@@ -330,7 +343,7 @@ pub async fn run(
     singletons.spawn("unused code", run_giving_back(changes));
     singletons.spawn(
         "registry of pods",
-        run_registry(tools, desired, heartbeat, shutdown, object),
+        run_registry(tools, desired, heartbeat, shutdown, evictions, object),
     );
     tracing::info!(node = config.node.name, "kubelet has started");
     tokio::select! {
@@ -368,31 +381,6 @@ fn with_api_pods(
     let (sender, desired) = watch::channel(Arc::default());
     singletons.spawn("merge of sources", run_merge(files, pods, stale, sender));
     desired
-}
-
-/// How a shutdown of the node goes; none where none is configured, and pods end as the machine does.
-fn shutdown_plan(config: &Config, surroundings: &Surroundings) -> Option<ShutdownPlan> {
-    let windows = Windows::of_config(&config.shutdown, &config.gates)?;
-    Some(ShutdownPlan {
-        windows,
-        logind: surroundings.logind.clone(),
-        root: config.paths.root.clone(),
-        node: config.node.name.clone(),
-    })
-}
-
-/// Begins to watch for a shutdown of the node. Without a plan there is no task and no connection.
-fn watch_shutdown(
-    plan: Option<ShutdownPlan>,
-    clock: &Clock,
-    singletons: &mut Singletons,
-) -> ShutdownLink {
-    let Some(plan) = plan else {
-        return ShutdownLink::idle();
-    };
-    let (room, link) = NodeShutdown::new(plan, clock.clone());
-    singletons.spawn("node shutdown", async move { match room.run().await {} });
-    link
 }
 
 /// A node of a cluster has a kubeconfig that can be understood, or one to get it with. (Upstream ends with the same.)

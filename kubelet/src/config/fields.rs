@@ -80,8 +80,6 @@ pub(crate) struct Field {
     pub(crate) zero_is_default: bool,
     /// Whether the agent acts on the field; one it does not is named in a warning when it is set.
     pub(crate) built: bool,
-    /// What the warning says of a field that has some of its effect.
-    pub(crate) effect: &'static str,
 }
 
 const fn field(path: &'static str, kind: Kind, preset: Preset) -> Field {
@@ -91,7 +89,6 @@ const fn field(path: &'static str, kind: Kind, preset: Preset) -> Field {
         preset,
         zero_is_default: false,
         built: false,
-        effect: "has no effect: this agent does not act on it",
     }
 }
 
@@ -99,12 +96,6 @@ impl Field {
     /// Zero in a file means the default.
     const fn zero(mut self) -> Self {
         self.zero_is_default = true;
-        self
-    }
-
-    /// The agent does some of it.
-    const fn partly(mut self, effect: &'static str) -> Self {
-        self.effect = effect;
         self
     }
 
@@ -190,10 +181,10 @@ pub(crate) static FIELDS: &[Field] = &[
     field("registryBurst", Int32, I(10)).zero().built(),
     field("imagePullCredentialsVerificationPolicy", Text, T("NeverVerifyPreloadedImages")).zero(),
     field("preloadedImagesVerificationAllowlist", TextList, N),
-    field("imageMinimumGCAge", Duration, T("2m0s")).zero(),
-    field("imageMaximumGCAge", Duration, T("0s")),
-    field("imageGCHighThresholdPercent", Int32, I(85)),
-    field("imageGCLowThresholdPercent", Int32, I(80)),
+    field("imageMinimumGCAge", Duration, T("2m0s")).zero().built(),
+    field("imageMaximumGCAge", Duration, T("0s")).built(),
+    field("imageGCHighThresholdPercent", Int32, I(85)).built(),
+    field("imageGCLowThresholdPercent", Int32, I(80)).built(),
     field("serializeImagePulls", Bool, B(true)).built(),
     field("maxParallelImagePulls", Int32, N).built(),
     field("imageServiceEndpoint", Text, N).built(),
@@ -254,7 +245,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("memoryThrottlingFactor", Float, F(0.9)),
     field("memoryReservationPolicy", Text, T("None")).zero(),
     field("protectKernelDefaults", Bool, B(false)),
-    field("kernelMemcgNotification", Bool, B(false)),
+    field("kernelMemcgNotification", Bool, B(false)).built(),
     // Resource managers.
     field("cpuManagerPolicy", Text, T("none")).zero(),
     field("cpuManagerPolicyOptions", TextMap, N),
@@ -265,13 +256,15 @@ pub(crate) static FIELDS: &[Field] = &[
     field("topologyManagerScope", Text, T("container")).zero(),
     field("topologyManagerPolicyOptions", TextMap, N),
     // Eviction.
-    field("evictionHard", TextMap, N).partly("is only taken off what pods may ask for: this agent evicts nothing"),
-    field("evictionSoft", TextMap, N),
-    field("evictionSoftGracePeriod", TextMap, N),
-    field("evictionPressureTransitionPeriod", Duration, T("5m0s")).zero(),
-    field("evictionMaxPodGracePeriod", Int32, I(0)),
-    field("evictionMinimumReclaim", TextMap, N),
-    field("mergeDefaultEvictionSettings", Bool, B(false)),
+    field("evictionHard", TextMap, N).built(),
+    field("evictionSoft", TextMap, N).built(),
+    field("evictionSoftGracePeriod", TextMap, N).built(),
+    field("evictionPressureTransitionPeriod", Duration, T("5m0s"))
+        .zero()
+        .built(),
+    field("evictionMaxPodGracePeriod", Int32, I(0)).built(),
+    field("evictionMinimumReclaim", TextMap, N).built(),
+    field("mergeDefaultEvictionSettings", Bool, B(false)).built(),
     // Network.
     field("clusterDomain", Text, N).built(),
     field("clusterDNS", TextList, N).built(),

@@ -352,6 +352,8 @@ pub struct CgroupsConfig {
     pub limited_swap: bool,
     /// `singleProcessOOMKill`; none for what the cgroup version does.
     pub single_process_oom_kill: Option<bool>,
+    /// `kernelMemcgNotification`.
+    pub memory_notice: bool,
     /// `memoryThrottlingFactor`.
     pub memory_throttling_factor: f64,
 }

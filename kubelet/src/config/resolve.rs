@@ -353,6 +353,7 @@ impl Resolver<'_> {
             qos_reserved: s.text_map("qosReserved"),
             limited_swap: s.text("memorySwap.swapBehavior") == "LimitedSwap",
             single_process_oom_kill: s.bool_if_set("singleProcessOOMKill"),
+            memory_notice: s.bool("kernelMemcgNotification"),
             memory_throttling_factor: s.float("memoryThrottlingFactor"),
         }
     }

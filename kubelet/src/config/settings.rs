@@ -189,7 +189,10 @@ impl Settings {
         set.map(|field| {
             Issue::new(
                 self.origin(field.path),
-                format!("{} {}", Self::name(field.path), field.effect),
+                format!(
+                    "{} has no effect: this agent does not act on it",
+                    Self::name(field.path)
+                ),
             )
         })
         .collect()

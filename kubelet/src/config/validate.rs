@@ -4,14 +4,18 @@
 mod pods;
 mod resources;
 
+use std::time::Duration;
+
 use super::ciphers;
 use super::durations::GoDuration;
 use super::fields::{FIELDS, Kind};
 use super::gates::FeatureGates;
 use super::issue::Issue;
 use super::labels;
+use super::model::EvictionConfig;
 use super::resolve::socket_path;
 use super::settings::Settings;
+use crate::eviction;
 
 const SECOND: GoDuration = GoDuration(1_000_000_000);
 
@@ -41,6 +45,7 @@ pub(super) fn validate(settings: &Settings, gates: &FeatureGates, cgroup_v1: boo
     judge.shutdown();
     judge.host();
     judge.allocatable();
+    judge.eviction();
     judge.reserved();
     judge.taints();
     judge.issues
@@ -101,6 +106,22 @@ impl Judge<'_> {
         }
         if self.settings.duration("logging.flushFrequency") <= GoDuration::ZERO {
             self.refuse("logging.flushFrequency", "must be greater than zero");
+        }
+    }
+
+    /// The first threshold that cannot be used.
+    fn eviction(&mut self) {
+        let s = self.settings;
+        let config = EvictionConfig {
+            hard: s.text_map("evictionHard"),
+            soft: s.text_map("evictionSoft"),
+            soft_grace_period: s.text_map("evictionSoftGracePeriod"),
+            minimum_reclaim: s.text_map("evictionMinimumReclaim"),
+            pressure_transition: Duration::ZERO,
+            max_pod_grace_seconds: None,
+        };
+        if let Err(error) = eviction::thresholds(&config, false) {
+            self.say(error.field(), error.to_string());
         }
     }
 

@@ -1,18 +1,21 @@
-//! Images: is it here, may it be pulled, pull it.
+//! Images: is it here, may it be pulled, pull it; remove what nobody uses.
 //!
 //! Owns: the queue of pulls, their rate limit and their back-off (all in memory); what an image name may look like;
 //! the node's registry credentials while a pull uses them.
 //! Inputs: a container's image and policy, the secrets that its pod brings along; the runtime's image service behind [`ImageRuntime`]; docker configuration
 //! files. Outputs: [`ImageReady`] or [`ImageError`]; events through the caller's closure.
-//! Spawns no task: a look-up and a pull are part of the future of whoever asked (see [`ImagePuller::ensure`] for what
+//! Tasks: where images are to be removed now and again, one that does ([`ImageCollector`]; which ones is `garbage`'s, pure).
+//! Otherwise none: a look-up and a pull are part of the future of whoever asked (see [`ImagePuller::ensure`] for what
 //! dropping it does).
-//! Does not: remove images, run credential-provider plugins, or keep records of who pulled what.
+//! Does not: run credential-provider plugins, or keep records of who pulled what.
 
 pub mod archives;
 mod backoff;
+mod collector;
 mod credentials;
 mod error;
 mod event;
+mod garbage;
 mod limit;
 mod name;
 mod policy;
@@ -20,6 +23,7 @@ mod presence;
 mod pull_secrets;
 mod puller;
 
+pub use collector::{CollectError, CollectorInputs, ImageCollector, ImagePolicy};
 pub use credentials::{Credential, CredentialFileError, Keyring, NodeCredentials};
 pub use error::ImageError;
 pub use event::{ImageEvent, PULLING};

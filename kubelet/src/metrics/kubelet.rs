@@ -138,6 +138,12 @@ pub struct Kubelet {
     pub started_containers_errors: CounterVec,
     /// What was done to cgroups, by `operation_type`.
     pub cgroup_duration: HistogramVec,
+    /// Pods that were evicted, by `eviction_signal`.
+    pub evictions: CounterVec,
+    /// How old what was measured was when a pod was evicted by it, by `eviction_signal`.
+    pub eviction_age: HistogramVec,
+    /// Images that were removed because nobody used them, by `reason`: `space` or `age`.
+    pub images_collected: CounterVec,
     /// Volumes set up and given back, by `migrated`, `operation_name`, `status` and `volume_plugin`.
     pub storage_duration: HistogramVec,
     /// Requests to the agent's ports, by `long_running`, `method`, `path` and `server_type`.
@@ -284,6 +290,22 @@ static KUBELET: Kubelet = Kubelet {
         &["operation_type"],
         DEFAULT,
     ),
+    evictions: CounterVec::new(
+        "kubelet_evictions",
+        "[ALPHA] Cumulative number of pod evictions by eviction signal",
+        &["eviction_signal"],
+    ),
+    eviction_age: HistogramVec::new(
+        "kubelet_eviction_stats_age_seconds",
+        "[ALPHA] Time between when stats are collected, and when pod is evicted based on those stats by eviction signal",
+        &["eviction_signal"],
+        DEFAULT,
+    ),
+    images_collected: CounterVec::new(
+        "kubelet_image_garbage_collected_total",
+        "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
+        &["reason"],
+    ),
     storage_duration: HistogramVec::new(
         "storage_operation_duration_seconds",
         "[ALPHA] Storage operation duration",
@@ -405,11 +427,14 @@ impl Kubelet {
         self.certificates.write(out, joined, now);
         self.cgroup_duration.write(out);
         self.containers_per_pod.write(out);
+        self.eviction_age.write(out);
+        self.evictions.write(out);
         let first = self.first_network_pod.load(Ordering::Relaxed);
         out.single(FIRST_NETWORK_POD, f64::from_bits(first));
         self.http_inflight.write(out);
         self.http_duration.write(out);
         self.http_requests.write(out);
+        self.images_collected.write(out);
         let relisted_at = self.relisted_at.load(Ordering::Relaxed);
         out.single(LAST_SEEN, seconds(relisted_at));
         self.image_pull.write(out);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use tokio::sync::watch;
 
 use super::addresses::{self, Inputs};
 use super::machine::{self, meminfo_bytes};
-use super::pressure::{Signals, Thresholds};
 use super::status::{Facts, RuntimeAbilities, reported_images};
 use super::types::{Address, Features, HandlerFeatures, Image, NodeInfo, RuntimeHandler, Swap};
 use super::version::plain_version;
@@ -22,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, KUBERNETES_VERSION};
 use crate::connections::resolve;
 use crate::errors::error_chain;
+use crate::eviction::Pressure;
 use crate::shutdown::NodeState;
 
 /// A runtime that has not said for so long that it is ready is down (upstream's `maxWaitForContainerRuntime`).
@@ -58,8 +57,6 @@ pub struct NodeSettings {
     pub max_images: Option<u32>,
     /// The port of the agent's API; 0 where it is closed.
     pub port: u16,
-    /// The agent's directory.
-    pub root: PathBuf,
     /// How often the status is computed.
     pub update_every: Duration,
     /// How often it is reported though nothing has changed.
@@ -104,7 +101,6 @@ impl NodeSettings {
             register: node.register,
             max_images: node.status_max_images,
             port: config.server.main.map_or(0, |address| address.port()),
-            root: config.paths.root.clone(),
             update_every: node.status_update_every,
             report_every: node.status_report_every,
             capacity,
@@ -152,11 +148,10 @@ pub struct Gatherer {
     runtime: RuntimeClient,
     images: ImageClient,
     clock: Clock,
-    thresholds: Thresholds,
+    pressure: watch::Receiver<Pressure>,
     shutdown: watch::Receiver<NodeState>,
     info: NodeInfo,
     state: RuntimeView,
-    image_path: Option<PathBuf>,
     listed: Option<(Duration, Vec<Image>)>,
     looked_up: Option<(Duration, Vec<IpAddr>)>,
     said: Option<String>,
@@ -169,7 +164,7 @@ impl Gatherer {
         settings: Arc<NodeSettings>,
         (runtime, images): (RuntimeClient, ImageClient),
         clock: Clock,
-        thresholds: Thresholds,
+        pressure: watch::Receiver<Pressure>,
         shutdown: watch::Receiver<NodeState>,
     ) -> Self {
         Self {
@@ -177,11 +172,10 @@ impl Gatherer {
             runtime,
             images,
             clock,
-            thresholds,
+            pressure,
             shutdown,
             info: machine_info(),
             state: RuntimeView::default(),
-            image_path: None,
             listed: None,
             looked_up: None,
             said: None,
@@ -190,6 +184,17 @@ impl Gatherer {
 
     pub(super) fn runtime(&self) -> &RuntimeClient {
         &self.runtime
+    }
+
+    /// Resolves when the node is short of something else than when it was last gathered.
+    pub(super) fn pressure_changed(&self) -> impl Future<Output = ()> + use<> {
+        let mut pressure = self.pressure.clone();
+        async move {
+            if pressure.changed().await.is_err() {
+                // Nobody looks any more, and the agent ends.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether the runtime answers.
@@ -203,7 +208,6 @@ impl Gatherer {
         let now = self.clock.monotonic();
         let images = self.images(now).await;
         let addresses = self.addresses(now).await;
-        let signals = Signals::read(&self.settings.root, self.image_path.as_deref());
         let mut not_ready = self.state.not_ready(now);
         if matches!(*self.shutdown.borrow(), NodeState::ShuttingDown(_)) {
             not_ready.push("node is shutting down".to_owned());
@@ -220,7 +224,7 @@ impl Gatherer {
             port: self.settings.port,
             images,
             runtime: self.state.abilities.clone(),
-            pressure: self.thresholds.judge(&signals, now),
+            pressure: *self.pressure.borrow_and_update(),
             not_ready,
         }
     }
@@ -243,17 +247,6 @@ impl Gatherer {
                 let version = version.as_deref().unwrap_or("Unknown");
                 self.state.version = Some(format!("{name}://{version}"));
             }
-            self.find_images().await;
-        }
-    }
-
-    /// Asks where images are.
-    async fn find_images(&mut self) {
-        let asked = tokio::time::timeout(RUNTIME_PATIENCE, self.images.image_fs_info()).await;
-        if let Ok(Ok(info)) = asked {
-            let mut all = info.image_filesystems.into_iter();
-            let id = all.next().and_then(|usage| usage.fs_id);
-            self.image_path = id.map(|id| PathBuf::from(id.mountpoint));
         }
     }
 

@@ -1,8 +1,8 @@
 //! This node: facts of the machine that pods are shaped by; its object and its lease at the API server.
 //!
 //! Owns: what is read of the machine ([`memory_bytes()`] and the like, at start); the Node object, as far as it is the
-//! agent's: its registration, its status ([`status`], pure), the conditions of pressure ([`pressure`]); its lease.
-//! Inputs: the configuration, the machine, the runtime's status, the API server. Outputs: requests to the API server,
+//! agent's: its registration, its status ([`status`], pure); its lease.
+//! Inputs: the configuration, the machine, what is short on it (`eviction/`), the runtime's status, the API server. Outputs: requests to the API server,
 //! events of the node, and a `watch` of what the agent keeps of its own Node object ([`NodeObject`]).
 //! Tasks, all of a joined node only: [`run_own_node`] watches the object, [`run_status`] registers it and reports,
 //! [`run_lease`] renews the lease.
@@ -15,7 +15,6 @@ mod machine;
 mod object;
 mod own;
 mod patch;
-pub mod pressure;
 mod register;
 mod report;
 pub mod status;

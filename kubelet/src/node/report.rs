@@ -123,11 +123,13 @@ impl Reports {
     /// Waits for the next time to look: `every`, or as soon as the node's readiness is unknown to the API server.
     async fn next(&mut self, every: Duration) {
         let sleep = tokio::time::sleep(every);
-        tokio::pin!(sleep);
+        let pressure = self.reporter.gatherer.pressure_changed();
+        tokio::pin!(sleep, pressure);
         loop {
-            // Cancel-safe: both only wait.
+            // Cancel-safe: all of them only wait.
             tokio::select! {
                 () = &mut sleep => return,
+                () = &mut pressure => return,
                 changed = self.reporter.own.changed() => {
                     if changed.is_err() {
                         // The watch is gone, and with it the agent.

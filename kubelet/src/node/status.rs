@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::pressure::Pressure;
 use super::types::{
     Address, Condition, DaemonEndpoints, Endpoint, Features, Image, NodeInfo, NodeStatus,
     RuntimeHandler,
 };
 use crate::admission::{Amounts, Capacity};
+use crate::eviction::Pressure;
 
 /// Names of an image that are reported (`MaxNamesPerImageInNodeStatus`).
 const MOST_NAMES: usize = 5;

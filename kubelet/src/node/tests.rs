@@ -11,12 +11,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::gather::RuntimeView;
-use super::pressure::Pressure;
 use super::status::{Facts, Turn, derive, differ, reported_images};
 use super::types::{Address, Condition, Image, Node, NodeStatus};
 use super::*;
 use crate::admission::{Amounts, Capacity};
 use crate::clock::Clock;
+use crate::eviction::Pressure;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -310,7 +310,6 @@ fn settings() -> NodeSettings {
         register: true,
         max_images: Some(50),
         port: 10250,
-        root: "/".into(),
         update_every: Duration::from_secs(10),
         report_every: Duration::from_secs(300),
         capacity: facts.capacity,

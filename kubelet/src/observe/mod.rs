@@ -148,6 +148,21 @@ impl Observer {
         all.collect()
     }
 
+    /// The pods of which nothing runs, and something is still there.
+    #[must_use]
+    pub fn ended(&self) -> Vec<PodUid> {
+        let ended = |observed: &ObservedPod| {
+            let runs = observed.sandboxes.iter().any(|s| s.ready)
+                || (observed.containers.iter()).any(|c| c.state != ContainerState::Exited);
+            !observed.is_empty() && !runs
+        };
+        let pods = self.lock_pods();
+        let all = pods
+            .iter()
+            .filter(|(_, slot)| ended(&slot.observed.borrow()));
+        all.map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// News whenever the observation of any pod changes.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::disk::{self, FileSystem, Taken};
 use super::machine;
 use super::numbers::{Memory, Stall, Stalls};
-use super::pods::{ContainerReading, LevelReading, PodReading, Readings};
+use super::pods::{LevelReading, PodReading, Readings};
 use super::rates::Rates;
 use super::summary::{
     ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats,
@@ -19,6 +19,7 @@ use super::summary::{
 use super::volumes::VolumeUsage;
 use super::{Interface, Stats};
 use crate::node;
+use crate::pod::{PodName, PodUid};
 use crate::poddir::ETC_HOSTS;
 
 /// What upstream calls an interface that a pod or node is known by.
@@ -112,7 +113,7 @@ impl Stats {
     fn add_disks(&self, stats: &mut PodStats, pod: &PodReading, disk: &Disk<'_>) {
         let mut sum = Taken::default();
         for (container, reading) in stats.containers.iter_mut().zip(&pod.containers) {
-            let logs = self.logs_of(pod, reading);
+            let logs = self.logs_in(&pod.name, &pod.uid, &reading.name);
             sum.add(logs);
             container.logs = Some(part(disk.own, logs, disk.at));
             let (rootfs, taken) = disk.layer(&reading.id);
@@ -135,9 +136,10 @@ impl Stats {
         stats.ephemeral_storage = Some(part(disk.own, sum, disk.at));
     }
 
-    fn logs_of(&self, pod: &PodReading, container: &ContainerReading) -> Taken {
+    /// What the logs of a pod's container take.
+    pub(super) fn logs_in(&self, pod: &PodName, uid: &PodUid, container: &str) -> Taken {
         let logs = &self.inputs.logs;
-        let dir = logs.container_dir(&pod.name, &pod.uid, &container.name);
+        let dir = logs.container_dir(pod, uid, container);
         let dir = dir.ok().flatten();
         dir.map(|dir| disk::of_files(&dir)).unwrap_or_default()
     }
@@ -303,11 +305,7 @@ impl Disk<'_> {
 
 /// What the runtime told, with the file system that it names.
 fn file_system_usage(usage: &v1::FilesystemUsage) -> (FsStats, Taken) {
-    let value = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
-    let taken = Taken {
-        bytes: value(&usage.used_bytes).unwrap_or(0),
-        inodes: value(&usage.inodes_used).unwrap_or(0),
-    };
+    let taken = taken_of(usage);
     let at = of_nanos(usage.timestamp).0;
     let mountpoint = usage.fs_id.as_ref().map(|id| id.mountpoint.as_str());
     let found = mountpoint.and_then(|path| FileSystem::of(Path::new(path)));
@@ -321,6 +319,15 @@ fn file_system_usage(usage: &v1::FilesystemUsage) -> (FsStats, Taken) {
         },
     };
     (stats, taken)
+}
+
+/// What the runtime told.
+pub(super) fn taken_of(usage: &v1::FilesystemUsage) -> Taken {
+    let value = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
+    Taken {
+        bytes: value(&usage.used_bytes).unwrap_or(0),
+        inodes: value(&usage.inodes_used).unwrap_or(0),
+    }
 }
 
 /// Where the runtime does not tell of containers' own, they are with the images.

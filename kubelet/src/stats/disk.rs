@@ -27,7 +27,7 @@ pub struct FileSystem {
 
 impl FileSystem {
     /// That on which `path` lies; none where nobody can tell.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let stat = fs::statvfs(path).ok()?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Some(Self {
@@ -50,7 +50,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    pub(super) fn add(&mut self, more: Self) {
+    pub(crate) fn add(&mut self, more: Self) {
         self.bytes = self.bytes.saturating_add(more.bytes);
         self.inodes = self.inodes.saturating_add(more.inodes);
     }

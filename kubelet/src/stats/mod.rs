@@ -15,6 +15,7 @@ mod level;
 mod machine;
 mod network;
 mod numbers;
+mod pod_disks;
 mod pods;
 mod rates;
 mod sandbox_image;
@@ -49,11 +50,13 @@ pub(crate) use machine::topology;
 pub use machine::{DiskCounts, Meminfo};
 pub use network::{Interface, Traffic};
 pub use numbers::{Cpu, DiskTraffic, Memory, Numbers, Pressure, Stall, Stalls, Throttling};
+pub use pod_disks::{ContainerDisks, NodeMemory, PodDisks};
 pub use pods::{
     ContainerReading, DeviceReading, LevelReading, PodReading, ProcessReading, Readings,
     SandboxReading,
 };
 pub use summary::Summary;
+pub(crate) use summary::{MemoryStats, PodStats};
 pub use volumes::VolumeUsage;
 
 /// How long the runtime has to tell what images and writable layers take. Without an answer they are left out.

@@ -14,6 +14,7 @@ use super::queue::{Stage, Wanted};
 use super::{Orders, Place, Worker, apply::Applied};
 use crate::admission;
 use crate::events::About;
+use crate::eviction::EVICTED;
 use crate::observe::RuntimeState;
 use crate::plan::{PlanInput, PodPlan, Step, plan_pod};
 use crate::pod::{self, Pod};
@@ -35,12 +36,14 @@ impl Worker {
             let mut orders = self.orders.clone();
             let stays = !self.memory.has_no_place() && !self.memory.preempted;
             let leaving = self.memory.leaving;
+            let evicted = self.memory.evicted.is_some();
             // A pod that has to make room, or has less time than it had, must not go on with a pull or a start that hangs.
             let cut_short = |o: &Orders| {
                 o.wanted == Wanted::Stop
                     || match o.place {
                         Place::Preempted => stays,
                         Place::Leaving(time) => leaving != Some(time),
+                        Place::Evicted(_) => !evicted,
                         Place::Granted | Place::Refused(_) => false,
                     }
             };
@@ -152,7 +155,7 @@ impl Worker {
             let pass = (self.timing).begin_pass(containers, observed.is_empty(), now.monotonic);
             self.memory.note_exits(&observed, now);
             let plan = if self.memory.is_over() {
-                end_of(&pod, &observed, self.memory.leaving)
+                end_of(&pod, &observed, self.memory.time_to_end())
             } else {
                 let resized = self.resize(&pod, &observed).await;
                 self.plan(&pod, &observed, &resized)
@@ -193,6 +196,12 @@ impl Worker {
                 self.memory.released = true;
                 self.probes.clear();
                 self.release().await;
+                if self.memory.is_evicted() {
+                    self.remove_traces(&pod).await;
+                }
+                if let Some(eviction) = &self.memory.evicted {
+                    eviction.ended.notify_one();
+                }
                 if self.memory.rejected.is_none() {
                     let gave_way = self.memory.gave_way;
                     let stage = if gave_way {
@@ -330,6 +339,11 @@ impl Worker {
                     self.memory.leave(pod, *time, ran);
                 }
             }
+            Place::Evicted(eviction) => {
+                if self.memory.evict(eviction) {
+                    About::pod(pod).warning(EVICTED, &eviction.message);
+                }
+            }
             Place::Granted if self.memory.has_no_place() => {
                 tracing::info!(pod = %self.name, uid = %self.uid, "there is a place for the pod now");
                 self.memory = Memory::fresh(&self.tools, pod, &self.uid);
@@ -411,6 +425,7 @@ impl Worker {
             }
         };
         let pod = self.orders.borrow().pod.clone();
+        let released = self.memory.released;
         let objects = self.objects_changed();
         // Cancel-safe: all that a dropped arm could lose is still in its channel or its task set.
         tokio::select! {
@@ -428,6 +443,8 @@ impl Worker {
                 self.removal_done(done);
                 self.memory.stale = true;
             }
+            // Nobody counts on where the agent ends.
+            Ok(()) = self.reclaim.changed(), if released => self.remove_ended(&pod).await,
             // What the pod needed may be there now.
             () = self.classes.changed_for(&pod) => {
                 self.memory.holds.remove(&None);

@@ -17,6 +17,7 @@ use crate::admission::Rejection;
 use crate::cgroups::resources::qos_class;
 use crate::clock::{Clock, Now};
 use crate::errors::error_chain;
+use crate::eviction::{EVICTED, Eviction};
 use crate::plan::PodPlan;
 use crate::pod::{self, Pod, PodName, PodUid, QosClass, RestartPolicy};
 use crate::record::{
@@ -86,6 +87,8 @@ pub(super) struct Memory {
     pub(super) preempted: bool,
     /// The node is shutting down: how long it was given to end.
     pub(super) leaving: Option<Duration>,
+    /// Why it was evicted, in this life of the agent.
+    pub(super) evicted: Option<Arc<Eviction>>,
     /// What the pod was given when that was last acted upon.
     given: Option<Allocation>,
     /// The pod was given resources that its containers do not have yet; with what went wrong.
@@ -145,6 +148,7 @@ impl Memory {
             gave_way: false,
             preempted: false,
             leaving: None,
+            evicted: None,
             active_since: Exit::of_wall(active_since, now, Duration::MAX),
             released: false,
             stale: false,
@@ -248,6 +252,35 @@ impl Memory {
                 disruption: Some(shutdown::ENDED_MESSAGE.into()),
             });
         }
+    }
+
+    /// Has the pod end for good. True when that is news; one that has to end anyway keeps its reason.
+    pub(super) fn evict(&mut self, eviction: &Arc<Eviction>) -> bool {
+        let news = self.evicted.is_none();
+        self.evicted = Some(eviction.clone());
+        if !news || self.is_over() {
+            return false;
+        }
+        let message = eviction.message.clone();
+        self.failure = Some(PodFailure {
+            reason: EVICTED.into(),
+            disruption: eviction.for_the_node.then(|| message.clone()),
+            message,
+        });
+        true
+    }
+
+    /// Whether the pod has ended because it was evicted, be it in an earlier life of the agent.
+    pub(super) fn is_evicted(&self) -> bool {
+        let by_record = || self.record.terminal.as_ref()?.reason.as_deref();
+        let failure = self.failure.as_ref().map(|failure| &*failure.reason);
+        self.rejected.is_none() && failure.or_else(by_record) == Some(EVICTED)
+    }
+
+    /// How long it has to end, where that is not for the pod to say.
+    pub(super) fn time_to_end(&self) -> Option<Duration> {
+        let evicted = self.evicted.as_ref().map(|eviction| eviction.grace);
+        [self.leaving, evicted].into_iter().flatten().min()
     }
 
     /// Takes over that the API server shows the pod as ended for good: somebody else has ended it.

@@ -14,7 +14,7 @@
 //!                  ▲                                                  │
 //!                  └─────── run ordered again, once given back ───────┘
 //! ```
-//! A living pod that has ended by itself is `Over`; one that had to make room for another, or that a shutdown of the node
+//! A living pod that has ended by itself, or was evicted, is `Over`; one that had to make room for another, or that a shutdown of the node
 //! has ended, is `GivenWay`, and lives again when there is room, or the node stays up.
 //!
 //! A worker snapshots its inputs, plans, applies the plan step by step, publishes the status, and waits. Why it woke is
@@ -60,6 +60,7 @@ use tokio::sync::watch;
 use crate::admission;
 use crate::cgroups::Cgroups;
 use crate::clock::Clock;
+use crate::eviction::Eviction;
 use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::images::archives::ImageArchives;
@@ -111,6 +112,8 @@ pub struct Tools {
     pub board: StatusBoard,
     /// Which pods have not ended; none before the runtime has been seen, or while nobody listens.
     pub lives: watch::Sender<Option<Arc<Lives>>>,
+    /// Counts how often ended containers that stay for show were to go because a disk is full.
+    pub reclaim: watch::Sender<u64>,
     /// Which handler sandboxes are made with.
     pub runtime_classes: RuntimeClasses,
     /// What containers ask for at their beginning and end.
@@ -177,6 +180,8 @@ pub(crate) enum Place {
     Preempted,
     /// The node is shutting down, and it has this long to end. It is tried again should the node stay up.
     Leaving(Duration),
+    /// The node is short of something, or the pod has taken more of the disk than it may: it has to end, for good.
+    Evicted(Arc<Eviction>),
 }
 
 /// The task of one pod.
@@ -195,6 +200,8 @@ struct Worker {
     classes: ClassChanges,
     /// Goes up when there are new images.
     imported: watch::Receiver<u64>,
+    /// Counts the times that ended containers were to go.
+    reclaim: watch::Receiver<u64>,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
@@ -226,6 +233,7 @@ impl Worker {
             kills: kills::Kills::default(),
             classes: tools.runtime_classes.changes(),
             imported: tools.archives.imported(),
+            reclaim: tools.reclaim.subscribe(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
             board: None,

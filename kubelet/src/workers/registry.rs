@@ -1,5 +1,6 @@
 //! UID to worker: begins workers, passes orders to them, and clears up behind them.
 
+mod evicting;
 mod giving;
 mod known_node;
 mod leaving;
@@ -19,6 +20,7 @@ use super::places::{Places, first_seen, made_at};
 use super::qos::QosShares;
 use super::queue::{Action, QueueInput, Stage, Wanted, WorkerView, reconcile};
 use super::{Orders, Place, Tools, Worker, is_deleted};
+use crate::eviction::{EvictionLink, Pressure};
 use crate::node::NodeObject;
 use crate::observe::{FoundPod, RuntimeState};
 use crate::pod::{self, Pod, PodName, PodUid};
@@ -53,6 +55,8 @@ pub struct Registry {
     object: Option<Arc<NodeObject>>,
     /// What becomes of the node.
     node: NodeState,
+    /// What it is short of.
+    pressure: Pressure,
     /// Woken by any worker that changes its stage.
     staged: Arc<tokio::sync::Notify>,
     /// Pods whose worker panicked, until they have another.
@@ -88,6 +92,7 @@ pub async fn run_registry(
     mut desired: watch::Receiver<Arc<Desired>>,
     heartbeat: Heartbeat,
     mut shutdown: ShutdownLink,
+    mut evictions: EvictionLink,
     mut object: KnownNode,
 ) {
     let on_disk = traces_on_disk(&tools);
@@ -103,6 +108,7 @@ pub async fn run_registry(
         tasks: JoinSet::new(),
         by_task: BTreeMap::new(),
         node: NodeState::Unknown,
+        pressure: Pressure::default(),
         staged: Arc::default(),
         panicked: BTreeMap::new(),
         ended: BTreeMap::new(),
@@ -113,6 +119,7 @@ pub async fn run_registry(
     loop {
         heartbeat.beat();
         registry.follow_node(&shutdown.state.borrow_and_update());
+        registry.pressure = *evictions.pressure.borrow();
         let known = object.now();
         registry.follow_object(known);
         let wanted = desired.borrow_and_update().clone();
@@ -142,6 +149,7 @@ pub async fn run_registry(
             _ = found.changed() => {}
             _ = runtime.changed() => {}
             changed = shutdown.state.changed() => if changed.is_err() { return },
+            evict = evictions.next() => registry.evict(evict),
             // Of a node that runs by itself nobody sends one.
             () = object.changed() => {}
             () = registry.staged.notified() => {}

@@ -105,6 +105,7 @@ impl Worker {
         let grace = Duration::from_secs(seconds.unsigned_abs()).max(LEAST_GRACE);
         let grace = match orders.place {
             Place::Leaving(time) => grace.min(time),
+            Place::Evicted(eviction) => grace.min(eviction.grace),
             Place::Granted | Place::Refused(_) | Place::Preempted => grace,
         };
         let deadline = self.memory.termination_deadline(grace, &self.tools.clock);
@@ -284,8 +285,13 @@ impl Worker {
                 }
             }
         };
+        let mut reclaim = self.reclaim.clone();
         let gone = async {
-            tokio::time::sleep(TRACES_STAY).await;
+            // Cancel-safe: what is to go is gone the sooner. An error means that the agent ends.
+            tokio::select! {
+                () = tokio::time::sleep(TRACES_STAY) => {}
+                Ok(()) = reclaim.changed() => {}
+            }
             let pod = self.orders.borrow().pod.clone();
             self.remove_traces(&pod).await;
         };
@@ -301,7 +307,16 @@ impl Worker {
         false
     }
 
-    async fn remove_traces(&mut self, pod: &Arc<Pod>) {
+    /// Removes all that the runtime holds of the pod, and its logs.
+    pub(super) async fn remove_traces(&mut self, pod: &Arc<Pod>) {
+        self.remove_ended(pod).await;
+        if let Err(error) = self.tools.logs.remove_pod(&self.name, &self.uid) {
+            About::pod(pod).warning("FailedLogRemoval", &error_chain(&error));
+        }
+    }
+
+    /// Removes all that the runtime holds of the pod, nothing of which runs.
+    pub(super) async fn remove_ended(&mut self, pod: &Arc<Pod>) {
         let mut pause = Pause::new();
         loop {
             match self.tools.observer.refresh(&self.uid).await {
@@ -323,9 +338,6 @@ impl Worker {
                 }
             }
             pause.wait().await;
-        }
-        if let Err(error) = self.tools.logs.remove_pod(&self.name, &self.uid) {
-            About::pod(pod).warning("FailedLogRemoval", &error_chain(&error));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! Does not: run controllers. Certificate requests are approved and signed by the test ([`Cluster::sign`]).
 
 mod authority;
+mod bridge;
 mod client;
 mod control_plane;
 mod invitation;
@@ -40,6 +41,7 @@ use crate::in_process::{FakeNode, with_node};
 use crate::wait::eventually;
 
 pub use authority::{Authority, Pair, Requested, request_certificate};
+pub use bridge::Bridge;
 pub use client::{Client, Refused, path, refusal};
 pub use invitation::pin;
 pub use line::Line;

@@ -165,10 +165,12 @@ impl ImageService for Service {
         self.perform("ImageFsInfo", "", String::new(), |service, _| async move {
             let mut store = service.lock();
             let used = store.images.all().map(|image| image.size).sum();
+            let own = || service.directory().to_owned();
+            let directory = store.image_directory.clone().unwrap_or_else(own);
             let usage = v1::FilesystemUsage {
                 timestamp: store.now(),
                 fs_id: Some(v1::FilesystemIdentifier {
-                    mountpoint: service.directory().display().to_string(),
+                    mountpoint: directory.display().to_string(),
                 }),
                 used_bytes: Some(v1::UInt64Value { value: used }),
                 inodes_used: Some(v1::UInt64Value { value: 0 }),

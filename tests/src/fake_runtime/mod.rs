@@ -147,6 +147,13 @@ impl FakeRuntime {
         self.service.change(|store| change(store.images.add(name)));
     }
 
+    /// Says that images lie on the file system with that directory; at first they lie with the fake's own files.
+    pub fn set_image_directory(&self, directory: &Path) {
+        let directory = directory.to_owned();
+        self.service
+            .change(|store| store.image_directory = Some(directory));
+    }
+
     /// What Status says of the runtime and of its network; both are ready at first.
     pub fn set_ready(&self, runtime: bool, network: bool) {
         self.service.change(|store| {

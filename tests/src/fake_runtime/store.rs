@@ -1,6 +1,7 @@
 //! All that the fake holds, and the changes to it. Nothing here waits; time comes from [`Clock`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cri_proto::v1;
@@ -151,6 +152,8 @@ pub(super) struct Store {
     pub(super) has_events: bool,
     pub(super) cgroup_driver: Option<v1::CgroupDriver>,
     pub(super) end_lag: Duration,
+    /// Where images are said to be; none for the fake's own directory.
+    pub(super) image_directory: Option<PathBuf>,
 }
 
 impl Store {
@@ -175,6 +178,7 @@ impl Store {
             has_events: true,
             cgroup_driver: None,
             end_lag: Duration::ZERO,
+            image_directory: None,
         }
     }
 

@@ -187,6 +187,14 @@ fn rules() {
             "requires MemoryQoS feature gate",
         ),
         (
+            "evictionSoft: {memory.available: 1Gi}\n",
+            "invalid configuration: evictionSoft: grace period must be specified for the soft eviction threshold memory.available",
+        ),
+        (
+            "evictionHard: {disk.available: 1Gi}\n",
+            "invalid configuration: evictionHard: unsupported eviction signal disk.available",
+        ),
+        (
             "featureGates: {MemoryQos: true}\n",
             "unrecognized feature gate: MemoryQos; did you mean MemoryQoS?",
         ),
@@ -200,7 +208,7 @@ fn rules() {
 #[test]
 fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
     let file = with_body(
-        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\nimageMinimumGCAge: 9m\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
+        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\ncpuManagerReconcilePeriod: 9s\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
     );
     let warnings = loaded(&[
         &file.argument,
@@ -218,7 +226,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
         "{texts:?}"
     );
     assert_eq!(
-        has("imageMinimumGCAge (--minimum-image-ttl-duration) has no effect"),
+        has("cpuManagerReconcilePeriod (--cpu-manager-reconcile-period) has no effect"),
         1,
         "{texts:?}"
     );
@@ -244,8 +252,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
 
 #[test]
 fn settings_of_a_server_that_is_off_are_not_warned_of() {
-    let body =
-        "tlsCurvePreferences: [29]\nenableContentionProfiling: true\nimageMinimumGCAge: 9m\n";
+    let body = "tlsCurvePreferences: [29]\nenableContentionProfiling: true\ncpuManagerReconcilePeriod: 9s\n";
     let unbuilt = |body: &str| -> Vec<String> {
         let file = with_body(body);
         let texts = loaded(&[&file.argument]).warnings;
@@ -257,7 +264,10 @@ fn settings_of_a_server_that_is_off_are_not_warned_of() {
     assert_eq!(unbuilt(body).len(), 3);
     let closed = unbuilt(&format!("{body}enableServer: false\n"));
     assert_eq!(closed.len(), 1, "{closed:?}");
-    assert!(closed[0].contains("imageMinimumGCAge"), "{closed:?}");
+    assert!(
+        closed[0].contains("cpuManagerReconcilePeriod"),
+        "{closed:?}"
+    );
 }
 
 #[test]

@@ -112,10 +112,10 @@ impl ImageArchives {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the image `name` (in full) is here because of an archive, or is the agent's own.
+    /// The names, in full, of all images that are here because of an archive, or are the agent's own: they are to stay.
     #[must_use]
-    pub fn is_ours(&self, name: &str) -> bool {
-        self.names().contains(name)
+    pub fn kept(&self) -> BTreeSet<String> {
+        self.names().clone()
     }
 
     /// Supplies the sandbox image that `error` of RunPodSandbox says is missing; its name, where that was done. Idempotent.

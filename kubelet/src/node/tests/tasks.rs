@@ -114,21 +114,14 @@ async fn a_node_that_was_there_is_registered_after_a_failure_put_right_and_repor
     settings.annotations.clear();
     settings.update_every = Duration::from_millis(100);
     let settings = Arc::new(settings);
-    let thresholds = pressure::Thresholds::new(&crate::config::EvictionConfig {
-        hard: BTreeMap::new(),
-        soft: BTreeMap::new(),
-        soft_grace_period: BTreeMap::new(),
-        minimum_reclaim: BTreeMap::new(),
-        pressure_transition: Duration::ZERO,
-        max_pod_grace_seconds: None,
-    });
+    let (_short, pressure) = watch::channel(crate::eviction::Pressure::default());
     let clock = Clock::system();
     let (_up, shutdown) = watch::channel(crate::shutdown::NodeState::Up);
     let gatherer = Gatherer::new(
         settings.clone(),
         (runtime.runtime(), runtime.images()),
         clock.clone(),
-        thresholds,
+        pressure,
         shutdown,
     );
     let (_sender, own) = watch::channel(OwnNode::Unknown);

@@ -33,11 +33,11 @@ impl Registry {
             };
             let (runs, orders) = (self.runs_already(&uid), handle.orders.borrow().clone());
             let seat = orders.seat(*handle.stage.borrow());
-            if self.node_refuses(&uid, seat, runs) {
+            if let Some(rejection) = self.node_refuses(&uid, &orders.pod, seat, runs) {
                 self.places.refuse(&uid);
                 // One that has no place says why already.
                 if orders.wanted != Wanted::Run || orders.place == Place::Granted {
-                    self.refuse(&uid);
+                    self.refuse(&uid, rejection);
                 }
                 continue;
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Registry;
-use crate::admission::Rejection;
+use crate::admission::{Rejection, admit_under};
 use crate::node::NodeObject;
 use crate::pod::{Pod, PodUid};
 use crate::shutdown::{self, NodeState, Remaining, priority_of};
@@ -37,20 +37,31 @@ impl Registry {
         self.object = Some(object);
     }
 
-    /// Whether a pod gets no place because the node is shutting down. One that runs already has to be ended by its
-    /// worker, be it that the worker was lost, and one that has ended is shown as it ended.
-    pub(super) fn node_refuses(&self, uid: &PodUid, seat: Seat<'_>, runs: bool) -> bool {
+    /// Why a pod gets no place whatever there is room for: the node is short of something, or shutting down. One that
+    /// runs already has to be ended by its worker, be it that the worker was lost, and one that has ended is shown as it
+    /// ended.
+    pub(super) fn node_refuses(
+        &self,
+        uid: &PodUid,
+        pod: &Pod,
+        seat: Seat<'_>,
+        runs: bool,
+    ) -> Option<Rejection> {
+        if runs || self.places.may_run(uid) || seat.stage == Stage::Over {
+            return None;
+        }
         let shuts_down = matches!(self.node, NodeState::ShuttingDown(_));
-        let there = runs || self.places.may_run(uid) || seat.stage == Stage::Over;
-        shuts_down && !there
-    }
-
-    /// Refuses a pod because the node is shutting down.
-    pub(super) fn refuse(&self, uid: &PodUid) {
-        let rejection = Arc::new(Rejection {
+        let shut_down = || Rejection {
             reason: shutdown::REFUSED.into(),
             message: shutdown::REFUSED_MESSAGE.to_owned(),
-        });
+        };
+        let short = admit_under(self.pressure, pod).err();
+        short.or_else(|| shuts_down.then(shut_down))
+    }
+
+    /// Refuses a pod.
+    pub(super) fn refuse(&self, uid: &PodUid, rejection: Rejection) {
+        let rejection = Arc::new(rejection);
         self.order(uid, |orders| {
             orders.wanted = Wanted::Run;
             orders.place = Place::Refused(rejection);
