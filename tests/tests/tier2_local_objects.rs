@@ -161,6 +161,31 @@ stringData:
 
         // What is gone stays where it is in use.
         node.remove("c.yaml")?;
+        logged(node, "configmap \"c\" not found").await?;
+        reads(&mounted(&container, "/c")?.join("k"), "two").await?;
+        ensure!(node.ready("a").await?.instances() == shown.instances());
+        node.remove("a.yaml")?;
+        node.gone(&shown).await
+    });
+}
+
+#[test]
+fn what_is_missing_is_waited_for_and_the_message_says_where_it_belongs() {
+    with_agent(async |node| {
+        node.put("a.yaml", &pod("a", IN_ENVIRONMENT))?;
+        let waits = node
+            .waiting("a", "main", "CreateContainerConfigError")
+            .await?;
+        let directory = node.path("manifests");
+        let expected = format!(
+            "configmap \"c\" not found; put the ConfigMap default/c into a file in {}, or mend the one that 'kubelet status' names",
+            directory.display()
+        );
+        ensure!(message(&waits) == expected, "{}", message(&waits));
+        // Of another namespace it is another one.
+        let other = config_map("c", "other").replace("{name: c}", "{name: c, namespace: other}");
+        node.put("o.yaml", &other)?;
+        node.put("b.yaml", &pod("b", IN_VOLUME))?;
         logged(node, "MountVolume.SetUp failed for volume").await?;
         logged(node, "configmap \"c\" not found; put the").await?;
         ensure!(node.runtime.running("default/a-node/main").is_empty());
