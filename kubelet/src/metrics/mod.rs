@@ -10,13 +10,15 @@
 mod certificates;
 mod instruments;
 mod kubelet;
+mod names;
 mod number;
 mod startups;
 mod text;
 
 pub use certificates::Certificates;
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
-pub use kubelet::{Kubelet, ProbeResult, kubelet, operation_of};
+pub use kubelet::{Kubelet, ProbeResult, kubelet};
+pub use names::operation_of;
 pub use startups::{SeenRunning, Startups, startups};
 pub(crate) use text::float;
 pub use text::{Exposition, Family, Kind};
