@@ -13,6 +13,7 @@ use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
+use crate::claims::Claims;
 use crate::config::{CgroupDriver, Config};
 use crate::events::About;
 use crate::hooks::HookRunner;
@@ -86,6 +87,7 @@ pub(super) fn tools(
             Some(_) => Objects::of_cluster(),
             None => Objects::standalone(),
         },
+        claims: Claims::new(dirs.clone()),
         volumes: Arc::new(volumes),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),
