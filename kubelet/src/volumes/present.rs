@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Volume;
 
 use super::contents::Written;
-use super::{Kind, empty_dir, kind};
+use super::{Kind, empty_dir, kind, nfs};
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
@@ -16,6 +16,7 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
     let directory = match kind(volume) {
         Kind::EmptyDir => empty_dir::PLUGIN,
         Kind::HostPath(_) => HOST_PATH,
+        Kind::Nfs(_) => nfs::PLUGIN,
         Kind::Written(Written { plugin, .. }) => plugin,
         // What stands behind a claim says that.
         Kind::Claim | Kind::Other => return None,
