@@ -83,8 +83,10 @@ pub struct Given {
 }
 
 /// Settings of this room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumesConfig {
+    /// What mounts network file systems, given `mount` and its arguments; none for mount(8) itself.
+    pub mounter: Option<PathBuf>,
     /// What all pods together may use of the node's memory, bytes: the upper bound of an in-memory emptyDir.
     pub allocatable_memory_bytes: u64,
 }
@@ -142,6 +144,7 @@ impl Volumes {
             pods: self.dirs.all(),
             root: self.dirs.root(),
             devices: &self.devices,
+            mounter: self.config.mounter.as_deref(),
             is_awaited,
         };
         let mut mounted = MountedVolumes::new();

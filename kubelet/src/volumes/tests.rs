@@ -21,6 +21,7 @@ impl Node {
         let temp = tempfile::tempdir().unwrap();
         let dirs = PodDirs::new(temp.path()).unwrap();
         let config = VolumesConfig {
+            mounter: None,
             allocatable_memory_bytes: 1 << 30,
         };
         let volumes = Volumes::new(dirs, config);
