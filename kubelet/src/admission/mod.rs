@@ -34,6 +34,7 @@ use sysctls::SysctlAllowlist;
 pub use allocatable::{Capacity, Reserved, allocatable};
 pub use claim::{Amounts, Claim, HostPort, is_critical};
 pub use ledger::{Decision, Ledger, Other, Standing};
+pub(crate) use placement::selects;
 pub use pressure::admit_under;
 pub use walk::{refusals, warnings};
 

@@ -14,6 +14,7 @@ use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
+use crate::claims::Claims;
 use crate::config::{CgroupDriver, Config, StaticPodObjects};
 use crate::events::About;
 use crate::hooks::HookRunner;
@@ -66,6 +67,7 @@ pub(super) fn tools(
     let volumes = Volumes::new(
         dirs.clone(),
         VolumesConfig {
+            mounter: config.paths.mounter.clone(),
             allocatable_memory_bytes: memory_of(&allocatable),
         },
     );
@@ -90,6 +92,7 @@ pub(super) fn tools(
             archives_config(config),
         )),
         objects: objects(config, local),
+        claims: Claims::new(dirs.clone()),
         volumes: Arc::new(volumes),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),

@@ -13,8 +13,8 @@ use super::pods::{LevelReading, PodReading, Readings};
 use super::rates::Rates;
 use super::summary::{
     ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats,
-    NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, RlimitStats, RuntimeStats,
-    Second, Summary, SwapStats, VolumeStats,
+    NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, PvcRef, RlimitStats,
+    RuntimeStats, Second, Summary, SwapStats, VolumeStats,
 };
 use super::volumes::VolumeUsage;
 use super::{Interface, Stats};
@@ -131,7 +131,10 @@ impl Stats {
             for volume in volumes.iter().filter(|volume| volume.ephemeral) {
                 sum.add(volume.taken);
             }
-            stats.volume = volumes.iter().map(volume_stats).collect();
+            stats.volume = volumes
+                .iter()
+                .map(|volume| volume_stats(volume, &pod.name.namespace))
+                .collect();
         }
         stats.ephemeral_storage = Some(part(disk.own, sum, disk.at));
     }
@@ -344,8 +347,12 @@ fn runtime_file_systems(info: Option<&v1::ImageFsInfoResponse>) -> RuntimeStats 
     }
 }
 
-fn volume_stats(volume: &VolumeUsage) -> VolumeStats {
+fn volume_stats(volume: &VolumeUsage, namespace: &str) -> VolumeStats {
     VolumeStats {
+        pvc_ref: volume.claim.as_ref().map(|claim| PvcRef {
+            name: claim.clone(),
+            namespace: namespace.to_owned(),
+        }),
         fs: part(volume.file_system, volume.taken, volume.at),
         name: volume.name.clone(),
     }
@@ -353,11 +360,7 @@ fn volume_stats(volume: &VolumeUsage) -> VolumeStats {
 
 /// A file system, and all that is taken of it.
 fn whole(file_system: FileSystem, at: Timestamp) -> FsStats {
-    let taken = Taken {
-        bytes: file_system.used,
-        inodes: file_system.inodes.saturating_sub(file_system.inodes_free),
-    };
-    part(file_system, taken, at)
+    part(file_system, file_system.taken(), at)
 }
 
 /// A file system, and what is `taken` of it.

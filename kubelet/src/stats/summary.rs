@@ -251,6 +251,15 @@ pub struct VolumeStats {
     #[serde(flatten)]
     pub fs: FsStats,
     pub name: String,
+    #[serde(rename = "pvcRef", skip_serializing_if = "Option::is_none")]
+    pub pvc_ref: Option<PvcRef>,
+}
+
+/// The claim that a volume is a pod's by.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PvcRef {
+    pub name: String,
+    pub namespace: String,
 }
 
 /// Swap.

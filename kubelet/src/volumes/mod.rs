@@ -1,17 +1,22 @@
 //! The volumes of pods: one file for each kind.
 //!
 //! Owns: `pods/<uid>/volumes`, `pods/<uid>/plugins` and `pods/<uid>/volume-subpaths`, and the mounts below them.
-//! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]. Outputs: where on the node each
-//! volume lies, for the containers' mounts.
-//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown
-//! and each container's subPaths on a thread of their own.
+//! Besides, below the root directory's `plugins`, file systems and devices of local volumes, for as long as pods have them.
+//! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]; for those of claims, what stands
+//! behind them ([`ClaimedVolumes`]). Outputs: where on the node each volume lies, for the containers' mounts and devices.
+//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown,
+//! each container's subPaths, and the set-up of each pod with volumes that may hang, on a thread of their own.
 //! `keyed`, `downward_api` and `projected` say (purely) which files a volume has; `written` makes the volume, and
-//! `atomic_writer` the files, all at once. `sub_path` mounts parts of volumes for single containers.
+//! `atomic_writer` the files, all at once. `persistent` goes by what is behind a claim: `local`, `nfs`, `block`; `programs`
+//! runs mount(8) and its like, with a limit. `sub_path` mounts parts of volumes for single containers.
 //! Deliberately not here: getting objects of the API server (`objects` does), mounting into containers (the runtime does), enforcing an emptyDir's size on disk
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
 mod atomic_writer;
+mod bind;
+mod block;
 mod contents;
+mod device;
 mod downward_api;
 mod empty_dir;
 mod env_files;
@@ -19,9 +24,13 @@ mod error;
 mod host_path;
 mod huge_pages;
 mod keyed;
+mod local;
+mod nfs;
 mod ownership;
 mod payload;
+mod persistent;
 mod present;
+mod programs;
 mod projected;
 mod sub_path;
 mod teardown;
@@ -33,9 +42,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, NFSVolumeSource, Volume};
 use tokio::sync::Mutex;
 
+use crate::claims::ClaimedVolumes;
 use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodUid};
@@ -43,6 +53,7 @@ use crate::poddir::{PodDir, PodDirs};
 
 use contents::Written;
 pub use contents::{Contents, Inputs};
+use device::Devices;
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use present::{plugin, present};
@@ -50,20 +61,35 @@ pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
 
 /// Where a volume lies on the node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostVolume {
-    /// The directory or file to mount.
+    /// The directory or file to mount, or the device.
     pub path: PathBuf,
-    /// Whether the kind of volume allows no writing, whatever the mount says.
+    /// Whether the kind of volume, or the pod's claim, allows no writing, whatever the mount says.
     pub read_only: bool,
+    /// It is a block device, for `volumeDevices`, and nothing to mount.
+    pub device: bool,
+    /// The group that whoever uses it has to be in.
+    pub gid: Option<i64>,
 }
 
 /// A pod's volumes by name.
 pub type MountedVolumes = BTreeMap<String, HostVolume>;
 
+/// What volumes are set up with, besides the pod's spec.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What is written into those whose files the agent writes.
+    pub contents: Contents,
+    /// What stands behind those of claims.
+    pub claimed: ClaimedVolumes,
+}
+
 /// Settings of this room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumesConfig {
+    /// What mounts network file systems, given `mount` and its arguments; none for mount(8) itself.
+    pub mounter: Option<PathBuf>,
     /// What all pods together may use of the node's memory, bytes: the upper bound of an in-memory emptyDir.
     pub allocatable_memory_bytes: u64,
 }
@@ -76,18 +102,23 @@ const THREAD_STACK: usize = 256 << 10;
 pub struct Volumes {
     dirs: PodDirs,
     config: VolumesConfig,
+    devices: Devices,
 }
 
 impl Volumes {
     /// Volumes below the pods' directories in `dirs`.
     #[must_use]
     pub fn new(dirs: PodDirs, config: VolumesConfig) -> Self {
-        Self { dirs, config }
+        Self {
+            devices: Devices::new(dirs.root()),
+            dirs,
+            config,
+        }
     }
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
-    /// so it may be called at each sync and after a restart of the agent. `contents` is what is written into those whose
-    /// files the agent writes.
+    /// so it may be called at each sync and after a restart of the agent. One of a claim that is not `given` is left
+    /// out: no container uses it.
     ///
     /// # Errors
     /// One for each volume that could not be set up; the others are.
@@ -95,23 +126,65 @@ impl Volumes {
         &self,
         pod: &Pod,
         uid: &PodUid,
-        mut contents: Contents,
+        given: Given,
+    ) -> Result<MountedVolumes, Vec<VolumeError>> {
+        self.set_up_while(pod, uid, given, &|| true)
+    }
+
+    /// [`Volumes::set_up`], given up once nobody waits for it any more.
+    fn set_up_while(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+        mut given: Given,
+        is_awaited: &dyn Fn() -> bool,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let dir = self.dirs.ensure(uid).map_err(|error| vec![error.into()])?;
+        let work = persistent::Work {
+            pod,
+            uid,
+            dir: &dir,
+            pods: self.dirs.all(),
+            root: self.dirs.root(),
+            devices: &self.devices,
+            mounter: self.config.mounter.as_deref(),
+            is_awaited,
+        };
         let mut mounted = MountedVolumes::new();
         let mut failed = Vec::new();
         for volume in pod::spec(pod).volumes.iter().flatten() {
             let kind = kind(volume);
+            let claimed = given.claimed.get(&volume.name);
             let began = tokio::time::Instant::now();
             let done = match kind {
-                Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
-                Kind::HostPath(source) => host_path::check(source),
-                Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
+                Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config).map(at),
+                Kind::HostPath(source) => host_path::check(source).map(at),
+                Kind::Written(kind) => {
+                    let written = self.write(&dir, pod, volume, kind, &mut given.contents);
+                    written.map(|path| HostVolume {
+                        path,
+                        read_only: true,
+                        ..HostVolume::default()
+                    })
+                }
+                Kind::Nfs(source) => {
+                    let read_only = source.read_only.unwrap_or(false);
+                    let done = nfs::set_up(&work, &volume.name, source, read_only, Vec::new());
+                    done.map(|path| HostVolume {
+                        path,
+                        read_only,
+                        ..HostVolume::default()
+                    })
+                }
+                Kind::Claim => match claimed {
+                    Some(claimed) => persistent::set_up(&work, claimed),
+                    None => continue,
+                },
                 // The runtime mounts it, and is told of it with each container.
                 Kind::Image => continue,
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
-            if let Some(plugin) = plugin(volume) {
+            if let Some(plugin) = claimed.map_or_else(|| plugin(volume), persistent::plugin) {
                 let status = if done.is_ok() {
                     "success"
                 } else {
@@ -121,11 +194,11 @@ impl Volumes {
                 kubelet().storage_duration.observe(&of, began.elapsed());
             }
             match done {
-                Ok(path) => {
-                    let read_only = matches!(kind, Kind::Written(_));
-                    mounted.insert(volume.name.clone(), HostVolume { path, read_only });
+                Ok(place) => drop(mounted.insert(volume.name.clone(), place)),
+                Err(cause) => {
+                    let name = claimed.map_or(&volume.name, |c| &c.volume.metadata.name);
+                    failed.push(VolumeError::set_up(name, cause));
                 }
-                Err(cause) => failed.push(VolumeError::set_up(volume, cause)),
             }
         }
         if failed.is_empty() {
@@ -151,7 +224,7 @@ impl Volumes {
             if let Kind::Written(kind) = kind(volume)
                 && let Err(cause) = self.write(&dir, pod, volume, kind, &mut contents)
             {
-                failed.push(VolumeError::set_up(volume, cause));
+                failed.push(VolumeError::set_up(&volume.name, cause));
             }
         }
         match failed.is_empty() {
@@ -180,12 +253,13 @@ impl Volumes {
     /// When something cannot be unmounted or removed.
     pub fn tear_down(&self, uid: &PodUid) -> Result<(), VolumeError> {
         match self.dirs.get(uid)? {
-            Some(dir) => teardown::tear_down(&dir),
+            Some(dir) => teardown::tear_down(&dir, uid, self.dirs.root(), &self.devices),
             None => Ok(()),
         }
     }
 
-    /// [`Volumes::set_up`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
+    /// [`Volumes::set_up`] away from the task's thread, and on one of its own where it may hang; `turn` is dropped once it is
+    /// done, whoever waits for that. Programs that mount are ended once nobody does.
     ///
     /// # Errors
     /// As [`Volumes::set_up`].
@@ -193,19 +267,27 @@ impl Volumes {
         self: Arc<Self>,
         pod: Arc<Pod>,
         uid: PodUid,
-        contents: Contents,
+        given: Given,
         turn: impl Send + 'static,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let of = uid.clone();
+        let interrupted = |source| Err(vec![VolumeError::Interrupted { uid, source }]);
+        let mut volumes = pod::spec(&pod).volumes.iter().flatten();
+        if volumes.any(persistent::may_hang) {
+            let done = on_own_thread("set-up", move |is_awaited| {
+                let done = self.set_up_while(&pod, &of, given, is_awaited);
+                drop(turn);
+                done
+            });
+            return done.await.unwrap_or_else(interrupted);
+        }
         let done = tokio::task::spawn_blocking(move || {
-            let done = self.set_up(&pod, &of, contents);
+            let done = self.set_up(&pod, &of, given);
             drop(turn);
             done
         });
-        done.await.unwrap_or_else(|panic| {
-            let source = io::Error::other(panic);
-            Err(vec![VolumeError::Interrupted { uid, source }])
-        })
+        let done = done.await;
+        done.unwrap_or_else(|panic| interrupted(io::Error::other(panic)))
     }
 
     /// [`Volumes::refresh`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
@@ -310,21 +392,38 @@ async fn on_own_thread<T: Send + 'static>(
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     EmptyDir,
-    HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
+    HostPath(&'a HostPathVolumeSource),
+    Nfs(&'a NFSVolumeSource),
     Written(Written),
+    /// Whatever stands behind a claim.
+    Claim,
     Image,
     Other,
+}
+
+/// A volume that may be written to.
+fn at(path: PathBuf) -> HostVolume {
+    HostVolume {
+        path,
+        ..HostVolume::default()
+    }
 }
 
 fn kind(volume: &Volume) -> Kind<'_> {
     if let Some(source) = &volume.host_path {
         return Kind::HostPath(source);
     }
+    if let Some(source) = &volume.nfs {
+        return Kind::Nfs(source);
+    }
     if let Some(written) = Written::of(volume) {
         return Kind::Written(written);
     }
     if volume.image.is_some() {
         return Kind::Image;
+    }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return Kind::Claim;
     }
     // A volume without any source is an emptyDir: the API's default.
     let bare = Volume {

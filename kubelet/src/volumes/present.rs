@@ -3,12 +3,12 @@
 use k8s_openapi::api::core::v1::Volume;
 
 use super::contents::Written;
-use super::{Kind, empty_dir, kind};
+use super::{Kind, empty_dir, kind, nfs};
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
 /// hostPath has no directory of its own.
-const HOST_PATH: &str = "kubernetes.io~host-path";
+pub(super) const HOST_PATH: &str = "kubernetes.io~host-path";
 /// Nor has an image, which the runtime mounts.
 const IMAGE: &str = "kubernetes.io~image";
 
@@ -18,9 +18,11 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
     let directory = match kind(volume) {
         Kind::EmptyDir => empty_dir::PLUGIN,
         Kind::HostPath(_) => HOST_PATH,
+        Kind::Nfs(_) => nfs::PLUGIN,
         Kind::Written(Written { plugin, .. }) => plugin,
         Kind::Image => IMAGE,
-        Kind::Other => return None,
+        // What stands behind a claim says that.
+        Kind::Claim | Kind::Other => return None,
     };
     Some(qualified(directory))
 }
@@ -43,6 +45,6 @@ pub(crate) fn present(dirs: &PodDirs, uid: &PodUid) -> Vec<(String, usize)> {
 }
 
 /// A kind's name from that of its directory.
-fn qualified(directory: &str) -> String {
+pub(super) fn qualified(directory: &str) -> String {
     directory.replace('~', "/")
 }

@@ -1,6 +1,7 @@
 mod attacks;
 mod huge_pages;
 mod keys;
+mod persistent;
 mod projected;
 mod written;
 
@@ -23,6 +24,7 @@ impl Node {
         let temp = tempfile::tempdir().unwrap();
         let dirs = PodDirs::new(temp.path()).unwrap();
         let config = VolumesConfig {
+            mounter: None,
             allocatable_memory_bytes: 1 << 30,
         };
         let volumes = Volumes::new(dirs, config);
@@ -40,15 +42,13 @@ impl Node {
     }
 
     fn set_up(&self, pod: &Pod) -> MountedVolumes {
-        self.volumes
-            .set_up(pod, &uid(), Contents::default())
-            .unwrap()
+        self.volumes.set_up(pod, &uid(), Given::default()).unwrap()
     }
 
     fn failure(&self, volume: serde_json::Value) -> VolumeError {
         let errors = self
             .volumes
-            .set_up(&pod(json!([volume])), &uid(), Contents::default());
+            .set_up(&pod(json!([volume])), &uid(), Given::default());
         errors.unwrap_err().remove(0)
     }
 }
@@ -93,13 +93,7 @@ fn an_empty_dir_is_open_to_all_and_keeps_its_content() {
     let pod = pod(json!([{"name": "data", "emptyDir": {}}, {"name": "bare"}]));
     let mounted = node.set_up(&pod);
     let path = node.empty_dir("data");
-    assert_eq!(
-        mounted["data"],
-        HostVolume {
-            path: path.clone(),
-            read_only: false
-        }
-    );
+    assert_eq!(mounted["data"], at(path.clone()));
     assert_eq!(mounted["bare"].path, node.empty_dir("bare"));
     assert_eq!(mode(&path), 0o777);
     assert_eq!(mode(path.parent().unwrap()), 0o750);
@@ -157,13 +151,13 @@ fn an_empty_dir_in_memory_is_bounded_and_outlives_the_agent() {
         PodDirs::new(node.temp.path()).unwrap(),
         VolumesConfig::default(),
     );
-    again.set_up(&pod, &uid(), Contents::default()).unwrap();
+    again.set_up(&pod, &uid(), Given::default()).unwrap();
     std::fs::remove_file(
         node.pod_dir()
             .join("plugins/kubernetes.io~empty-dir/mem/ready"),
     )
     .unwrap();
-    again.set_up(&pod, &uid(), Contents::default()).unwrap();
+    again.set_up(&pod, &uid(), Given::default()).unwrap();
     assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
 
     node.volumes.tear_down(&uid()).unwrap();
@@ -191,6 +185,7 @@ fn a_reboot_empties_an_empty_dir_in_memory() {
 #[test]
 fn the_pods_memory_limit_bounds_its_volumes_in_memory() {
     let config = VolumesConfig {
+        mounter: None,
         allocatable_memory_bytes: 1 << 30,
     };
     let size = |limit: &str, size_limit| {
@@ -328,10 +323,7 @@ fn host_path_types() {
     let check = |path: &str, kind: &str| {
         let source = json!({"path": path, "type": kind});
         let volumes = json!([{"name": "h", "hostPath": source}]);
-        match node
-            .volumes
-            .set_up(&pod(volumes), &uid(), Contents::default())
-        {
+        match node.volumes.set_up(&pod(volumes), &uid(), Given::default()) {
             Ok(mounted) => {
                 assert_eq!(mounted["h"].path, Path::new(path));
                 Ok(())
@@ -391,7 +383,7 @@ fn host_path_types() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let node = Node::new();
-    let error = node.failure(json!({"name": "v", "nfs": {"server": "s", "path": "/"}}));
+    let error = node.failure(json!({"name": "v", "iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2026-01.x:y", "lun": 0}}));
     assert_eq!(
         error.to_string(),
         "MountVolume.SetUp failed for volume \"v\" : no volume plugin matched"
@@ -421,13 +413,13 @@ fn what_is_not_built_is_refused_by_name() {
 fn one_bad_volume_does_not_hide_the_others() {
     let node = Node::new();
     let pod = pod(json!([
-        {"name": "a", "nfs": {"server": "s", "path": "/"}},
+        {"name": "a", "iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2026-01.x:y", "lun": 0}},
         {"name": "b", "emptyDir": {}},
         {"name": "c", "hostPath": {"path": "/none/at/all", "type": "File"}},
     ]));
     let errors = node
         .volumes
-        .set_up(&pod, &uid(), Contents::default())
+        .set_up(&pod, &uid(), Given::default())
         .unwrap_err();
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 2, "{texts:?}");
@@ -443,7 +435,7 @@ async fn the_work_may_be_done_in_the_background() {
     let volumes = Arc::new(Volumes::new(dirs, VolumesConfig::default()));
     let pod = Arc::new(pod(json!([{"name": "data", "emptyDir": {}}])));
     let mounted = Arc::clone(&volumes)
-        .set_up_in_background(pod, uid(), Contents::default(), ())
+        .set_up_in_background(pod, uid(), Given::default(), ())
         .await
         .unwrap();
     assert!(mounted["data"].path.is_dir());

@@ -59,6 +59,7 @@ use tokio::sync::watch;
 
 use crate::admission;
 use crate::cgroups::Cgroups;
+use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::eviction::Eviction;
 use crate::hooks::HookRunner;
@@ -100,6 +101,8 @@ pub struct Tools {
     pub archives: Arc<ImageArchives>,
     /// What pods refer to at the API server.
     pub objects: Objects,
+    /// What stands behind pods' claims.
+    pub claims: Claims,
     /// Volumes of the kinds that are built.
     pub volumes: Arc<Volumes>,
     /// The cgroups above the containers.

@@ -11,7 +11,7 @@ use crate::events::About;
 use crate::images::{Keyring, credentials_in_secrets};
 use crate::pod::{self, Pod};
 use crate::status::Waiting;
-use crate::volumes::{Contents, MountedVolumes};
+use crate::volumes::{Contents, Given, MountedVolumes};
 
 impl Worker {
     /// Sets up the pod's volumes, with what is known of its objects now.
@@ -29,10 +29,13 @@ impl Worker {
             }
             false => Contents::default(),
         };
+        let claimed = self.tools.claims.resolve(pod, &self.uid).await;
+        let claimed = claimed.map_err(StartError::Claims)?;
+        let given = Given { contents, claimed };
         let turn = self.upkeep.turn().await;
         let volumes = self.tools.volumes.clone();
         let uid = self.uid.clone();
-        let done = volumes.set_up_in_background(pod.clone(), uid, contents, turn);
+        let done = volumes.set_up_in_background(pod.clone(), uid, given, turn);
         done.await.map_err(StartError::Volumes)
     }
 

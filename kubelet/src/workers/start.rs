@@ -11,6 +11,7 @@ use super::Worker;
 use super::apply::has_post_start;
 use super::images::count_mounts;
 use crate::cgroups::CgroupsError;
+use crate::claims::ClaimsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
@@ -49,6 +50,8 @@ pub(super) enum StartError {
     Logs(#[from] LogsError),
     #[error("{}", volume_texts(.0))]
     Volumes(Vec<VolumeError>),
+    #[error(transparent)]
+    Claims(ClaimsError),
     #[error("cannot describe the pod's sandbox")]
     SandboxConfig(#[from] SandboxConfigError),
     #[error("Failed to create pod sandbox")]
@@ -104,6 +107,7 @@ impl StartError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Volumes(_) => VolumeError::REASON,
+            Self::Claims(_) => ClaimsError::REASON,
             Self::Sandbox(_) | Self::SandboxConfig(_) | Self::RuntimeClass(_) => {
                 "FailedCreatePodSandBox"
             }
@@ -230,6 +234,7 @@ impl Worker {
             log_directory: &prepared.log_directory.to_string_lossy(),
             cgroup_parent: &prepared.cgroup_parent,
             dns,
+            volumes: &prepared.volumes,
             node: &node.settings,
         };
         Ok(convert::sandbox_config(pod, &inputs)?)

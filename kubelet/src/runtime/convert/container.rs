@@ -159,6 +159,7 @@ pub fn container_config(
             .map(|(key, value)| v1::KeyValue { key, value })
             .collect(),
         mounts,
+        devices: mounts::devices(container, inputs.volumes)?,
         labels: identity::container_labels(pod, container),
         annotations: identity::container_annotations(pod, container, inputs.attempt),
         log_path: identity::container_log_path(&container.name, inputs.attempt),
@@ -172,6 +173,7 @@ pub fn container_config(
                 pod,
                 container,
                 inputs.image_user,
+                inputs.volumes,
                 inputs.node,
             )?),
         }),

@@ -11,7 +11,7 @@ use crate::node;
 use crate::objects::objects_of;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::runtime::ContainerState;
-use crate::stats::{self, StatsError, StatsInputs, Taken};
+use crate::stats::{self, Stats, StatsError, StatsInputs, Taken, VolumeUsage};
 use crate::status::PodView;
 use crate::volumes;
 
@@ -64,6 +64,52 @@ const TOTAL_VOLUMES: Family = Family::gauge(
     "[ALPHA] Number of volumes in Volume Manager",
 );
 
+/// What is said of each volume that a pod has by way of a claim, and how.
+const OF_CLAIMS: [(Family, fn(&VolumeUsage) -> u64); 6] = [
+    (
+        Family::gauge(
+            "volume_stats_capacity_bytes",
+            "[ALPHA] Capacity in bytes of the volume",
+        ),
+        |volume| volume.file_system.capacity,
+    ),
+    (
+        Family::gauge(
+            "volume_stats_available_bytes",
+            "[ALPHA] Number of available bytes in the volume",
+        ),
+        |volume| volume.file_system.available,
+    ),
+    (
+        Family::gauge(
+            "volume_stats_used_bytes",
+            "[ALPHA] Number of used bytes in the volume",
+        ),
+        |volume| volume.taken.bytes,
+    ),
+    (
+        Family::gauge(
+            "volume_stats_inodes",
+            "[ALPHA] Maximum number of inodes in the volume",
+        ),
+        |volume| volume.file_system.inodes,
+    ),
+    (
+        Family::gauge(
+            "volume_stats_inodes_free",
+            "[ALPHA] Number of free inodes in the volume",
+        ),
+        |volume| volume.file_system.inodes_free,
+    ),
+    (
+        Family::gauge(
+            "volume_stats_inodes_used",
+            "[ALPHA] Number of used inodes in the volume",
+        ),
+        |volume| volume.taken.inodes,
+    ),
+];
+
 pub(super) async fn write(api: &Arc<MetricsApi>) -> Result<String, StatsError> {
     let this = Arc::clone(api);
     // Logs and volumes are looked up on the disk.
@@ -92,6 +138,7 @@ fn write_now(api: &MetricsApi) -> String {
     of_features(&mut out, api);
     process::write(&mut out);
     of_volumes(&mut out, inputs, &views);
+    of_claims(&mut out, &api.stats, &views);
     out.into_text()
 }
 
@@ -211,6 +258,34 @@ fn of_features(out: &mut Exposition, api: &MetricsApi) {
         };
         let enabled = f64::from(u8::from(api.gates.enabled(gate.name)));
         out.sample(&[("name", gate.name), ("stage", stage)], enabled);
+    }
+}
+
+/// What volumes take that pods have by way of claims: each claim once, however many pods have it.
+fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView]) {
+    let mut claims = BTreeMap::new();
+    for view in views {
+        let Ok(uid) = PodUid::of(&view.pod) else {
+            continue;
+        };
+        let namespace = PodName::of(&view.pod).namespace;
+        for volume in stats.claimed_volumes(&uid) {
+            let claim = volume.claim.clone().unwrap_or_default();
+            claims.insert((namespace.clone(), claim), volume);
+        }
+    }
+    if claims.is_empty() {
+        return;
+    }
+    for (family, value) in OF_CLAIMS {
+        out.family(family);
+        for ((namespace, claim), volume) in &claims {
+            let labels = [
+                ("namespace", &**namespace),
+                ("persistentvolumeclaim", claim),
+            ];
+            out.sample(&labels, float(value(volume)));
+        }
     }
 }
 

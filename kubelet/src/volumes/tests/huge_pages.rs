@@ -19,7 +19,7 @@ fn an_empty_dir_of_huge_pages_is_mounted_once_and_goes_with_its_pod() {
     for medium in ["HugePages", "HugePages-2Mi"] {
         let node = Node::new();
         let pod = asking(medium, "hugepages-2Mi");
-        let set_up = || node.volumes.set_up(&pod, &uid(), Contents::default());
+        let set_up = || node.volumes.set_up(&pod, &uid(), Given::default());
         set_up().unwrap();
         let path = node.empty_dir("huge");
         let mounts = || {
@@ -58,7 +58,7 @@ fn an_empty_dir_of_huge_pages_is_mounted_once_and_goes_with_its_pod() {
 fn pages_that_nobody_asks_for_are_refused_by_name() {
     let node = Node::new();
     let pod = asking("HugePages-1Gi", "hugepages-2Mi");
-    let errors = node.volumes.set_up(&pod, &uid(), Contents::default());
+    let errors = node.volumes.set_up(&pod, &uid(), Given::default());
     assert_eq!(
         errors.unwrap_err()[0].to_string(),
         "MountVolume.SetUp failed for volume \"huge\" : medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages"

@@ -26,7 +26,11 @@ fn set_up(node: &Node, pod: &Pod) -> Result<std::path::PathBuf, String> {
         allocatable: &crate::cgroups::resources::ResourceList::new(),
         now: Timestamp::from_second(1_800_000_000).unwrap(),
     });
-    let mounted = node.volumes.set_up(pod, &uid(), contents);
+    let given = Given {
+        contents,
+        ..Given::default()
+    };
+    let mounted = node.volumes.set_up(pod, &uid(), given);
     let mounted = mounted.map_err(|errors| errors[0].to_string());
     mounted.map(|mounted| mounted["v"].path.clone())
 }
