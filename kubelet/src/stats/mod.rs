@@ -35,6 +35,7 @@ use crate::cgroups::Cgroups;
 use crate::clock::Clock;
 use crate::logs::PodLogs;
 use crate::observe::Observer;
+use crate::pod::PodUid;
 use crate::poddir::PodDirs;
 use crate::status::StatusBoard;
 

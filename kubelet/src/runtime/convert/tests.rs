@@ -349,11 +349,12 @@ fn volumes_bring_devices_and_groups_along() {
             device("/dev/b", "fixed", "r")
         ]
     );
-    let of_sandbox = security::of_sandbox(&pod, &volumes).unwrap();
+    let of_sandbox = super::security::of_sandbox(&pod, &volumes).unwrap();
     assert_eq!(of_sandbox.supplemental_groups, [1, 20, 30, 7, 40]);
     let container = &pod::spec(&pod).containers[0];
     let user = ImageUser::Uid(101);
-    let of_container = security::of_container(&pod, container, &user, &volumes, &node).unwrap();
+    let of_container =
+        super::security::of_container(&pod, container, &user, &volumes, &node).unwrap();
     assert_eq!(of_container.supplemental_groups, [1, 20, 30, 7, 40]);
     for (name, path, why) in [
         (
