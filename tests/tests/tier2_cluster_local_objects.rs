@@ -240,7 +240,7 @@ fn pods_with_objects_of_a_node_that_joins_run_on_and_change_and_new_ones_are_ref
         ensure!(value(node, &full("s")).await? == "two");
         // New ones are refused, as upstream does.
         node.put("late.yaml", &user("late", "c"))?;
-        logged(node, "late.yaml:8:").await?;
+        logged(node, "late.yaml:9:").await?;
         logged(node, "static pods may not reference configmaps").await?;
         ensure!(node.pod("late").is_err());
         Ok(())

@@ -49,7 +49,11 @@ fn a_static_pod_is_configured_by_the_objects_in_its_manifest() {
         put_private(node, "configured.yaml", &follows)?;
         agent.gone(&pod, LIMIT).await?;
         let before = agent.ready("configured", LIMIT).await?;
-        put_private(node, "configured.yaml", &follows.replace("open-sesame", "sesame-open"))?;
+        put_private(
+            node,
+            "configured.yaml",
+            &follows.replace("open-sesame", "sesame-open"),
+        )?;
         agent.gone(&before, LIMIT).await?;
         let after = agent.ready("configured", LIMIT).await?;
         ensure!(after.uid() != before.uid());

@@ -239,7 +239,9 @@ impl AgentSettings {
                 Some(known) => static_pod_objects = known,
                 None if which.is_string() => faults.push((
                     at,
-                    format!("staticPodObjects must be \"Auto\", \"Always\" or \"Never\", found {which}"),
+                    format!(
+                        "staticPodObjects must be \"Auto\", \"Always\" or \"Never\", found {which}"
+                    ),
                 )),
                 // Said already.
                 None => {}

@@ -6,11 +6,20 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use static_pods::identity::{NodeName, is_path_component};
-use static_pods::manifest::read_manifest;
+use static_pods::manifest::Reading;
+use static_pods::object::Objects;
 
 fuzz_target!(|bytes: &[u8]| {
     let path = Path::new("/etc/kubernetes/manifests/fuzz.yaml");
-    let manifest = read_manifest(path, bytes, &NodeName::new("node"));
+    let node = NodeName::new("node");
+    let reading = Reading {
+        objects: &Objects::On,
+        ..Reading::new(&node)
+    };
+    let manifest = reading.read(path, bytes);
+    for object in &manifest.objects {
+        assert!(!object.key.name.is_empty() && !object.key.namespace.is_empty());
+    }
     for pod in &manifest.pods {
         assert!(is_path_component(pod.uid()));
         assert!(pod.key().name.ends_with("-node"));

@@ -154,7 +154,7 @@ fn rules_are_those_of_the_api() {
         ),
         (
             secret("type: kubernetes.io/service-account-token\n"),
-            "/m/o.yaml:3:11: metadata.annotations[kubernetes.io/service-account.name]: Required value",
+            "/m/o.yaml:3:1: metadata.annotations[kubernetes.io/service-account.name]: Required value",
         ),
     ] {
         assert_eq!(problems(&read_all(&document)), [error]);
