@@ -111,8 +111,8 @@ fn a_pod_that_follows_its_objects_is_compared_by_what_it_is() {
         "labels: {app: web}",
         "annotations: {agent.kubelet/replace-on-object-change: 'true'}",
     );
-    let text = user.clone()
-        + "    envFrom: [{configMapRef: {name: c}}]\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    let user = user.replace("env: [", "envFrom: [{configMapRef: {name: c}}], env: [");
+    let text = user + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
     let mut running = running(&text);
     running[0].pod.metadata.uid = Some("by-its-objects".to_owned());
     let (said, difference) = judged(&text, &running);
