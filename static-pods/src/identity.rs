@@ -56,8 +56,8 @@ pub fn uid_of(document: &Node, node: &NodeName, path: &Path) -> String {
     format!("{:032x}", hash.value())
 }
 
-/// The UID of a pod whose document has `uid`, and that is replaced whenever `version`, which stands for the objects that it refers
-/// to, is another.
+/// The UID of a pod whose document has `uid`, and that is replaced whenever `version`, which stands for the objects that
+/// it refers to, is another.
 #[must_use]
 pub fn versioned_uid(uid: &str, version: u128) -> String {
     let mut hash = Fnv128::default();

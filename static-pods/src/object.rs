@@ -1,7 +1,7 @@
 //! ConfigMaps and Secrets from manifests: what static pods refer to on the node itself.
 //!
-//! Pure. Owns: what such an object is, which static pods may refer to one, and which files may hold a Secret. Deliberately not here:
-//! the API's rules ([`crate::validate`]), and what containers find of an object.
+//! Pure. Owns: what such an object is, which static pods may refer to one, and which files may hold a Secret.
+//! Deliberately not here: the API's rules ([`crate::validate`]), and what containers find of an object.
 
 mod read;
 

@@ -1,5 +1,5 @@
-//! ConfigMaps and Secrets of manifests on a node of a cluster: off, unless configured or in use before the node joined; and never
-//! those of the API server. On the double.
+//! ConfigMaps and Secrets of manifests on a node of a cluster: off, unless configured or in use before the node joined;
+//! and never those of the API server. On the double.
 
 use std::fs;
 use std::path::Path;

@@ -1,14 +1,14 @@
-//! What pods refer to: at the API server configMaps, secrets, services, and tokens of their service accounts; beside static pods
-//! the ConfigMaps and Secrets of manifests. Neither serves the other's pods.
+//! What pods refer to: at the API server configMaps, secrets, services, and tokens of their service accounts; beside
+//! static pods the ConfigMaps and Secrets of manifests. Neither serves the other's pods.
 //!
 //! Owns: one watch for each configMap or secret that a pod on this node refers to, however many pods do; the services;
 //! one token for each wish of a pod.
-//! Inputs: a client of the API server, the manifests' objects, the pods that workers register. Outputs: a [`PodSnapshot`] and [`ServiceLinks`] for
-//! pure rooms, and word to the pod when something it refers to has changed.
-//! Tasks: one an object that is watched, one a token; [`Objects::run`] and [`Objects::run_local`] are one each for the agent. The
-//! first two end
-//! when no pod refers to their object any more, and that of an object which says that it never changes ends at once.
-//! Does not: write volumes or environments, decide what is missing, or keep anything on disk; read manifests.
+//! Inputs: a client of the API server, the manifests' objects, the pods that workers register. Outputs: a [`PodSnapshot`]
+//! and [`ServiceLinks`] for pure rooms, and word to the pod when something it refers to has changed.
+//! Tasks: one an object that is watched, one a token; [`Objects::run`] and [`Objects::run_local`] are one each for the
+//! agent. The first two end when no pod refers to their object any more, and that of an object which says that it never
+//! changes ends at once.
+//! Does not: write volumes or environments, decide what is missing, keep anything on disk, or read manifests.
 
 mod assumed;
 mod cell;

@@ -10,8 +10,8 @@ use super::Desired;
 use crate::objects::LocalObjects;
 use crate::pod::PodUid;
 
-/// Turns each set of manifests into the desired pods, and what they may refer to: that first, so that no pod finds what was before
-/// it. Ends when the watch on the directory does.
+/// Turns each set of manifests into the desired pods, and what they may refer to: that first, so that no pod finds what
+/// was before it. Ends when the watch on the directory does.
 pub async fn run_file_source(
     mut manifests: watch::Receiver<Arc<ManifestSet>>,
     objects: watch::Sender<Arc<LocalObjects>>,

@@ -3,8 +3,8 @@
 //!
 //! A copy is one line, `<checksum> <path>`, and the text; in the path, `%XX` stands for a byte that is not plain text. A
 //! copy that is torn or foreign is removed, and the log says so; the next good text of its manifest makes a new one.
-//! Copies are written by a thread of their own, synced, so that no pod's start waits for the disk. They are root's alone, in a
-//! directory that is: manifests may hold Secrets.
+//! Copies are written by a thread of their own, synced, so that no pod's start waits for the disk. They are root's alone,
+//! in a directory that is: manifests may hold Secrets.
 
 use std::ffi::OsString;
 use std::io;

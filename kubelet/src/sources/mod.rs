@@ -1,9 +1,8 @@
 //! Where pods come from, merged into one set of desired pods.
 //!
-//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node; before it has
-//! been heard, those that `checkpoint/` has kept. Outputs: a
-//! `watch<Arc<Desired>>`, a `watch<Arc<LocalObjects>>` of what static pods may refer to, and a `watch<Arc<ApiPods>>` for those who
-//! write to the API server.
+//! Owns: the desired pods. Inputs: the manifest directory (`static-pods`), the API server's pods of this node; before it
+//! has been heard, those that `checkpoint/` has kept. Outputs: a `watch<Arc<Desired>>`, a `watch<Arc<LocalObjects>>` of
+//! what static pods may refer to, and a `watch<Arc<ApiPods>>` for those who write to the API server.
 //! Tasks: one for the file source; on a node of a cluster one for the API server's pods and one that merges both.
 //! Does not: start, stop or judge a pod; write to the API server.
 

@@ -1,11 +1,11 @@
 //! What has to be known of ConfigMaps and Secrets of manifests across restarts of the agent: `<root>/static-pod-objects`.
 //!
-//! Which pods refer to such objects, so that they go on when the node joins a cluster; and which content of an object the pods
-//! run with that are replaced when it changes, so that a restart, or an object that is gone, replaces none.
+//! Which pods refer to such objects, so that they go on when the node joins a cluster; and which content of an object the
+//! pods run with that are replaced when it changes, so that a restart, or an object that is gone, replaces none.
 //!
-//! The file is one line, a checksum, and JSON. Contents stand in it as keyed hashes, as they do in UIDs: whoever sees a UID can
-//! try nothing on it without the key, which is in this file alone. One that is damaged is set aside; pods that are replaced when
-//! their objects change are then replaced once.
+//! The file is one line, a checksum, and JSON. Contents stand in it as keyed hashes, as they do in UIDs: whoever sees a
+//! UID can try nothing on it without the key, which is in this file alone. One that is damaged is set aside; pods that
+//! are replaced when their objects change are then replaced once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Whether a pod is one the API would take, in upstream's words, by rule family.
 //!
-//! Owns: the rules and their wording. Inputs: a defaulted, identified pod, or a ConfigMap or Secret. Outputs: every [`FieldError`] there is, by
-//! field path; whoever holds the tree turns paths into lines. Spawns nothing; pure.
+//! Owns: the rules and their wording. Inputs: a defaulted, identified pod, or a ConfigMap or Secret. Outputs: every
+//! [`FieldError`] there is, by field path; whoever holds the tree turns paths into lines. Spawns nothing; pure.
 //!
 //! Feature gates count as 1.36 has them by default. Rules see fields, not the file: upstream's path of an error is kept as
 //! it is, and [`FieldError::at`] leads to the line where that path does not.

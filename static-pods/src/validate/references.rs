@@ -25,8 +25,8 @@ pub enum Unfit {
     },
 }
 
-/// The first thing of `pod` that a static pod cannot have. With `objects`, it may name ConfigMaps and Secrets wherever the node itself
-/// reads them: in environments, for pulls, and in volumes of their own kind or projected ones.
+/// The first thing of `pod` that a static pod cannot have. With `objects`, it may name ConfigMaps and Secrets wherever
+/// the node itself reads them: in environments, for pulls, and in volumes of their own kind or projected ones.
 #[must_use]
 pub fn unfit(pod: &Pod, objects: bool) -> Option<Unfit> {
     let spec = pod.spec.as_ref()?;

@@ -1,9 +1,9 @@
 //! The manifest directory (or the one manifest file), kept up with.
 //!
-//! Owns: which files there are, what each last held, the node's set of static pods, and of the ConfigMaps and Secrets that they
-//! refer to. Inputs: the directory, one below it that is for objects alone where the options name one, inotify events of both, a clock
-//! for `config.seen`. Outputs: a watch channel of [`ManifestSet`]. Spawns: one blocking read at a time, and a thread of `notify` a
-//! directory; the loop itself is [`ManifestSource::run`], for the caller to spawn.
+//! Owns: which files there are, what each last held, the node's set of static pods, and of the ConfigMaps and Secrets
+//! that they refer to. Inputs: the directory, one below it that is for objects alone where the options name one, inotify
+//! events of both, a clock for `config.seen`. Outputs: a watch channel of [`ManifestSet`]. Spawns: one blocking read at a
+//! time, and a thread of `notify` a directory; the loop itself is [`ManifestSource::run`], for the caller to spawn.
 //!
 //! ```text
 //! inotify ──> Inbox (coalesces) ──┐
@@ -132,11 +132,11 @@ pub trait LastGood: Send {
 
 /// Remembers, across restarts of the agent, what static pods make of objects. Called from a blocking thread.
 pub trait ObjectMemory: Send {
-    /// Stands for what `pod` refers to among `objects`, and tells nothing of it: another content, another number. An object that is
-    /// gone counts as it was last.
+    /// Stands for what `pod` refers to among `objects`, and tells nothing of it: another content, another number. An
+    /// object that is gone counts as it was last.
     fn version(&mut self, pod: &Pod, objects: &BTreeMap<ObjectKey, Arc<LocalObject>>) -> u128;
-    /// The pods with these namespaces and names, as their manifests have them, are all that refer to objects, and are about to be
-    /// published.
+    /// The pods with these namespaces and names, as their manifests have them, are all that refer to objects, and are
+    /// about to be published.
     fn users(&mut self, pods: BTreeSet<(String, String)>);
 }
 

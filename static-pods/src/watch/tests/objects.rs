@@ -47,13 +47,6 @@ async fn house(change: impl FnOnce(&mut SourceOptions)) -> House {
 }
 
 impl House {
-    fn put_private(&self, file: &str, text: &str) {
-        let draft = self.directory.join(format!(".{file}.draft"));
-        fs::write(&draft, text).unwrap();
-        fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::rename(draft, self.directory.join(file)).unwrap();
-    }
-
     async fn has(
         &mut self,
         kind: ObjectKind,
@@ -222,13 +215,19 @@ async fn without_objects_they_are_refused_and_directories_passed_over() {
     assert!(set.objects.is_empty());
 }
 
-/// Counts contents; keeps who uses objects.
+/// Contents in the order met, and who uses objects.
+#[derive(Default)]
+struct Known {
+    contents: Vec<String>,
+    users: BTreeSet<(String, String)>,
+}
+
 #[derive(Clone, Default)]
-struct Counting(Arc<Mutex<(Vec<String>, BTreeSet<(String, String)>)>>);
+struct Counting(Arc<Mutex<Known>>);
 
 impl ObjectMemory for Counting {
     fn version(&mut self, _: &Pod, objects: &BTreeMap<ObjectKey, Arc<LocalObject>>) -> u128 {
-        let contents = &mut self.0.lock().unwrap().0;
+        let contents = &mut self.0.lock().unwrap().contents;
         let Some(object) = objects.values().next() else {
             return contents.len() as u128;
         };
@@ -242,7 +241,7 @@ impl ObjectMemory for Counting {
     }
 
     fn users(&mut self, pods: BTreeSet<(String, String)>) {
-        self.0.lock().unwrap().1 = pods;
+        self.0.lock().unwrap().users = pods;
     }
 }
 
@@ -279,7 +278,7 @@ async fn a_pod_that_follows_its_objects_is_another_one_when_they_change() {
     let plain = uid(&of(&first, "b").unwrap());
     let one = of(&first, "a").unwrap();
     assert_eq!(
-        memory.0.lock().unwrap().1,
+        memory.0.lock().unwrap().users,
         [("default".to_owned(), "a".to_owned())].into()
     );
     // Something else changes.
