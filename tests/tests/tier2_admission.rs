@@ -422,11 +422,8 @@ fn what_is_not_enforced_is_warned_of_and_runs() {
             ),
         )?;
         node.ready("a").await?;
-        for words in [
-            "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
-        ] {
-            ensure!(events_of(node, words) == 1, "{words}");
-        }
+        let words = "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it";
+        ensure!(events_of(node, words) == 1, "{words}");
         Ok(())
     });
 }

@@ -238,15 +238,16 @@ impl Gatherer {
             Err(_) => self.state.answers = false,
         }
         // Another runtime may answer after a pause.
-        if self.state.answers && (self.state.version.is_none() || !answered_before) {
-            if let Ok(Ok(version)) =
+        let unknown = self.state.version.is_none() || !answered_before;
+        if self.state.answers
+            && unknown
+            && let Ok(Ok(version)) =
                 tokio::time::timeout(RUNTIME_PATIENCE, self.runtime.version()).await
-            {
-                let (name, version) = (version.runtime_name, version.runtime_version);
-                let version = plain_version(&version);
-                let version = version.as_deref().unwrap_or("Unknown");
-                self.state.version = Some(format!("{name}://{version}"));
-            }
+        {
+            let (name, version) = (version.runtime_name, version.runtime_version);
+            let version = plain_version(&version);
+            let version = version.as_deref().unwrap_or("Unknown");
+            self.state.version = Some(format!("{name}://{version}"));
         }
     }
 

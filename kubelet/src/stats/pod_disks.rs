@@ -125,7 +125,7 @@ impl Stats {
                 id.is_some_and(|id| id == container.id.as_str())
             });
             let layer = own.and_then(|stats| stats.writable_layer.as_ref());
-            let layer = layer.map(|layer| super::assemble::taken_of(layer));
+            let layer = layer.map(super::assemble::taken_of);
             // The newest instance stands first.
             if !running.iter().any(|(known, _)| *known == container.name) {
                 running.push((container.name.clone(), layer));
