@@ -181,5 +181,9 @@ fn that_of_storage_drivers_is_too() {
 
 #[test]
 fn and_that_of_plugins() {
-    compare("pluginregistration/v1/api.proto", "pluginregistration.txt", 8);
+    compare(
+        "pluginregistration/v1/api.proto",
+        "pluginregistration.txt",
+        8,
+    );
 }

@@ -319,7 +319,7 @@ pub(super) const VOLUME: &Table = &[
     ("cephfs", refused(always, VOLUME_KIND)),
     ("cinder", refused(always, VOLUME_KIND)),
     ("configMap", Built),
-    ("csi", refused(always, VOLUME_KIND)),
+    ("csi", Built),
     ("downwardAPI", Built),
     ("emptyDir", Object(EMPTY_DIR)),
     ("ephemeral", refused(always, VOLUME_KIND)),

@@ -13,7 +13,9 @@ use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
+use crate::clock::SinceBoot;
 use crate::config::{CgroupDriver, Config};
+use crate::csi::{Csi, CsiConfig};
 use crate::events::About;
 use crate::hooks::HookRunner;
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
@@ -68,6 +70,7 @@ pub(super) fn tools(
         },
     );
     let client = runtime.runtime();
+    let boot = surroundings.clock.since_boot();
     let starts = config
         .agent
         .start_concurrency
@@ -87,6 +90,7 @@ pub(super) fn tools(
             None => Objects::standalone(),
         },
         volumes: Arc::new(volumes),
+        csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),
         dirs,
@@ -95,6 +99,20 @@ pub(super) fn tools(
         starts: StartPermits::new(starts),
         network: Network::default(),
     })
+}
+
+fn csi_config(config: &Config, boot: &Option<SinceBoot>) -> CsiConfig {
+    CsiConfig {
+        root: config.paths.root.clone(),
+        node: config.node.name.clone(),
+        boot: boot
+            .as_ref()
+            .map(|boot| boot.boot.to_string())
+            .unwrap_or_default(),
+        joins: config.api.is_some(),
+        controller_attaches: config.node.controller_attach_detach,
+        republish_every: config.sources.sync_every,
+    }
 }
 
 /// What upstream refuses to start on.

@@ -222,6 +222,7 @@ impl Gatherer {
             runtime: self.state.abilities.clone(),
             pressure: self.thresholds.judge(&signals, now),
             not_ready,
+            volumes_in_use: Vec::new(),
         }
     }
 

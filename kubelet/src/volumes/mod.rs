@@ -44,6 +44,7 @@ use contents::Written;
 pub use contents::{Contents, Inputs};
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
+pub(crate) use ownership::apply as give_to_group;
 pub(crate) use present::{plugin, present};
 pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
@@ -86,7 +87,7 @@ impl Volumes {
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
     /// so it may be called at each sync and after a restart of the agent. `contents` is what is written into those whose
-    /// files the agent writes.
+    /// files the agent writes. Those of storage drivers are left out: `csi` sets them up.
     ///
     /// # Errors
     /// One for each volume that could not be set up; the others are.
@@ -106,6 +107,8 @@ impl Volumes {
                 Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
                 Kind::HostPath(source) => host_path::check(source),
                 Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
+                // Its driver's, and `csi` has it mounted.
+                Kind::Driver => continue,
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
             if let Some(plugin) = plugin(volume) {
@@ -239,6 +242,20 @@ impl Volumes {
         done.unwrap_or_else(|source| Err(VolumeError::Interrupted { uid, source }))
     }
 
+    /// Unmounts the subPaths of all containers of the pod `uid`, on a thread of its own; the volumes stay.
+    ///
+    /// # Errors
+    /// When something cannot be unmounted or removed.
+    pub async fn unbind_sub_paths(self: Arc<Self>, uid: PodUid) -> Result<(), VolumeError> {
+        let of = uid.clone();
+        let done = on_own_thread("sub-paths", move |_| match self.dirs.get(&of)? {
+            Some(dir) => sub_path::tear_down(&dir),
+            None => Ok(()),
+        });
+        let done = done.await;
+        done.unwrap_or_else(|source| Err(VolumeError::Interrupted { uid, source }))
+    }
+
     /// Mounts what `request` asks for, and says where. Idempotent: what is mounted already and still is the same file
     /// stays. Blocks for as long as the volumes' file systems; `turn` is asked for before the first mount is made, and
     /// mounts nothing where it gives none.
@@ -287,7 +304,7 @@ impl Volumes {
 
 /// Does `work` on a thread of its own: a file system may hang for as long as what it leads to is away, and must not take
 /// a thread that others wait for. `work` is told how to ask whether anybody still waits for it.
-async fn on_own_thread<T: Send + 'static>(
+pub(crate) async fn on_own_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -309,6 +326,8 @@ enum Kind<'a> {
     EmptyDir,
     HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
     Written(Written),
+    /// A storage driver's.
+    Driver,
     Other,
 }
 
@@ -318,6 +337,9 @@ fn kind(volume: &Volume) -> Kind<'_> {
     }
     if let Some(written) = Written::of(volume) {
         return Kind::Written(written);
+    }
+    if volume.csi.is_some() {
+        return Kind::Driver;
     }
     // A volume without any source is an emptyDir: the API's default.
     let bare = Volume {

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Volume;
 
 use super::contents::Written;
 use super::{Kind, empty_dir, kind};
+use crate::csi::PLUGIN_DIR;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
@@ -17,6 +18,7 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
         Kind::EmptyDir => empty_dir::PLUGIN,
         Kind::HostPath(_) => HOST_PATH,
         Kind::Written(Written { plugin, .. }) => plugin,
+        Kind::Driver => PLUGIN_DIR,
         Kind::Other => return None,
     };
     Some(qualified(directory))

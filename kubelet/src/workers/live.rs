@@ -141,6 +141,7 @@ impl Worker {
             if place == Place::Granted && !self.memory.is_over() {
                 self.objects.register(&pod, &self.uid);
                 self.keep_volumes(&pod);
+                self.keep_published(&pod);
             }
             match self.memory.is_over() {
                 true => self.probes.pod_ends(),
@@ -432,6 +433,7 @@ impl Worker {
             () = self.classes.changed_for(&pod) => {
                 self.memory.holds.remove(&None);
             }
+            () = self.drivers.changed_for(&pod) => self.forgive_drivers(),
             () = alarm => {}
         }
     }

@@ -37,6 +37,7 @@ mod qos;
 pub mod queue;
 mod registry;
 mod removal;
+mod republish;
 mod resize;
 mod restore;
 mod start;
@@ -59,6 +60,7 @@ use tokio::sync::watch;
 use crate::admission;
 use crate::cgroups::Cgroups;
 use crate::clock::Clock;
+use crate::csi::{Csi, CsiChanges};
 use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::logs::PodLogs;
@@ -97,6 +99,8 @@ pub struct Tools {
     pub objects: Objects,
     /// Volumes of the kinds that are built.
     pub volumes: Arc<Volumes>,
+    /// Volumes of storage drivers.
+    pub csi: Csi,
     /// The cgroups above the containers.
     pub cgroups: Arc<Cgroups>,
     /// `<root>/pods`.
@@ -189,9 +193,11 @@ struct Worker {
     removals: removal::Removals,
     kills: kills::Kills,
     classes: ClassChanges,
+    drivers: CsiChanges,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
+    republish: republish::Republish,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
     timing: timing::Timing,
@@ -219,8 +225,10 @@ impl Worker {
             removals: removal::Removals::default(),
             kills: kills::Kills::default(),
             classes: tools.runtime_classes.changes(),
+            drivers: tools.csi.changes(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
+            republish: republish::Republish::default(),
             board: None,
             timing: timing::Timing::new(tools.clock.monotonic()),
             name: PodName::of(&pod),

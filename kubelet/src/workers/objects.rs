@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::Worker;
 use super::hold::{FOR_OBJECT, Hold};
 use super::start::StartError;
+use crate::csi::CsiMounted;
 use crate::events::About;
 use crate::images::{Keyring, credentials_in_secrets};
 use crate::pod::{self, Pod};
 use crate::status::Waiting;
-use crate::volumes::{Contents, MountedVolumes};
+use crate::volumes::{Contents, MountedVolumes, VolumeError};
 
 impl Worker {
     /// Sets up the pod's volumes, with what is known of its objects now.
@@ -29,11 +30,38 @@ impl Worker {
             }
             false => Contents::default(),
         };
+        // Before anybody writes: a driver may take its time.
+        let CsiMounted { mounted, failed } = self.set_up_drivers_volumes(pod).await;
         let turn = self.upkeep.turn().await;
         let volumes = self.tools.volumes.clone();
         let uid = self.uid.clone();
         let done = volumes.set_up_in_background(pod.clone(), uid, contents, turn);
-        done.await.map_err(StartError::Volumes)
+        let mut errors: Vec<_> = failed.into_iter().map(VolumeError::from).collect();
+        match done.await {
+            Ok(mut volumes) if errors.is_empty() => {
+                volumes.extend(mounted);
+                Ok(volumes)
+            }
+            Ok(_) => Err(StartError::Volumes(errors)),
+            Err(more) => {
+                errors.extend(more);
+                Err(StartError::Volumes(errors))
+            }
+        }
+    }
+
+    /// Has the pod's volumes of storage drivers mounted.
+    async fn set_up_drivers_volumes(&mut self, pod: &Arc<Pod>) -> CsiMounted {
+        self.drivers.mark_seen();
+        let volumes = self.tools.drivers_volumes(pod, &self.uid);
+        let csi = &self.tools.csi;
+        csi.set_up(pod.clone(), self.uid.clone(), volumes).await
+    }
+
+    /// What has failed is tried again: a driver that a volume needs may be there now, or the volume attached.
+    pub(super) fn forgive_drivers(&mut self) {
+        let waits = self.memory.prepared.is_none();
+        self.memory.holds.retain(|key, _| !waits && key.is_some());
     }
 
     /// Waits until what the pod refers to is known, within reason, and notes that whatever follows goes by it.
@@ -93,6 +121,7 @@ impl Worker {
 
     /// Nothing of the pod runs any more: its volumes are not written again, and its objects not watched for it.
     pub(super) async fn let_go_of_objects(&mut self) {
+        self.republish.end();
         self.upkeep.end().await;
         self.objects.release();
         self.memory.object_waits.clear();

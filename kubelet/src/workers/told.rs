@@ -42,7 +42,7 @@ impl StartError {
             (Self::Image(_) | Self::PostStart(_) | Self::PostStartLost, _) => {}
             (Self::Volumes(errors), _) => {
                 for error in errors {
-                    of_pod.warning(self.pod_reason(), &error.to_string());
+                    of_pod.warning(error.reason(), &error.to_string());
                 }
             }
             (Self::Cgroup(_), _) => of_pod.warning(

@@ -126,6 +126,8 @@ fn node_may(
             own && ["create", "get", "update", "patch", "delete"].contains(&verb)
         }
         ("csinodes", "") => verb == "create" || named(node),
+        // By the graph: those of volumes that are to be attached to it.
+        ("volumeattachments", "") => verb == "get" && attached_to(store, node, &target.name),
         ("certificatesigningrequests", "") => reads || verb == "create",
         ("tokenreviews" | "subjectaccessreviews", "") => verb == "create",
         _ => false,
@@ -142,6 +144,13 @@ fn of_node<'s>(store: &'s Store, node: &str) -> impl Iterator<Item = &'s Value> 
     let pods = position("", "pods").unwrap_or_default();
     let all = store.of(pods).map(|(_, pod)| pod.as_ref());
     all.filter(move |pod| text(pod, "spec.nodeName") == node)
+}
+
+/// Whether a volume is to be attached to the node.
+fn attached_to(store: &Store, node: &str, name: &str) -> bool {
+    let all = position("storage.k8s.io", "volumeattachments").unwrap_or_default();
+    let attachment = store.get(&(all, String::new(), name.to_owned()));
+    attachment.is_some_and(|attachment| text(attachment, "spec.nodeName") == node)
 }
 
 /// What is not there is looked for further on, and not found.

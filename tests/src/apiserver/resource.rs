@@ -57,7 +57,7 @@ const fn with_status(resource: Resource) -> Resource {
 }
 
 /// Everything that is stored, by its position here.
-pub(super) static RESOURCES: [Resource; 16] = [
+pub(super) static RESOURCES: [Resource; 17] = [
     with_status(namespaced("", "v1", "pods", "Pod")),
     with_status(global("", "v1", "nodes", "Node")),
     namespaced("", "v1", "configmaps", "ConfigMap"),
@@ -94,6 +94,12 @@ pub(super) static RESOURCES: [Resource; 16] = [
     )),
     global("storage.k8s.io", "v1", "csinodes", "CSINode"),
     global("storage.k8s.io", "v1", "csidrivers", "CSIDriver"),
+    with_status(global(
+        "storage.k8s.io",
+        "v1",
+        "volumeattachments",
+        "VolumeAttachment",
+    )),
 ];
 
 impl Resource {
