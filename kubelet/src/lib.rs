@@ -37,6 +37,7 @@ pub mod agent;
 pub mod api;
 pub mod cgroups;
 pub mod checkpoint;
+pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -238,7 +238,7 @@ fn a_volume_lives_as_long_as_its_pod() {
         driver.start()?;
         node.start_agent()?;
         driver.registered().await?;
-        node.runtime.end(&container.id, 1)?;
+        ensure!(node.runtime.kill_container(&container.id, 1));
         eventually("it runs again", LIMIT, async || {
             let again = running(node, "a").await?;
             ensure!(again.id != container.id);

@@ -33,6 +33,7 @@ use sysctls::SysctlAllowlist;
 pub use allocatable::{Capacity, Reserved, allocatable};
 pub use claim::{Amounts, Claim, HostPort};
 pub use ledger::{Decision, Ledger, Other, Standing};
+pub(crate) use placement::selects;
 pub use walk::{refusals, warnings};
 
 /// The only operating system whose pods this agent runs, as `spec.os.name` and the node label spell it.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
+};
 
 use super::{NodeFeatures, Rejection};
 use crate::pod::{self, Pod};
@@ -45,24 +47,27 @@ fn matches(spec: &PodSpec, node: &NodeFeatures) -> bool {
         });
     selected
         && required.is_none_or(|selector| {
-            // Terms are alternatives; an empty one selects nothing.
-            selector
-                .node_selector_terms
-                .iter()
-                .any(|term| term_matches(term, node))
+            let mut terms = selector.node_selector_terms.iter();
+            terms.any(|term| term_matches(term, &node.labels, &node.node_name))
         })
 }
 
-fn term_matches(term: &NodeSelectorTerm, node: &NodeFeatures) -> bool {
+/// Whether `selector` selects a node with these `labels`. As upstream, where it is a volume's: by labels alone.
+pub(crate) fn selects(selector: &NodeSelector, labels: &BTreeMap<String, String>) -> bool {
+    let mut terms = selector.node_selector_terms.iter();
+    terms.any(|term| term_matches(term, labels, ""))
+}
+
+/// Terms are alternatives; an empty one selects nothing.
+fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {
         return false;
     }
     // The one field of a node that may be selected by.
-    let node_fields = BTreeMap::from([("metadata.name".to_owned(), node.node_name.clone())]);
-    expressions.iter().all(|e| holds(e, &node.labels))
-        && fields.iter().all(|f| holds(f, &node_fields))
+    let node_fields = BTreeMap::from([("metadata.name".to_owned(), name.to_owned())]);
+    expressions.iter().all(|e| holds(e, labels)) && fields.iter().all(|f| holds(f, &node_fields))
 }
 
 fn holds(requirement: &NodeSelectorRequirement, of: &BTreeMap<String, String>) -> bool {

@@ -13,6 +13,7 @@ use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
+use crate::claims::Claims;
 use crate::clock::SinceBoot;
 use crate::config::{CgroupDriver, Config};
 use crate::csi::{Csi, CsiConfig};
@@ -89,6 +90,7 @@ pub(super) fn tools(
             Some(_) => Objects::of_cluster(),
             None => Objects::standalone(),
         },
+        claims: Claims::new(dirs.clone()),
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,

@@ -122,6 +122,8 @@ impl Cluster {
         let name = self.config.node.name.clone();
         let clock = self.tools.clock.clone();
         let (node, pods) = (self.feeds.node.subscribe(), self.feeds.pods.subscribe());
+        let claims = &self.tools.claims;
+        claims.connect(clients.main.clone(), node.clone());
         // Nobody listens where the node's API is closed.
         self.feeds
             .reviews

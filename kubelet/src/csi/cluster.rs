@@ -70,7 +70,7 @@ impl Attachment {
 }
 
 impl Csi {
-    fn client(&self) -> Result<kube::Client, CsiError> {
+    pub(super) fn client(&self) -> Result<kube::Client, CsiError> {
         let link = self.link.borrow();
         let link = link.as_ref().ok_or(CsiError::NoApiServer)?;
         Ok(link.client.clone())

@@ -47,6 +47,11 @@ impl CallError {
         )
     }
 
+    /// Whether the driver does it only while nobody uses the volume.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.code == Code::FailedPrecondition
+    }
+
     /// Whether the driver will never do it.
     pub(super) fn is_infeasible(&self) -> bool {
         matches!(
@@ -171,16 +176,16 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The words before "failed".
+    /// The words before those of the volume.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::WaitForAttach => "MountVolume.WaitForAttach",
-            Self::MountDevice => "MountVolume.MountDevice",
-            Self::SetUp => "MountVolume.SetUp",
-            Self::MapDevice => "MapVolume.SetUpDevice",
-            Self::MapPodDevice => "MapVolume.MapPodDevice",
-            Self::Expand => "MountVolume.NodeExpandVolume",
+            Self::WaitForAttach => "MountVolume.WaitForAttach failed",
+            Self::MountDevice => "MountVolume.MountDevice failed",
+            Self::SetUp => "MountVolume.SetUp failed",
+            Self::MapDevice => "MapVolume.SetUpDevice failed",
+            Self::MapPodDevice => "MapVolume.MapPodDevice failed",
+            Self::Expand => "MountVolume.Setup failed while expanding volume",
         }
     }
 
@@ -188,16 +193,15 @@ impl Operation {
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
-            Self::WaitForAttach | Self::MountDevice | Self::SetUp => "FailedMount",
+            Self::WaitForAttach | Self::MountDevice | Self::SetUp | Self::Expand => "FailedMount",
             Self::MapDevice | Self::MapPodDevice => "FailedMapVolume",
-            Self::Expand => "VolumeResizeFailed",
         }
     }
 }
 
 /// One volume of a pod that is not set up.
 #[derive(Debug, thiserror::Error)]
-#[error("{} failed for volume \"{volume}\" : {}", operation.as_str(), crate::errors::error_chain(error))]
+#[error("{} for volume \"{volume}\" : {}", operation.as_str(), crate::errors::error_chain(error))]
 pub struct CsiFailure {
     /// The volume's name: in the pod's spec, or that of its PersistentVolume.
     pub volume: String,

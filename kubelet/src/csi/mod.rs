@@ -13,11 +13,13 @@
 //! the agent nor a spec that is gone keeps a volume. Nothing here unmounts: drivers do, and what one leaves mounted stays.
 //! Deliberately not here: resolving claims, attaching (the controller does), and mounting into containers.
 
+mod block;
 mod call;
 mod cluster;
 mod data;
 mod drivers;
 mod error;
+mod expand;
 mod locks;
 mod names;
 mod node_info;
@@ -266,13 +268,19 @@ impl CsiChanges {
 }
 
 /// Whether a volume of `pod` may be a driver's.
-fn may_use_driver(pod: &Pod) -> bool {
+pub(crate) fn may_use_driver(pod: &Pod) -> bool {
     let volumes = pod::spec(pod).volumes.iter().flatten();
     volumes.into_iter().any(|volume| {
         volume.csi.is_some()
             || volume.persistent_volume_claim.is_some()
             || volume.ephemeral.is_some()
     })
+}
+
+/// The volumes of `pod` that live as long as it does.
+pub(crate) fn of_pod(pod: &Pod, uid: &PodUid) -> impl Iterator<Item = CsiVolume> {
+    let volumes = pod::spec(pod).volumes.iter().flatten();
+    volumes.filter_map(move |volume| CsiVolume::of_pod(volume, pod, uid))
 }
 
 /// `from` and what `more` has besides; `more` counts.

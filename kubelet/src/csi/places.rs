@@ -134,7 +134,10 @@ impl Csi {
         let persistent = published.filter(|data| {
             data.lifecycle == Some(super::Lifecycle::Persistent) && !data.attachment.is_empty()
         });
-        for data in staged.iter().map(|(_, data)| data).chain(persistent) {
+        let devices = self.all_devices();
+        let devices = devices.iter().map(|(_, data)| data);
+        let staged = staged.iter().map(|(_, data)| data);
+        for data in staged.chain(persistent).chain(devices) {
             self.use_volume(&names::unique(&data.driver, &data.handle));
         }
     }

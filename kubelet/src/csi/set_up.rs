@@ -97,8 +97,12 @@ impl Csi {
             };
             match done {
                 Ok(path) => {
-                    let read_only = volume.read_only;
-                    let at = HostVolume { path, read_only };
+                    let at = HostVolume {
+                        path,
+                        read_only: volume.read_only,
+                        device: volume.block,
+                        gid: volume.gid,
+                    };
                     outcome.mounted.insert(volume.name, at);
                 }
                 Err((operation, error)) => outcome.failed.push(CsiFailure {
@@ -123,6 +127,9 @@ impl Csi {
         let spec = spec.as_deref();
         check_mode(&volume.driver, spec, volume.lifecycle)
             .map_err(|why| set_up(CsiError::Mode(why)))?;
+        if volume.block {
+            return self.set_up_device(pod, uid, volume, &driver, spec).await;
+        }
         let policy = fs_group_policy(spec).map_err(|why| set_up(CsiError::FsGroupPolicy(why)))?;
         let dir = self.ensure_volume(uid, &volume.spec_name).map_err(set_up)?;
         let target = dir.path_of(names::MOUNT);
@@ -160,7 +167,7 @@ impl Csi {
             driver: &driver,
             spec,
             context,
-            staged_at,
+            staged_at: staged_at.clone(),
             target: target.display().to_string(),
         };
         let published = self.publish(publish).await;
@@ -178,6 +185,9 @@ impl Csi {
                 .await
                 .map_err(set_up)?;
         }
+        let path = target.display().to_string();
+        let expanded = self.expand(pod, volume, &driver, &staged_at, &path);
+        expanded.await.map_err(|error| (Operation::Expand, error))?;
         note.done.clone_from(&self.boot);
         data::write(&dir, &note).map_err(set_up)?;
         Ok(target)
@@ -206,7 +216,7 @@ impl Csi {
         Ok(known && self.is_of_this_boot(&data) && is_mounted(dir, names::MOUNT)?)
     }
 
-    fn is_of_this_boot(&self, data: &VolumeData) -> bool {
+    pub(super) fn is_of_this_boot(&self, data: &VolumeData) -> bool {
         !data.done.is_empty() && data.done == self.boot
     }
 

@@ -28,7 +28,7 @@ impl Csi {
     /// # Errors
     /// The first volume that is not given back; the others are.
     pub async fn tear_down(&self, uid: &PodUid) -> Result<(), CsiError> {
-        if self.volumes_of(uid)?.is_none() && !self.has_devices(uid)? {
+        if self.volumes_of(uid)?.is_none() && self.device_names(uid)?.is_empty() {
             return Ok(());
         }
         let (mut told, done) = oneshot::channel();
@@ -47,16 +47,17 @@ impl Csi {
         done.await.unwrap_or(Err(CsiError::Interrupted))
     }
 
-    /// Raw devices are not built here.
-    fn has_devices(&self, _uid: &PodUid) -> Result<bool, CsiError> {
-        Ok(false)
-    }
-
     async fn tear_down_all(&self, uid: &PodUid) -> Result<(), CsiError> {
-        let Some(volumes) = self.volumes_of(uid)? else {
-            return Ok(());
-        };
         let mut outcome = Ok(());
+        for name in self.device_names(uid)? {
+            let done = self.tear_down_device(uid, &name).await;
+            if outcome.is_ok() {
+                outcome = done;
+            }
+        }
+        let Some(volumes) = self.volumes_of(uid)? else {
+            return outcome;
+        };
         for name in volumes.subdirectories()? {
             let Some(volume) = volumes.child(&name)? else {
                 continue;
@@ -189,7 +190,7 @@ impl Csi {
 
     /// One look; says whether something is left that its driver, which is there, did not take back.
     async fn sweep(&self) -> bool {
-        let mut left = false;
+        let mut left = self.sweep_devices().await;
         for (_, data) in self.all_staged() {
             let Some(driver) = self.drivers.get(&data.driver) else {
                 continue;

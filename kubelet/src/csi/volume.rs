@@ -6,12 +6,14 @@ use cri_proto::csi::VolumeCapability;
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use cri_proto::csi::volume_capability::access_mode::Mode;
 use cri_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-use k8s_openapi::api::core::v1::{PersistentVolume, Volume};
+use k8s_openapi::api::core::v1::{SecretReference, Volume};
+use static_pods::quantity::Quantity;
 
 use super::data::Lifecycle;
 use super::drivers::Driver;
 use super::names;
 use super::object::FsGroupPolicy;
+use crate::claims::{ClaimedVolume, VolumeMode};
 use crate::pod::{self, Pod, PodName, PodUid};
 
 /// A secret that the driver is given.
@@ -54,6 +56,28 @@ pub struct CsiVolume {
     pub mount_options: Vec<String>,
     /// A raw device, without a file system.
     pub block: bool,
+    /// The group that whoever uses it has to be in.
+    pub gid: Option<i64>,
+    /// What the PersistentVolume is to have, bytes; none where nobody says.
+    pub capacity: Option<i64>,
+    /// The claim behind it.
+    pub claim: Option<ClaimName>,
+}
+
+/// A claim of the pod's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimName {
+    /// Its name.
+    pub name: String,
+    /// What it is said to have, bytes.
+    pub capacity: Option<i64>,
+}
+
+/// The storage in a list of resources.
+fn bytes(capacity: Option<&BTreeMap<String, String>>) -> Option<i64> {
+    let text = capacity?.get("storage")?;
+    let amount = Quantity::parse_amount(text).ok()?;
+    Some(amount.value())
 }
 
 impl CsiVolume {
@@ -80,12 +104,12 @@ impl CsiVolume {
         })
     }
 
-    /// The volume `name` of a pod, whose claim is bound to `volume`; none where that is of another kind.
+    /// The volume behind a claim; none where that is of another kind.
     #[must_use]
-    pub fn of_claim(name: &str, volume: &PersistentVolume, read_only: bool) -> Option<Self> {
-        let spec = volume.spec.as_ref()?;
-        let source = spec.csi.as_ref()?;
-        let secret = |secret: &Option<k8s_openapi::api::core::v1::SecretReference>| {
+    pub fn of_claim(claimed: &ClaimedVolume) -> Option<Self> {
+        let volume = &claimed.volume;
+        let source = volume.spec.csi.as_ref()?;
+        let secret = |secret: &Option<SecretReference>| {
             let secret = secret.as_ref()?;
             Some(SecretRef {
                 namespace: secret.namespace.clone().unwrap_or_default(),
@@ -93,20 +117,26 @@ impl CsiVolume {
             })
         };
         Some(Self {
-            name: name.to_owned(),
-            spec_name: volume.metadata.name.clone().unwrap_or_default(),
+            name: claimed.name.clone(),
+            spec_name: volume.metadata.name.clone(),
             driver: source.driver.clone(),
             handle: source.volume_handle.clone(),
             lifecycle: Lifecycle::Persistent,
             fs_type: source.fs_type.clone().unwrap_or_default(),
-            read_only: read_only || source.read_only.unwrap_or(false),
+            read_only: claimed.read_only || source.read_only.unwrap_or(false),
             attributes: source.volume_attributes.clone().unwrap_or_default(),
             publish_secret: secret(&source.node_publish_secret_ref),
             stage_secret: secret(&source.node_stage_secret_ref),
             expand_secret: secret(&source.node_expand_secret_ref),
-            access_modes: spec.access_modes.clone().unwrap_or_default(),
-            mount_options: spec.mount_options.clone().unwrap_or_default(),
-            block: spec.volume_mode.as_deref() == Some("Block"),
+            access_modes: volume.spec.access_modes.clone().unwrap_or_default(),
+            mount_options: volume.mount_options(),
+            block: volume.mode() == VolumeMode::Block,
+            gid: volume.gid(),
+            capacity: bytes(volume.spec.capacity.as_ref()),
+            claim: Some(ClaimName {
+                name: claimed.claim.clone(),
+                capacity: bytes(Some(&claimed.claim_capacity)),
+            }),
         })
     }
 
@@ -207,13 +237,16 @@ mod tests {
     }
 
     fn claimed(access: &[&str], fs_type: &str) -> CsiVolume {
-        let volume = serde_json::from_value(json!({
-            "metadata": {"name": "pv-1"},
-            "spec": {"accessModes": access, "mountOptions": ["noatime"], "csi": {
-                "driver": "d.example", "volumeHandle": "vol-1", "fsType": fs_type,
-                "nodeStageSecretRef": {"namespace": "kube-system", "name": "s"}}},
-        }));
-        CsiVolume::of_claim("data", &volume.unwrap(), false).unwrap()
+        let volume = serde_json::from_value(
+            json!({"name": "data", "claim": "c", "claim_uid": "u", "read_only": false,
+                "claim_capacity": {"storage": "1Gi"}, "volume": {
+                "metadata": {"name": "pv-1"},
+                "spec": {"accessModes": access, "mountOptions": ["noatime"], "capacity": {"storage": "2Gi"}, "csi": {
+                    "driver": "d.example", "volumeHandle": "vol-1", "fsType": fs_type,
+                    "nodeStageSecretRef": {"namespace": "kube-system", "name": "s"}}},
+            }}),
+        );
+        CsiVolume::of_claim(&volume.unwrap()).unwrap()
     }
 
     #[test]
@@ -238,6 +271,8 @@ mod tests {
     fn a_claims_volume_is_its_drivers() {
         let volume = claimed(&["ReadWriteOnce"], "xfs");
         assert_eq!((&*volume.spec_name, &*volume.handle), ("pv-1", "vol-1"));
+        assert_eq!(volume.capacity, Some(2 << 30));
+        assert_eq!(volume.claim.as_ref().unwrap().capacity, Some(1 << 30));
         let mut driver = some_driver((1, 0, 0));
         assert!(!volume.is_staged(&driver));
         driver.abilities = [

@@ -27,6 +27,8 @@ pub(crate) const ETC_HOSTS: &str = "etc-hosts";
 pub(crate) const VOLUMES: &str = "volumes";
 /// Parts of volumes that containers mount (`subPath`), each mounted here.
 pub(crate) const VOLUME_SUBPATHS: &str = "volume-subpaths";
+/// What the pod's claims are bound to, for as long as it has their volumes.
+pub(crate) const CLAIMS: &str = "claims.json";
 /// What the kinds of volume note for themselves.
 pub(crate) const PLUGINS: &str = "plugins";
 /// Mode of these directories: nobody but root and its group looks into other people's pods.

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::Volume;
 use static_pods::quantity::InvalidAmount;
 
 use crate::cgroups::resources::ResourceError;
@@ -30,7 +29,7 @@ pub enum VolumeError {
     /// One volume. Displays as the whole text of the event, cause and all; it has no source besides.
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : {}", error_chain(&**cause))]
     SetUp {
-        /// Its name in the spec.
+        /// Its name in the spec; that of the persistent volume, where a claim stands before it.
         volume: String,
         /// What is wrong.
         cause: Box<SetUpError>,
@@ -74,9 +73,10 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
-    pub(super) fn set_up(volume: &Volume, cause: SetUpError) -> Self {
+    /// `volume` is the name in the pod's spec, or that of the persistent volume behind a claim.
+    pub(super) fn set_up(volume: &str, cause: SetUpError) -> Self {
         Self::SetUp {
-            volume: volume.name.clone(),
+            volume: volume.to_owned(),
             cause: Box::new(cause),
         }
     }
@@ -121,6 +121,9 @@ pub enum SetUpError {
     /// A kind of volume that is not built.
     #[error("no volume plugin matched")]
     NoPlugin,
+    /// Mount options for a kind of volume that is not mounted.
+    #[error("mount options are not supported for this volume type")]
+    NoMountOptions,
     /// A path that steps back.
     #[error("invalid HostPath `{0}`: must not contain '..'")]
     HostPathSteps(String),
@@ -281,6 +284,7 @@ impl SetUpError {
                 }
             }
             Self::NoPlugin
+            | Self::NoMountOptions
             | Self::HostPathSteps(_)
             | Self::HostPathUnknownType(_)
             | Self::Medium(_)

@@ -20,6 +20,7 @@ mod host_path;
 mod keyed;
 mod ownership;
 mod payload;
+mod persistent;
 mod present;
 mod projected;
 mod sub_path;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Volume;
 use tokio::sync::Mutex;
 
+use crate::claims::ClaimedVolumes;
 use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodUid};
@@ -50,16 +52,29 @@ pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
 
 /// Where a volume lies on the node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostVolume {
-    /// The directory or file to mount.
+    /// The directory or file to mount, or the device.
     pub path: PathBuf,
-    /// Whether the kind of volume allows no writing, whatever the mount says.
+    /// Whether the kind of volume, or the pod's claim, allows no writing, whatever the mount says.
     pub read_only: bool,
+    /// It is a block device, for `volumeDevices`, and nothing to mount.
+    pub device: bool,
+    /// The group that whoever uses it has to be in.
+    pub gid: Option<i64>,
 }
 
 /// A pod's volumes by name.
 pub type MountedVolumes = BTreeMap<String, HostVolume>;
+
+/// What volumes are set up with, besides the pod's spec.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What is written into those whose files the agent writes.
+    pub contents: Contents,
+    /// What stands behind those of claims.
+    pub claimed: ClaimedVolumes,
+}
 
 /// Settings of this room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,8 +101,8 @@ impl Volumes {
     }
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
-    /// so it may be called at each sync and after a restart of the agent. `contents` is what is written into those whose
-    /// files the agent writes. Those of storage drivers are left out: `csi` sets them up.
+    /// so it may be called at each sync and after a restart of the agent. One of a claim that is not `given` is left
+    /// out: no container uses it, or it is, like others of storage drivers, for `csi` to set up.
     ///
     /// # Errors
     /// One for each volume that could not be set up; the others are.
@@ -95,23 +110,35 @@ impl Volumes {
         &self,
         pod: &Pod,
         uid: &PodUid,
-        mut contents: Contents,
+        mut given: Given,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let dir = self.dirs.ensure(uid).map_err(|error| vec![error.into()])?;
         let mut mounted = MountedVolumes::new();
         let mut failed = Vec::new();
         for volume in pod::spec(pod).volumes.iter().flatten() {
             let kind = kind(volume);
+            let claimed = given.claimed.get(&volume.name);
             let began = tokio::time::Instant::now();
             let done = match kind {
-                Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config),
-                Kind::HostPath(source) => host_path::check(source),
-                Kind::Written(kind) => self.write(&dir, pod, volume, kind, &mut contents),
-                // Its driver's, and `csi` has it mounted.
+                Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config).map(at),
+                Kind::HostPath(source) => host_path::check(source).map(at),
+                Kind::Written(kind) => {
+                    let written = self.write(&dir, pod, volume, kind, &mut given.contents);
+                    written.map(|path| HostVolume {
+                        path,
+                        read_only: true,
+                        ..HostVolume::default()
+                    })
+                }
+                Kind::Claim => match claimed {
+                    Some(claimed) => persistent::set_up(claimed),
+                    None => continue,
+                },
+                // `csi` sets it up.
                 Kind::Driver => continue,
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
-            if let Some(plugin) = plugin(volume) {
+            if let Some(plugin) = claimed.map_or_else(|| plugin(volume), persistent::plugin) {
                 let status = if done.is_ok() {
                     "success"
                 } else {
@@ -121,11 +148,11 @@ impl Volumes {
                 kubelet().storage_duration.observe(&of, began.elapsed());
             }
             match done {
-                Ok(path) => {
-                    let read_only = matches!(kind, Kind::Written(_));
-                    mounted.insert(volume.name.clone(), HostVolume { path, read_only });
+                Ok(place) => drop(mounted.insert(volume.name.clone(), place)),
+                Err(cause) => {
+                    let name = claimed.map_or(&volume.name, |c| &c.volume.metadata.name);
+                    failed.push(VolumeError::set_up(name, cause));
                 }
-                Err(cause) => failed.push(VolumeError::set_up(volume, cause)),
             }
         }
         if failed.is_empty() {
@@ -151,7 +178,7 @@ impl Volumes {
             if let Kind::Written(kind) = kind(volume)
                 && let Err(cause) = self.write(&dir, pod, volume, kind, &mut contents)
             {
-                failed.push(VolumeError::set_up(volume, cause));
+                failed.push(VolumeError::set_up(&volume.name, cause));
             }
         }
         match failed.is_empty() {
@@ -193,12 +220,12 @@ impl Volumes {
         self: Arc<Self>,
         pod: Arc<Pod>,
         uid: PodUid,
-        contents: Contents,
+        given: Given,
         turn: impl Send + 'static,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let of = uid.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let done = self.set_up(&pod, &of, contents);
+            let done = self.set_up(&pod, &of, given);
             drop(turn);
             done
         });
@@ -326,9 +353,19 @@ enum Kind<'a> {
     EmptyDir,
     HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
     Written(Written),
+    /// Whatever stands behind a claim.
+    Claim,
     /// A storage driver's.
     Driver,
     Other,
+}
+
+/// A volume that may be written to.
+fn at(path: PathBuf) -> HostVolume {
+    HostVolume {
+        path,
+        ..HostVolume::default()
+    }
 }
 
 fn kind(volume: &Volume) -> Kind<'_> {
@@ -337,6 +374,9 @@ fn kind(volume: &Volume) -> Kind<'_> {
     }
     if let Some(written) = Written::of(volume) {
         return Kind::Written(written);
+    }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return Kind::Claim;
     }
     if volume.csi.is_some() {
         return Kind::Driver;

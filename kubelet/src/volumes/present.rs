@@ -9,7 +9,7 @@ use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
 /// hostPath has no directory of its own.
-const HOST_PATH: &str = "kubernetes.io~host-path";
+pub(super) const HOST_PATH: &str = "kubernetes.io~host-path";
 
 /// What upstream calls the kind of `volume`: `kubernetes.io/empty-dir`; none for one that is not built.
 #[must_use]
@@ -19,7 +19,8 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
         Kind::HostPath(_) => HOST_PATH,
         Kind::Written(Written { plugin, .. }) => plugin,
         Kind::Driver => PLUGIN_DIR,
-        Kind::Other => return None,
+        // What stands behind a claim says that.
+        Kind::Claim | Kind::Other => return None,
     };
     Some(qualified(directory))
 }
@@ -42,6 +43,6 @@ pub(crate) fn present(dirs: &PodDirs, uid: &PodUid) -> Vec<(String, usize)> {
 }
 
 /// A kind's name from that of its directory.
-fn qualified(directory: &str) -> String {
+pub(super) fn qualified(directory: &str) -> String {
     directory.replace('~', "/")
 }

@@ -37,15 +37,13 @@ impl Node {
     }
 
     fn set_up(&self, pod: &Pod) -> MountedVolumes {
-        self.volumes
-            .set_up(pod, &uid(), Contents::default())
-            .unwrap()
+        self.volumes.set_up(pod, &uid(), Given::default()).unwrap()
     }
 
     fn failure(&self, volume: serde_json::Value) -> VolumeError {
         let errors = self
             .volumes
-            .set_up(&pod(json!([volume])), &uid(), Contents::default());
+            .set_up(&pod(json!([volume])), &uid(), Given::default());
         errors.unwrap_err().remove(0)
     }
 }
@@ -90,13 +88,7 @@ fn an_empty_dir_is_open_to_all_and_keeps_its_content() {
     let pod = pod(json!([{"name": "data", "emptyDir": {}}, {"name": "bare"}]));
     let mounted = node.set_up(&pod);
     let path = node.empty_dir("data");
-    assert_eq!(
-        mounted["data"],
-        HostVolume {
-            path: path.clone(),
-            read_only: false
-        }
-    );
+    assert_eq!(mounted["data"], at(path.clone()));
     assert_eq!(mounted["bare"].path, node.empty_dir("bare"));
     assert_eq!(mode(&path), 0o777);
     assert_eq!(mode(path.parent().unwrap()), 0o750);
@@ -154,13 +146,13 @@ fn an_empty_dir_in_memory_is_bounded_and_outlives_the_agent() {
         PodDirs::new(node.temp.path()).unwrap(),
         VolumesConfig::default(),
     );
-    again.set_up(&pod, &uid(), Contents::default()).unwrap();
+    again.set_up(&pod, &uid(), Given::default()).unwrap();
     std::fs::remove_file(
         node.pod_dir()
             .join("plugins/kubernetes.io~empty-dir/mem/ready"),
     )
     .unwrap();
-    again.set_up(&pod, &uid(), Contents::default()).unwrap();
+    again.set_up(&pod, &uid(), Given::default()).unwrap();
     assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
 
     node.volumes.tear_down(&uid()).unwrap();
@@ -325,10 +317,7 @@ fn host_path_types() {
     let check = |path: &str, kind: &str| {
         let source = json!({"path": path, "type": kind});
         let volumes = json!([{"name": "h", "hostPath": source}]);
-        match node
-            .volumes
-            .set_up(&pod(volumes), &uid(), Contents::default())
-        {
+        match node.volumes.set_up(&pod(volumes), &uid(), Given::default()) {
             Ok(mounted) => {
                 assert_eq!(mounted["h"].path, Path::new(path));
                 Ok(())
@@ -430,7 +419,7 @@ fn one_bad_volume_does_not_hide_the_others() {
     ]));
     let errors = node
         .volumes
-        .set_up(&pod, &uid(), Contents::default())
+        .set_up(&pod, &uid(), Given::default())
         .unwrap_err();
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 2, "{texts:?}");
@@ -446,7 +435,7 @@ async fn the_work_may_be_done_in_the_background() {
     let volumes = Arc::new(Volumes::new(dirs, VolumesConfig::default()));
     let pod = Arc::new(pod(json!([{"name": "data", "emptyDir": {}}])));
     let mounted = Arc::clone(&volumes)
-        .set_up_in_background(pod, uid(), Contents::default(), ())
+        .set_up_in_background(pod, uid(), Given::default(), ())
         .await
         .unwrap();
     assert!(mounted["data"].path.is_dir());

@@ -59,6 +59,7 @@ use tokio::sync::watch;
 
 use crate::admission;
 use crate::cgroups::Cgroups;
+use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::csi::{Csi, CsiChanges};
 use crate::hooks::HookRunner;
@@ -97,6 +98,8 @@ pub struct Tools {
     pub images: ImagePuller<cri_proto::ImageClient>,
     /// What pods refer to at the API server.
     pub objects: Objects,
+    /// What stands behind pods' claims.
+    pub claims: Claims,
     /// Volumes of the kinds that are built.
     pub volumes: Arc<Volumes>,
     /// Volumes of storage drivers.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::Worker;
 use super::hold::{FOR_OBJECT, Hold};
 use super::start::StartError;
-use crate::csi::CsiMounted;
+use crate::csi::{CsiVolume, of_pod};
 use crate::events::About;
 use crate::images::{Keyring, credentials_in_secrets};
 use crate::pod::{self, Pod};
 use crate::status::Waiting;
-use crate::volumes::{Contents, MountedVolumes, VolumeError};
+use crate::volumes::{Contents, Given, MountedVolumes, VolumeError};
 
 impl Worker {
     /// Sets up the pod's volumes, with what is known of its objects now.
@@ -30,16 +30,29 @@ impl Worker {
             }
             false => Contents::default(),
         };
+        let claimed = self.tools.claims.resolve(pod, &self.uid).await;
+        let mut claimed = claimed.map_err(StartError::Claims)?;
+        let mut drivers = Vec::new();
+        claimed.retain(|_, claimed| {
+            let of_driver = CsiVolume::of_claim(claimed);
+            let other = of_driver.is_none();
+            drivers.extend(of_driver);
+            other
+        });
+        drivers.extend(of_pod(pod, &self.uid));
         // Before anybody writes: a driver may take its time.
-        let CsiMounted { mounted, failed } = self.set_up_drivers_volumes(pod).await;
+        self.drivers.mark_seen();
+        let csi = self.tools.csi.clone();
+        let driven = csi.set_up(pod.clone(), self.uid.clone(), drivers).await;
+        let given = Given { contents, claimed };
         let turn = self.upkeep.turn().await;
         let volumes = self.tools.volumes.clone();
         let uid = self.uid.clone();
-        let done = volumes.set_up_in_background(pod.clone(), uid, contents, turn);
-        let mut errors: Vec<_> = failed.into_iter().map(VolumeError::from).collect();
+        let done = volumes.set_up_in_background(pod.clone(), uid, given, turn);
+        let mut errors: Vec<_> = driven.failed.into_iter().map(VolumeError::from).collect();
         match done.await {
             Ok(mut volumes) if errors.is_empty() => {
-                volumes.extend(mounted);
+                volumes.extend(driven.mounted);
                 Ok(volumes)
             }
             Ok(_) => Err(StartError::Volumes(errors)),
@@ -48,14 +61,6 @@ impl Worker {
                 Err(StartError::Volumes(errors))
             }
         }
-    }
-
-    /// Has the pod's volumes of storage drivers mounted.
-    async fn set_up_drivers_volumes(&mut self, pod: &Arc<Pod>) -> CsiMounted {
-        self.drivers.mark_seen();
-        let volumes = self.tools.drivers_volumes(pod, &self.uid);
-        let csi = &self.tools.csi;
-        csi.set_up(pod.clone(), self.uid.clone(), volumes).await
     }
 
     /// What has failed is tried again: a driver that a volume needs may be there now, or the volume attached.

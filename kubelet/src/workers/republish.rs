@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{Orders, Tools, Worker};
-use crate::csi::CsiVolume;
+use crate::csi::{CsiVolume, may_use_driver, of_pod};
 use crate::events::About;
-use crate::pod::{self, Pod, PodUid};
+use crate::pod::{Pod, PodUid};
 
 /// Who sees to the volumes of one pod.
 #[derive(Default)]
@@ -33,10 +33,9 @@ impl Republish {
 impl Tools {
     /// The volumes of `pod` that storage drivers mount.
     pub(super) fn drivers_volumes(&self, pod: &Pod, uid: &PodUid) -> Vec<CsiVolume> {
-        let volumes = pod::spec(pod).volumes.iter().flatten();
-        volumes
-            .filter_map(|volume| CsiVolume::of_pod(volume, pod, uid))
-            .collect()
+        let claimed = self.claims.of_pod(uid);
+        let claimed = claimed.iter().filter_map(CsiVolume::of_claim);
+        claimed.chain(of_pod(pod, uid)).collect()
     }
 }
 
@@ -46,7 +45,7 @@ impl Worker {
         let runs = self.observed.borrow().sandboxes.iter().any(|s| s.ready);
         // One that has panicked is begun anew.
         let kept = (self.republish.0.as_ref()).is_some_and(|task| !task.is_finished());
-        if kept || !runs || self.tools.drivers_volumes(pod, &self.uid).is_empty() {
+        if kept || !runs || !may_use_driver(pod) {
             return;
         }
         let task = run(self.tools.clone(), self.uid.clone(), self.orders.clone());
@@ -58,6 +57,9 @@ async fn run(tools: Arc<Tools>, uid: PodUid, orders: watch::Receiver<Orders>) {
     let csi = &tools.csi;
     let pod = || orders.borrow().pod.clone();
     let volumes = tools.drivers_volumes(&pod(), &uid);
+    if volumes.is_empty() {
+        return std::future::pending().await;
+    }
     let mut changes = csi.changes();
     csi.learn_of(&volumes).await;
     loop {

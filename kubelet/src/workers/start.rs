@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::Worker;
 use super::apply::has_post_start;
 use crate::cgroups::CgroupsError;
+use crate::claims::ClaimsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::hooks::HookError;
@@ -49,6 +50,8 @@ pub(super) enum StartError {
     Logs(#[from] LogsError),
     #[error("{}", volume_texts(.0))]
     Volumes(Vec<VolumeError>),
+    #[error(transparent)]
+    Claims(ClaimsError),
     #[error("cannot describe the pod's sandbox")]
     SandboxConfig(#[from] SandboxConfigError),
     #[error("Failed to create pod sandbox")]
@@ -104,6 +107,7 @@ impl StartError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Volumes(_) => VolumeError::REASON,
+            Self::Claims(_) => ClaimsError::REASON,
             Self::Sandbox(_) | Self::SandboxConfig(_) | Self::RuntimeClass(_) => {
                 "FailedCreatePodSandBox"
             }

@@ -7,6 +7,7 @@ use cri_proto::CriError;
 
 use super::Worker;
 use super::start::StartError;
+use crate::claims::ClaimsError;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::metrics::kubelet;
@@ -27,6 +28,7 @@ impl StartError {
     pub(super) fn pod_reason(&self) -> &'static str {
         match self {
             Self::Volumes(_) => VolumeError::REASON,
+            Self::Claims(_) => ClaimsError::REASON,
             Self::Cgroup(_) => "FailedCreatePodContainer",
             Self::Network(_) => "NetworkNotReady",
             Self::Directory(_) => "Failed",
@@ -43,6 +45,11 @@ impl StartError {
             (Self::Volumes(errors), _) => {
                 for error in errors {
                     of_pod.warning(error.reason(), &error.to_string());
+                }
+            }
+            (Self::Claims(error), _) => {
+                for text in error.texts() {
+                    of_pod.warning(self.pod_reason(), &text);
                 }
             }
             (Self::Cgroup(_), _) => of_pod.warning(

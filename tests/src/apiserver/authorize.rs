@@ -120,6 +120,7 @@ fn node_may(
         ("serviceaccounts", "") => verb == "get",
         ("services" | "runtimeclasses" | "csidrivers" | "namespaces", "") => reads,
         ("persistentvolumeclaims" | "persistentvolumes", "") => reads,
+        ("persistentvolumeclaims", "status") => ["get", "update", "patch"].contains(&verb),
         ("events", "") => ["create", "update", "patch"].contains(&verb),
         ("leases", "") => {
             let own = target.namespace == "kube-node-lease" && (named(node) || verb == "create");
@@ -160,10 +161,23 @@ fn not_elsewhere(store: &Store, namespace: &str, name: &str, node: &str) -> bool
 
 /// Whether a pod of the node has the object's name anywhere in its spec: the authorizer's graph, coarsely.
 fn referenced(store: &Store, node: &str, target: &Target, name: &str) -> bool {
-    of_node(store, node).any(|pod| {
+    let by_pod = of_node(store, node).any(|pod| {
         text(pod, "metadata.namespace") == target.namespace
             && !is_mirror(pod)
             && names(at(pod, "spec"), name)
+    });
+    by_pod || by_volume(store, target, name)
+}
+
+/// Whether a persistent volume names the secret for its driver.
+fn by_volume(store: &Store, target: &Target, name: &str) -> bool {
+    let volumes = position("", "persistentvolumes").unwrap_or_default();
+    let refs = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    store.of(volumes).any(|(_, volume)| {
+        let source = at(volume, "spec.csi");
+        refs.iter().any(|key| {
+            source[*key]["namespace"] == target.namespace.as_str() && source[*key]["name"] == name
+        })
     })
 }
 

@@ -238,10 +238,10 @@ impl CsiDriver {
 
     /// Has a method fail from now on, or no longer.
     pub fn fail(&self, method: &'static str, code: Option<tonic::Code>) {
-        let failing = &mut self.shared.state().failing;
+        let mut state = self.shared.state();
         match code {
-            Some(code) => drop(failing.insert(method, code)),
-            None => drop(failing.remove(method)),
+            Some(code) => drop(state.failing.insert(method, code)),
+            None => drop(state.failing.remove(method)),
         }
     }
 

@@ -72,7 +72,14 @@ fn volumes(pod: &Pod) -> MountedVolumes {
             .into(),
         };
         let read_only = volume.name == "fixed";
-        (volume.name.clone(), HostVolume { path, read_only })
+        (
+            volume.name.clone(),
+            HostVolume {
+                path,
+                read_only,
+                ..HostVolume::default()
+            },
+        )
     };
     pod::spec(pod).volumes.iter().flatten().map(place).collect()
 }

@@ -25,7 +25,7 @@ fn a_hard_link_in_a_volume_gives_no_file_of_the_node_away() {
     node.set_up(&pod);
     let dirs = PodDirs::new(node.temp.path()).unwrap();
     let again = Volumes::new(dirs, VolumesConfig::default());
-    again.set_up(&pod, &uid(), Contents::default()).unwrap();
+    again.set_up(&pod, &uid(), Given::default()).unwrap();
     let found = std::fs::metadata(&precious).unwrap();
     assert_eq!((found.gid(), found.mode() & 0o7777), (0, 0o600));
     node.volumes.tear_down(&uid()).unwrap();
@@ -46,7 +46,7 @@ fn a_link_has_the_type_of_what_it_leads_to() {
     let check = |path: &str, kind: &str| {
         let volumes = json!([{"name": "h", "hostPath": {"path": at(path), "type": kind}}]);
         node.volumes
-            .set_up(&pod(volumes), &uid(), Contents::default())
+            .set_up(&pod(volumes), &uid(), Given::default())
             .is_ok()
     };
     for (path, kind, fits) in [

@@ -60,6 +60,13 @@ fn contents(pod: &Pod, objects: &PodSnapshot) -> Contents {
     })
 }
 
+fn given(contents: Contents) -> Given {
+    Given {
+        contents,
+        ..Given::default()
+    }
+}
+
 /// The files of the only volume of a pod, with their modes; or the error.
 fn files(volume: serde_json::Value) -> Result<BTreeMap<String, String>, String> {
     let mut volume = volume;
@@ -67,7 +74,7 @@ fn files(volume: serde_json::Value) -> Result<BTreeMap<String, String>, String> 
     let pod = with(json!([volume]), json!({}));
     let payload = contents(&pod, &snapshot()).take("v");
     let payload =
-        payload.map_err(|error| VolumeError::set_up(&spec_volume(&pod), error).to_string())?;
+        payload.map_err(|error| VolumeError::set_up(&spec_volume(&pod).name, error).to_string())?;
     let show = |(path, file): (&str, &payload::File)| {
         let text = String::from_utf8_lossy(&file.data).into_owned();
         (path.to_owned(), format!("{:o} {text}", file.mode))
@@ -282,7 +289,7 @@ fn volumes_are_written_renewed_and_taken_away() {
     );
     let mounted = node
         .volumes
-        .set_up(&pod, &uid(), contents(&pod, &snapshot()))
+        .set_up(&pod, &uid(), given(contents(&pod, &snapshot())))
         .unwrap();
     let dir = node.pod_dir().join("volumes");
     for (name, plugin, in_memory) in [
@@ -296,7 +303,8 @@ fn volumes_are_written_renewed_and_taken_away() {
             mounted[name],
             HostVolume {
                 path: path.clone(),
-                read_only: true
+                read_only: true,
+                ..HostVolume::default()
             }
         );
         assert_eq!(
@@ -382,7 +390,7 @@ fn a_volume_within_another_finds_its_mount_point() {
     );
     let mounted = node
         .volumes
-        .set_up(&pod, &uid(), contents(&pod, &snapshot()))
+        .set_up(&pod, &uid(), given(contents(&pod, &snapshot())))
         .unwrap();
     let root = &mounted["v"].path;
     assert!(root.join("nested/deep").is_dir());
@@ -428,10 +436,7 @@ fn files_of_variables_stay_within_their_volume() {
     let paths = ["dir/a.env", "out", "within", "none", "dir", "../precious"];
     let env: Vec<_> = paths.iter().map(|path| of(path)).collect();
     let container = serde_json::from_value(json!({"name": "c", "env": env})).unwrap();
-    let place = HostVolume {
-        path: volume,
-        read_only: false,
-    };
+    let place = at(volume);
     let found = env_files(&container, &MountedVolumes::from([("v".to_owned(), place)]));
     let text = |path: &str| found[&("v".to_owned(), path.to_owned())].text.clone();
     assert_eq!(

@@ -72,6 +72,12 @@ fn failures_have_upstreams_reasons() {
             "",
         ),
         (
+            StartError::Claims(crate::claims::error_of_one("p", "data", "db")),
+            "FailedMount",
+            "ContainerCreating",
+            "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: error processing PVC default/db: PVC is not bound",
+        ),
+        (
             StartError::NotPrepared,
             "FailedSync",
             "ContainerCreating",
