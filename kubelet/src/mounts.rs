@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 /// One mounted filesystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// `major:minor` of the filesystem's device.
+    pub device: String,
+    /// What of the filesystem is mounted: `/` for all of it.
+    pub root: PathBuf,
     /// Where.
     pub mount_point: PathBuf,
     /// `tmpfs`, `cgroup2` …
@@ -41,6 +45,31 @@ pub fn below(dir: &Path) -> io::Result<Vec<Mount>> {
     Ok(mounts)
 }
 
+/// Where else than at `path` the directory of that path is mounted.
+///
+/// # Errors
+/// When the table cannot be read or `path` cannot be resolved.
+pub fn of_same(path: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(same_in(read()?, &path.canonicalize()?))
+}
+
+fn same_in(table: Vec<Mount>, path: &Path) -> Vec<PathBuf> {
+    let above = table.iter().filter(|m| path.starts_with(&m.mount_point));
+    // Of several at one place the last one counts.
+    let on = above.max_by_key(|m| m.mount_point.components().count());
+    let Some((device, root)) = on.and_then(|on| {
+        let below = path.strip_prefix(&on.mount_point).ok()?;
+        // Joining an empty path would end it with a slash.
+        let root: PathBuf = on.root.components().chain(below.components()).collect();
+        Some((on.device.clone(), root))
+    }) else {
+        return Vec::new();
+    };
+    let same = table.into_iter().filter(|m| m.device == device);
+    let same = same.filter(|m| m.root == root && m.mount_point != path);
+    same.map(|m| m.mount_point).collect()
+}
+
 fn parse(table: &[u8]) -> Vec<Mount> {
     let lines = table.split(|&byte| byte == b'\n');
     lines.filter_map(parse_line).collect()
@@ -48,12 +77,16 @@ fn parse(table: &[u8]) -> Vec<Mount> {
 
 /// `36 35 98:0 /root /mount/point options… - type source super,options`
 fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|&byte| byte == b' ').skip(4);
+    let mut fields = line.split(|&byte| byte == b' ').skip(2);
+    let device = String::from_utf8_lossy(fields.next()?).into_owned();
+    let root = OsString::from_vec(unescape(fields.next()?)).into();
     let mount_point = OsString::from_vec(unescape(fields.next()?)).into();
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let options = String::from_utf8_lossy(fields.nth(1)?).into_owned();
     Some(Mount {
+        device,
+        root,
         mount_point,
         fs_type,
         super_options: options.split(',').map(str::to_owned).collect(),
@@ -98,7 +131,28 @@ mod tests {
         assert_eq!(mounts[0].fs_type, "cgroup");
         assert_eq!(mounts[0].super_options, ["rw", "cpu", "cpuacct"]);
         assert_eq!(mounts[1].mount_point, Path::new("/a b\\c"));
+        assert_eq!(
+            (&*mounts[1].device, &*mounts[1].root),
+            ("0:9", Path::new("/"))
+        );
         assert_eq!(mounts[1].fs_type, "tmpfs");
+    }
+
+    #[test]
+    fn the_same_directory_is_found_wherever_it_is_mounted() {
+        let table = b"1 0 8:1 / / rw - ext4 a rw\n\
+            2 1 8:1 /data/a /pods/1 rw - ext4 a rw\n\
+            3 1 8:1 /data/b /pods/2 rw - ext4 a rw\n\
+            4 1 8:2 / /disk rw - ext4 b rw\n\
+            5 1 8:2 / /pods/3 rw - ext4 b rw\n\
+            6 1 8:3 /data/a /other rw - ext4 c rw\n";
+        let same = |path: &str| same_in(parse(table), Path::new(path));
+        assert_eq!(same("/data/a"), [Path::new("/pods/1")]);
+        assert_eq!(same("/pods/1"), [] as [&Path; 0], "the origin is no mount");
+        assert_eq!(same("/disk"), [Path::new("/pods/3")]);
+        assert_eq!(same("/pods/3"), [Path::new("/disk")]);
+        assert_eq!(same("/data"), [] as [&Path; 0]);
+        assert_eq!(same("/"), [] as [&Path; 0]);
     }
 
     #[test]

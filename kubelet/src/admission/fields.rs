@@ -208,13 +208,7 @@ pub(super) const CONTAINER: &Table = &[
     ("terminationMessagePath", Built),
     ("terminationMessagePolicy", Built),
     ("tty", Built),
-    (
-        "volumeDevices",
-        refused(
-            set,
-            "need block volumes, which are not supported in this version",
-        ),
-    ),
+    ("volumeDevices", Built),
     ("volumeMounts", List(VOLUME_MOUNT)),
     ("workingDir", Built),
 ];
@@ -333,7 +327,7 @@ pub(super) const VOLUME: &Table = &[
     ("image", refused(always, VOLUME_KIND)),
     ("iscsi", refused(always, VOLUME_KIND)),
     ("name", Built),
-    ("nfs", refused(always, VOLUME_KIND)),
+    ("nfs", Built),
     ("persistentVolumeClaim", Built),
     ("photonPersistentDisk", refused(always, VOLUME_KIND)),
     ("portworxVolume", refused(always, VOLUME_KIND)),

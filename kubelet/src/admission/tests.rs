@@ -224,8 +224,8 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
             "spec.volumes[0].projected.sources[1].podCertificate is a source of projected volumes that is not supported in this version",
         ),
         (
-            json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "v", "nfs": {"server": "s", "path": "/p"}}]}),
-            "spec.volumes[1].nfs is a kind of volume that is not supported in this version",
+            json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "v", "iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2026-01.x:y", "lun": 0}}]}),
+            "spec.volumes[1].iscsi is a kind of volume that is not supported in this version",
         ),
         (
             json!({"volumes": [{"name": "v", "image": {}}]}),
@@ -247,10 +247,6 @@ fn what_is_not_built_of_a_container_refuses_the_pod() {
         (
             json!({"securityContext": {"procMount": "Unmasked"}}),
             "spec.containers[0].securityContext.procMount: \"Unmasked\" needs user namespaces, which are not supported in this version",
-        ),
-        (
-            json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]}),
-            "spec.containers[0].volumeDevices need block volumes, which are not supported in this version",
         ),
         (
             json!({"resources": {"claims": [{"name": "gpu"}]}}),

@@ -240,6 +240,8 @@ mod tests {
 
     fn mount(at: &str, fs_type: &str, options: &str) -> mounts::Mount {
         mounts::Mount {
+            device: "0:29".to_owned(),
+            root: "/".into(),
             mount_point: at.into(),
             fs_type: fs_type.into(),
             super_options: options.split(',').map(str::to_owned).collect(),

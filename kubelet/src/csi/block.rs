@@ -24,9 +24,10 @@ use super::{Csi, Lifecycle, merged, names};
 use crate::dir::Dir;
 use crate::errors::error_chain;
 use crate::pod::{Pod, PodUid};
+use crate::poddir::VOLUME_DEVICES;
 
 /// In a pod's directory, and in that of the plugin.
-const DEVICES: &str = "volumeDevices";
+const DEVICES: &str = VOLUME_DEVICES;
 const STAGING: &str = "staging";
 const PUBLISH: &str = "publish";
 const DATA: &str = "data";
@@ -240,6 +241,19 @@ impl Csi {
             let error = error_chain(&error);
             tracing::warn!(volume = name, error, "a device stays staged; it is tried again");
             self.left_staged.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of the links to a pod's devices, where there are none left.
+    pub(super) fn remove_device_links(&self, uid: &PodUid) -> Result<(), CsiError> {
+        let Some(pod) = self.dirs.get(uid)? else {
+            return Ok(());
+        };
+        if let Some(devices) = pod.dir().child(DEVICES)?
+            && self.device_names(uid)?.is_empty()
+        {
+            devices.remove_empty(names::PLUGIN_DIR)?;
         }
         Ok(())
     }

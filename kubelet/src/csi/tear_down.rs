@@ -55,6 +55,7 @@ impl Csi {
                 outcome = done;
             }
         }
+        self.remove_device_links(uid)?;
         let Some(volumes) = self.volumes_of(uid)? else {
             return outcome;
         };

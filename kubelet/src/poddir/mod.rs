@@ -27,6 +27,8 @@ pub(crate) const ETC_HOSTS: &str = "etc-hosts";
 pub(crate) const VOLUMES: &str = "volumes";
 /// Parts of volumes that containers mount (`subPath`), each mounted here.
 pub(crate) const VOLUME_SUBPATHS: &str = "volume-subpaths";
+/// The pod's volumes that are block devices.
+pub(crate) const VOLUME_DEVICES: &str = "volumeDevices";
 /// What the pod's claims are bound to, for as long as it has their volumes.
 pub(crate) const CLAIMS: &str = "claims.json";
 /// What the kinds of volume note for themselves.
@@ -96,6 +98,17 @@ impl PodDirs {
         Ok(Self {
             pods: root.path_of(PODS),
         })
+    }
+
+    /// The directory of all pods.
+    pub(crate) fn all(&self) -> &Path {
+        &self.pods
+    }
+
+    /// The agent's root directory.
+    pub(crate) fn root(&self) -> &Path {
+        // They lie in it.
+        self.pods.parent().unwrap_or(&self.pods)
     }
 
     /// Where the directory of the pod `uid` is, or would be.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use static_pods::quantity::InvalidAmount;
 
+use super::programs::ProgramError;
 use crate::cgroups::resources::ResourceError;
 use crate::csi::CsiFailure;
 use crate::dir::DirError;
@@ -27,7 +28,7 @@ pub enum Retry {
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// One volume. Displays as the whole text of the event, cause and all; it has no source besides.
-    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {}", error_chain(&**cause))]
+    #[error("{} for volume \"{volume}\" : {}", cause.step(), error_chain(&**cause))]
     SetUp {
         /// Its name in the spec; that of the persistent volume, where a claim stands before it.
         volume: String,
@@ -100,6 +101,7 @@ impl VolumeError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::SetUp { cause, .. } if cause.is_of_device() => "FailedMapVolume",
             Self::Driver(failure) => failure.operation.reason(),
             _ => Self::REASON,
         }
@@ -121,6 +123,79 @@ pub enum SetUpError {
     /// A kind of volume that is not built.
     #[error("no volume plugin matched")]
     NoPlugin,
+    /// A device of a kind of volume that has none.
+    #[error("no block volume plugin matched")]
+    NoBlock,
+    /// A path of a local volume that steps back.
+    #[error("invalid path: {0} must not contain '..'")]
+    LocalSteps(String),
+    /// There is nothing at a local volume's path.
+    #[error("path {path:?} cannot be used")]
+    LocalPath {
+        /// The path.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// There is something else at a local volume's path.
+    #[error("only directory and block device are supported")]
+    LocalKind,
+    /// The path of a device leads nowhere.
+    #[error("device {} cannot be used", path.display())]
+    DevicePath {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A device that is none.
+    #[error("{} is no block device", .0.display())]
+    NoDevice(PathBuf),
+    /// The file system on a device cannot be mounted.
+    #[error(
+        "local: failed to mount device {} at {} (fstype: {fs_type}), error {}",
+        device.display(), at.display(), error_chain(source)
+    )]
+    Device {
+        /// The device.
+        device: PathBuf,
+        /// Where.
+        at: PathBuf,
+        /// What it should have.
+        fs_type: String,
+        /// Why not. Part of the text, as upstream has it.
+        source: ProgramError,
+    },
+    /// Nothing is on a device that may not be written to.
+    #[error("cannot mount unformatted disk {0} as we are manipulating it in read-only mode")]
+    Unformatted(String),
+    /// Nobody can tell what is on a device.
+    #[error("failed to get disk format of disk {device}: {says}")]
+    Format {
+        /// The device.
+        device: String,
+        /// What blkid(8) says.
+        says: String,
+    },
+    /// The file system on a device is broken.
+    #[error("'fsck' found errors on device {device} but could not correct them: {says}")]
+    Errors {
+        /// The device.
+        device: String,
+        /// What fsck(8) says.
+        says: String,
+    },
+    /// A program that mounts or formats.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The mount table.
+    #[error("cannot tell what is mounted")]
+    Mounts(#[source] io::Error),
+    /// Something that is to be mounted anew stays mounted.
+    #[error(transparent)]
+    Unmount(#[from] Box<VolumeError>),
     /// Mount options for a kind of volume that is not mounted.
     #[error("mount options are not supported for this volume type")]
     NoMountOptions,
@@ -264,9 +339,46 @@ impl SetUpError {
         }
     }
 
+    /// What upstream was doing when it fails so.
+    fn step(&self) -> &'static str {
+        match self {
+            Self::LocalPath { .. } | Self::LocalKind => {
+                "MountVolume.NewMounter initialization failed"
+            }
+            Self::NoMountOptions => "MountVolume.MountOptionSupport check failed",
+            Self::Device { .. }
+            | Self::Unformatted(_)
+            | Self::Format { .. }
+            | Self::Errors { .. } => "MountVolume.MountDevice failed",
+            Self::NoBlock => "MapVolume.FindMapperPluginBySpec failed",
+            Self::DevicePath { .. } => "MapVolume.EvalHostSymlinks failed",
+            Self::NoDevice(_) => "MapVolume.MapBlockVolume failed",
+            _ => "MountVolume.SetUp failed",
+        }
+    }
+
+    /// Whether it is about a raw block device.
+    fn is_of_device(&self) -> bool {
+        matches!(
+            self,
+            Self::NoBlock | Self::DevicePath { .. } | Self::NoDevice(_)
+        )
+    }
+
     fn retry(&self) -> Retry {
         match self {
-            Self::HostPathType { .. }
+            Self::LocalPath { .. }
+            | Self::LocalKind
+            | Self::DevicePath { .. }
+            | Self::NoDevice(_)
+            | Self::Device { .. }
+            | Self::Unformatted(_)
+            | Self::Format { .. }
+            | Self::Errors { .. }
+            | Self::Program(_)
+            | Self::Mounts(_)
+            | Self::Unmount(_)
+            | Self::HostPathType { .. }
             | Self::HostPathCreate { .. }
             | Self::Mount { .. }
             | Self::Foreign(_)
@@ -284,6 +396,8 @@ impl SetUpError {
                 }
             }
             Self::NoPlugin
+            | Self::NoBlock
+            | Self::LocalSteps(_)
             | Self::NoMountOptions
             | Self::HostPathSteps(_)
             | Self::HostPathUnknownType(_)

@@ -11,17 +11,23 @@
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
 mod atomic_writer;
+mod bind;
+mod block;
 mod contents;
+mod device;
 mod downward_api;
 mod empty_dir;
 mod env_files;
 mod error;
 mod host_path;
 mod keyed;
+mod local;
+mod nfs;
 mod ownership;
 mod payload;
 mod persistent;
 mod present;
+mod programs;
 mod projected;
 mod sub_path;
 mod teardown;
@@ -33,7 +39,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, NFSVolumeSource, Volume};
 use tokio::sync::Mutex;
 
 use crate::claims::ClaimedVolumes;
@@ -44,6 +50,7 @@ use crate::poddir::{PodDir, PodDirs};
 
 use contents::Written;
 pub use contents::{Contents, Inputs};
+use device::Devices;
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use ownership::apply as give_to_group;
@@ -91,13 +98,18 @@ const THREAD_STACK: usize = 256 << 10;
 pub struct Volumes {
     dirs: PodDirs,
     config: VolumesConfig,
+    devices: Devices,
 }
 
 impl Volumes {
     /// Volumes below the pods' directories in `dirs`.
     #[must_use]
     pub fn new(dirs: PodDirs, config: VolumesConfig) -> Self {
-        Self { dirs, config }
+        Self {
+            devices: Devices::new(dirs.root()),
+            dirs,
+            config,
+        }
     }
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
@@ -110,9 +122,29 @@ impl Volumes {
         &self,
         pod: &Pod,
         uid: &PodUid,
+        given: Given,
+    ) -> Result<MountedVolumes, Vec<VolumeError>> {
+        self.set_up_while(pod, uid, given, &|| true)
+    }
+
+    /// [`Volumes::set_up`], given up once nobody waits for it any more.
+    fn set_up_while(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
         mut given: Given,
+        is_awaited: &dyn Fn() -> bool,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let dir = self.dirs.ensure(uid).map_err(|error| vec![error.into()])?;
+        let work = persistent::Work {
+            pod,
+            uid,
+            dir: &dir,
+            pods: self.dirs.all(),
+            root: self.dirs.root(),
+            devices: &self.devices,
+            is_awaited,
+        };
         let mut mounted = MountedVolumes::new();
         let mut failed = Vec::new();
         for volume in pod::spec(pod).volumes.iter().flatten() {
@@ -130,8 +162,17 @@ impl Volumes {
                         ..HostVolume::default()
                     })
                 }
+                Kind::Nfs(source) => {
+                    let read_only = source.read_only.unwrap_or(false);
+                    let done = nfs::set_up(&work, &volume.name, source, read_only, Vec::new());
+                    done.map(|path| HostVolume {
+                        path,
+                        read_only,
+                        ..HostVolume::default()
+                    })
+                }
                 Kind::Claim => match claimed {
-                    Some(claimed) => persistent::set_up(claimed),
+                    Some(claimed) => persistent::set_up(&work, claimed),
                     None => continue,
                 },
                 // `csi` sets it up.
@@ -207,12 +248,13 @@ impl Volumes {
     /// When something cannot be unmounted or removed.
     pub fn tear_down(&self, uid: &PodUid) -> Result<(), VolumeError> {
         match self.dirs.get(uid)? {
-            Some(dir) => teardown::tear_down(&dir),
+            Some(dir) => teardown::tear_down(&dir, uid, self.dirs.root(), &self.devices),
             None => Ok(()),
         }
     }
 
-    /// [`Volumes::set_up`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
+    /// [`Volumes::set_up`] away from the task's thread, and on one of its own where it may hang; `turn` is dropped once it is
+    /// done, whoever waits for that. Programs that mount are ended once nobody does.
     ///
     /// # Errors
     /// As [`Volumes::set_up`].
@@ -224,15 +266,23 @@ impl Volumes {
         turn: impl Send + 'static,
     ) -> Result<MountedVolumes, Vec<VolumeError>> {
         let of = uid.clone();
+        let interrupted = |source| Err(vec![VolumeError::Interrupted { uid, source }]);
+        let mut volumes = pod::spec(&pod).volumes.iter().flatten();
+        if volumes.any(persistent::may_hang) {
+            let done = on_own_thread("set-up", move |is_awaited| {
+                let done = self.set_up_while(&pod, &of, given, is_awaited);
+                drop(turn);
+                done
+            });
+            return done.await.unwrap_or_else(interrupted);
+        }
         let done = tokio::task::spawn_blocking(move || {
             let done = self.set_up(&pod, &of, given);
             drop(turn);
             done
         });
-        done.await.unwrap_or_else(|panic| {
-            let source = io::Error::other(panic);
-            Err(vec![VolumeError::Interrupted { uid, source }])
-        })
+        let done = done.await;
+        done.unwrap_or_else(|panic| interrupted(io::Error::other(panic)))
     }
 
     /// [`Volumes::refresh`] away from the task's thread; `turn` is dropped once it is done, whoever waits for that.
@@ -351,7 +401,8 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     EmptyDir,
-    HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
+    HostPath(&'a HostPathVolumeSource),
+    Nfs(&'a NFSVolumeSource),
     Written(Written),
     /// Whatever stands behind a claim.
     Claim,
@@ -371,6 +422,9 @@ fn at(path: PathBuf) -> HostVolume {
 fn kind(volume: &Volume) -> Kind<'_> {
     if let Some(source) = &volume.host_path {
         return Kind::HostPath(source);
+    }
+    if let Some(source) = &volume.nfs {
+        return Kind::Nfs(source);
     }
     if let Some(written) = Written::of(volume) {
         return Kind::Written(written);

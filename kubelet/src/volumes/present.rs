@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Volume;
 
 use super::contents::Written;
-use super::{Kind, empty_dir, kind};
+use super::{Kind, empty_dir, kind, nfs};
 use crate::csi::PLUGIN_DIR;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
@@ -17,6 +17,7 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
     let directory = match kind(volume) {
         Kind::EmptyDir => empty_dir::PLUGIN,
         Kind::HostPath(_) => HOST_PATH,
+        Kind::Nfs(_) => nfs::PLUGIN,
         Kind::Written(Written { plugin, .. }) => plugin,
         Kind::Driver => PLUGIN_DIR,
         // What stands behind a claim says that.

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use rustix::mount::{self, MoveMountFlags, OpenTreeFlags};
 
-use super::{VolumeError, teardown};
+use super::{VolumeError, bind, teardown};
 use crate::dir::{Dir, DirError, failed};
 use crate::errors::error_chain;
 use crate::pod::PodUid;
@@ -171,7 +170,7 @@ impl SubPathRequest {
             }
             Ok(target) => target,
         };
-        mount_file(&found.file, &target).map_err(|errno| failed("mount", &path, errno))?;
+        bind::bind(&found.file, &target).map_err(|errno| failed("mount", &path, errno))?;
         Ok(path)
     }
 
@@ -262,17 +261,6 @@ fn ensure_mount_point(place: &Dir, name: &str, is_dir: bool) -> Result<OwnedFd, 
         // A file will do for whatever is no directory.
         false => Ok(place.ensure_file(name, MOUNT_POINT)?.into()),
     }
-}
-
-/// Mounts `file`, without what is mounted in it, on `target`: both by handle, and so whatever their names lead to by now.
-fn mount_file(file: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let detached = mount::open_tree(file, "", clone)?;
-    let by_handles =
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    mount::move_mount(&detached, "", target, "", by_handles)
 }
 
 /// Unmounts all subPaths of the pod, and removes what they were mounted on: empty directories and files.

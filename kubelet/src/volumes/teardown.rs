@@ -3,14 +3,24 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Component, Path};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
 
-use super::{VolumeError, downward_api, empty_dir, keyed, projected, sub_path};
+use super::device::Devices;
+use super::{THREAD_STACK, VolumeError, block, local};
+use super::{downward_api, empty_dir, keyed, projected, sub_path};
 use crate::dir::{Dir, DirError};
 use crate::mounts;
-use crate::poddir::{PLUGINS, PodDir, VOLUMES};
+use crate::pod::PodUid;
+use crate::poddir::{CLAIMS, PLUGINS, PodDir, VOLUMES};
+
+/// What the kinds of file systems of NFS servers begin with: `nfs`, `nfs4`.
+const NFS: &str = "nfs";
+/// How long a server is given to be told that it is unmounted (upstream's `unMountTimeout`).
+const NFS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The kinds whose content is a copy or the pod's own, to be removed with it. Of all other kinds only the empty directory
 /// they were mounted on is removed.
@@ -22,9 +32,21 @@ const OWN_CONTENT: [&str; 5] = [
     projected::PLUGIN,
 ];
 
-pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
+pub(super) fn tear_down(
+    pod: &PodDir,
+    uid: &PodUid,
+    root: &Path,
+    devices: &Devices,
+) -> Result<(), VolumeError> {
     // They hold files of the volumes.
     sub_path::tear_down(pod)?;
+    block::tear_down(root, pod, uid)?;
+    unmount_volumes(pod, devices)?;
+    // The pod has them no longer.
+    Ok(pod.dir().remove_file(CLAIMS)?)
+}
+
+fn unmount_volumes(pod: &PodDir, devices: &Devices) -> Result<(), VolumeError> {
     let Some(volumes) = pod.dir().child(VOLUMES)? else {
         return Ok(());
     };
@@ -38,6 +60,9 @@ pub(super) fn tear_down(pod: &PodDir) -> Result<(), VolumeError> {
             continue;
         };
         for name in kind.names()? {
+            if plugin == local::PLUGIN {
+                devices.give_back(&name)?;
+            }
             match OWN_CONTENT.contains(&plugin.as_str()) {
                 true => kind.remove_tree(&name)?,
                 false => kind.remove_empty(&name)?,
@@ -63,7 +88,8 @@ pub(super) fn unmount_below(dir: &Dir, only: Option<&str>) -> Result<(), VolumeE
         if only.is_some_and(|name| !path.starts_with(name)) {
             continue;
         }
-        unmount(dir, path).map_err(|source| VolumeError::Unmount {
+        let patience = mounted.fs_type.starts_with(NFS).then_some(NFS_PATIENCE);
+        unmount(dir, path, patience).map_err(|source| VolumeError::Unmount {
             path: mounted.mount_point.clone(),
             source,
         })?;
@@ -73,7 +99,8 @@ pub(super) fn unmount_below(dir: &Dir, only: Option<&str>) -> Result<(), VolumeE
 
 /// Unmounts `path` in `dir`, reached by handle down to the directory it lies in. Mounts on the way lose their peers: those
 /// of a directory of the node would lose the same mount, and the node with them.
-fn unmount(dir: &Dir, path: &Path) -> io::Result<()> {
+/// After `patience`, where it is given, it is done by force.
+fn unmount(dir: &Dir, path: &Path, patience: Option<Duration>) -> io::Result<()> {
     let names: Option<Vec<&str>> = path
         .components()
         .map(|component| match component {
@@ -105,5 +132,35 @@ fn unmount(dir: &Dir, path: &Path) -> io::Result<()> {
     }
     let parent = parent.as_ref().unwrap_or(dir).as_fd();
     let target = format!("/proc/self/fd/{}/{last}", parent.as_raw_fd());
-    Ok(mount::unmount(target, UnmountFlags::NOFOLLOW)?)
+    match patience {
+        None => Ok(mount::unmount(target, UnmountFlags::NOFOLLOW)?),
+        Some(patience) => unmount_by_force(target, patience),
+    }
+}
+
+/// Unmounts `target`, what is under way with its server given up after `patience`. Blocks for as long as the kernel.
+fn unmount_by_force(target: String, patience: Duration) -> io::Result<()> {
+    let force = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE;
+    std::thread::scope(|scope| {
+        let (told, done) = mpsc::channel();
+        let by_force = target.clone();
+        std::thread::Builder::new()
+            .name("umount".to_owned())
+            .stack_size(THREAD_STACK)
+            .spawn_scoped(scope, move || {
+                // Whoever listens waits for the end of this thread besides.
+                let _ = told.send(mount::unmount(target, UnmountFlags::NOFOLLOW));
+            })?;
+        match done.recv_timeout(patience) {
+            Ok(done) => Ok(done?),
+            Err(_) => {
+                // What the other one waits for fails now. One of the two finds it unmounted.
+                let forced = mount::unmount(by_force, force);
+                match (done.recv(), forced) {
+                    (Ok(Ok(())), _) | (_, Ok(())) => Ok(()),
+                    (_, Err(errno)) => Err(errno.into()),
+                }
+            }
+        }
+    })
 }

@@ -1,4 +1,5 @@
 mod attacks;
+mod persistent;
 mod written;
 
 use super::*;
@@ -377,7 +378,7 @@ fn host_path_types() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let node = Node::new();
-    let error = node.failure(json!({"name": "v", "nfs": {"server": "s", "path": "/"}}));
+    let error = node.failure(json!({"name": "v", "iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2026-01.x:y", "lun": 0}}));
     assert_eq!(
         error.to_string(),
         "MountVolume.SetUp failed for volume \"v\" : no volume plugin matched"
@@ -413,7 +414,7 @@ fn what_is_not_built_is_refused_by_name() {
 fn one_bad_volume_does_not_hide_the_others() {
     let node = Node::new();
     let pod = pod(json!([
-        {"name": "a", "nfs": {"server": "s", "path": "/"}},
+        {"name": "a", "iscsi": {"targetPortal": "1.2.3.4", "iqn": "iqn.2026-01.x:y", "lun": 0}},
         {"name": "b", "emptyDir": {}},
         {"name": "c", "hostPath": {"path": "/none/at/all", "type": "File"}},
     ]));

@@ -154,6 +154,7 @@ pub fn container_config(
             .map(|(key, value)| v1::KeyValue { key, value })
             .collect(),
         mounts,
+        devices: mounts::devices(container, inputs.volumes)?,
         labels: identity::container_labels(pod, container),
         annotations: identity::container_annotations(pod, container, inputs.attempt),
         log_path: identity::container_log_path(&container.name, inputs.attempt),

@@ -64,6 +64,17 @@ pub enum MountError {
         /// The mount's propagation.
         propagation: String,
     },
+    /// A device that is to be at no path.
+    #[error("error DevicePath `{0}` must be an absolute path")]
+    DevicePath(String),
+    /// A device of a volume that the pod does not have, or not as a device.
+    #[error("cannot find volume {volume:?} to pass into container {container:?}")]
+    NoDevice {
+        /// The volume's name.
+        volume: String,
+        /// The container's name.
+        container: String,
+    },
     /// Recursively read-only, and the runtime cannot.
     #[error(
         "failed to resolve recursive read-only mode: volume {volume:?} requested recursive read-only mode, but it is not supported by the runtime"
@@ -119,6 +130,31 @@ pub(super) fn mounts(
     Ok(mounts)
 }
 
+/// The container's raw block devices, in spec order.
+pub(super) fn devices(
+    container: &Container,
+    volumes: &MountedVolumes,
+) -> Result<Vec<v1::Device>, MountError> {
+    let wanted = container.volume_devices.iter().flatten();
+    let devices = wanted.map(|device| {
+        let path = device.device_path.as_str();
+        if !path.starts_with('/') {
+            return Err(MountError::DevicePath(path.to_owned()));
+        }
+        let volume = volumes.get(&device.name).filter(|volume| volume.device);
+        let volume = volume.ok_or_else(|| MountError::NoDevice {
+            volume: device.name.clone(),
+            container: container.name.clone(),
+        })?;
+        Ok(v1::Device {
+            container_path: path.to_owned(),
+            host_path: text(&volume.path)?,
+            permissions: if volume.read_only { "r" } else { "mrw" }.to_owned(),
+        })
+    });
+    devices.collect()
+}
+
 /// The subPaths of a container's mounts, with the variables of its environment.
 pub(super) fn sub_paths(
     container: &Container,
@@ -168,7 +204,8 @@ fn volume_of<'a>(
     mount: &VolumeMount,
     volumes: &'a MountedVolumes,
 ) -> Result<&'a HostVolume, MountError> {
-    let volume = volumes.get(&mount.name);
+    // A device is nothing to mount.
+    let volume = volumes.get(&mount.name).filter(|volume| !volume.device);
     volume.ok_or_else(|| MountError::NoVolume {
         volume: mount.name.clone(),
         container: container.name.clone(),
