@@ -23,6 +23,8 @@
 //! | worker ([`workers`]), one a pod | its orders, its pod's observation and facts | the runtime, files, the board |
 //! | object, token, services ([`objects`]) | the API server | a pod's `watch<u64>` |
 //! | upkeep ([`workers`]), one a pod with files of objects | its orders, its objects | its volumes |
+//! | plugins ([`plugins`]), one more a socket | inotify, the plugin | the drivers of [`csi`] |
+//! | storage drivers, staged volumes ([`csi`]) | drivers, CSIDrivers, the own node | the API server, drivers |
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |

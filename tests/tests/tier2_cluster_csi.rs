@@ -1,5 +1,6 @@
 //! A joined node on a fake runtime, with a storage driver that mounts: registration, volumes that live as long as their
-//! pod, and the same volumes through the end of plugin, agent and pod.
+//! pod, and the same volumes through the end of plugin, agent and pod. Events of all agents of a process come together, so
+//! pods whose events count have names of their own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -191,12 +192,12 @@ fn a_volume_lives_as_long_as_its_pod() {
         node.start_agent()?;
         // The pod is there before its driver.
         let mut wanted = pod(
-            "a",
+            "early",
             &json!({"nodePublishSecretRef": {"name": "s"}, "fsType": "ext4"}),
         );
         wanted["spec"]["securityContext"] = json!({"fsGroup": 4711});
         let made = cluster.add(&wanted).await?;
-        let event = cluster.event("a", "FailedMount").await?;
+        let event = cluster.event("early", "FailedMount").await?;
         let message = event.message.unwrap_or_default();
         ensure!(
             message.contains("MountVolume.SetUp failed for volume \"data\" : kubernetes.io/csi: ")
@@ -206,7 +207,7 @@ fn a_volume_lives_as_long_as_its_pod() {
             "{message}"
         );
         driver.start()?;
-        let container = running(node, "a").await?;
+        let container = running(node, "early").await?;
         let at = mounted(&container)?;
         ensure!(
             at.ends_with("volumes/kubernetes.io~csi/data/mount"),
@@ -225,7 +226,7 @@ fn a_volume_lives_as_long_as_its_pod() {
         ensure!(call.secrets.get("password").map(String::as_str) == Some("hunter2"));
         let told = |key: &str| call.context.get(key).map(String::as_str);
         ensure!(told("size") == Some("1"));
-        ensure!(told("csi.storage.k8s.io/pod.name") == Some("a"));
+        ensure!(told("csi.storage.k8s.io/pod.name") == Some("early"));
         ensure!(told("csi.storage.k8s.io/ephemeral") == Some("true"));
         ensure!(call.staged_at.is_empty() && driver.calls_of("NodeStageVolume").is_empty());
         let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(at.join("volume"))?);
@@ -240,7 +241,7 @@ fn a_volume_lives_as_long_as_its_pod() {
         driver.registered().await?;
         ensure!(node.runtime.kill_container(&container.id, 1));
         eventually("it runs again", LIMIT, async || {
-            let again = running(node, "a").await?;
+            let again = running(node, "early").await?;
             ensure!(again.id != container.id);
             ensure!(mounted(&again)? == at);
             Ok(())
@@ -252,7 +253,7 @@ fn a_volume_lives_as_long_as_its_pod() {
             driver.calls()
         );
 
-        cluster.delete_pod("a", None).await?;
+        cluster.delete_pod("early", None).await?;
         cluster.gone(node, &made).await?;
         let calls = driver.calls_of("NodeUnpublishVolume");
         ensure!(
@@ -274,11 +275,11 @@ fn a_pod_whose_driver_is_away_stays_until_it_is_back_and_holds_up_nobody() {
         let driver = driver(node, &[])?;
         driver.start()?;
         node.start_agent()?;
-        let made = cluster.add(&pod("a", &json!({}))).await?;
-        let at = mounted(&running(node, "a").await?)?;
+        let made = cluster.add(&pod("away", &json!({}))).await?;
+        let at = mounted(&running(node, "away").await?)?;
         driver.stop();
-        cluster.delete_pod("a", Some(0)).await?;
-        let event = cluster.event("a", "FailedKillPod").await?;
+        cluster.delete_pod("away", Some(0)).await?;
+        let event = cluster.event("away", "FailedKillPod").await?;
         let message = event.message.unwrap_or_default();
         ensure!(
             message.contains("driver name bind.example not found"),
@@ -357,8 +358,8 @@ fn a_driver_that_does_no_such_volumes_is_not_asked() {
         let driver = driver(node, &[])?;
         driver.start()?;
         node.start_agent()?;
-        let made = cluster.add(&pod("a", &json!({}))).await?;
-        let event = cluster.event("a", "FailedMount").await?;
+        let made = cluster.add(&pod("mode", &json!({}))).await?;
+        let event = cluster.event("mode", "FailedMount").await?;
         let message = event.message.unwrap_or_default();
         ensure!(
             message.contains("volume mode \"Ephemeral\" not supported by driver bind.example (only supports [\"Persistent\"])"),
@@ -366,7 +367,7 @@ fn a_driver_that_does_no_such_volumes_is_not_asked() {
         );
         // Without its driver too: nothing of it was ever mounted.
         driver.stop();
-        cluster.delete_pod("a", None).await?;
+        cluster.delete_pod("mode", None).await?;
         cluster.gone(node, &made).await?;
         ensure!(driver.calls_of("NodePublishVolume").is_empty());
         Ok(())
@@ -388,8 +389,8 @@ fn tokens_are_given_as_the_driver_wants_them_and_again_as_long_as_it_does() {
         driver.start()?;
         node.configure("syncFrequency", json!("1s"));
         node.start_agent()?;
-        cluster.add(&pod("a", &json!({}))).await?;
-        running(node, "a").await?;
+        cluster.add(&pod("renewed", &json!({}))).await?;
+        running(node, "renewed").await?;
         let calls = eventually("it is published again", LIMIT, async || {
             let calls = driver.calls_of("NodePublishVolume");
             ensure!(calls.len() >= 3, "{}", calls.len());
@@ -410,10 +411,10 @@ fn tokens_are_given_as_the_driver_wants_them_and_again_as_long_as_it_does() {
         }
         // What fails meanwhile takes nothing from the pod.
         driver.fail("NodePublishVolume", Some(tonic::Code::Internal));
-        let event = cluster.event("a", "FailedMount").await?;
+        let event = cluster.event("renewed", "FailedMount").await?;
         ensure!(event.message.is_some_and(|m| m.contains("code = Internal")));
         ensure!(
-            mounted(&running(node, "a").await?)?
+            mounted(&running(node, "renewed").await?)?
                 .join("volume")
                 .is_file()
         );

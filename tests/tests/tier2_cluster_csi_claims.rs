@@ -11,6 +11,7 @@ use tests::agent::NODE_NAME;
 use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
 use tests::csi_driver::{CsiDriver, Traits};
 use tests::fake_runtime::Container;
+use tests::http::get_unix;
 use tests::in_process::FakeNode;
 use tests::wait::{eventually, throughout};
 
@@ -77,7 +78,10 @@ async fn attach(cluster: &Cluster, node: &FakeNode) -> Result<()> {
     client.merge(&format!("{own}/status"), &attached).await?;
     let done = json!({"status": {"attached": true, "attachmentMetadata": {"lun": "7"}}});
     let one = path("volumeattachments", "", &name);
-    client.merge(&format!("{one}/status"), &done).await.map(drop)
+    client
+        .merge(&format!("{one}/status"), &done)
+        .await
+        .map(drop)
 }
 
 /// `csi-` and the SHA-256 of handle, driver and node.
@@ -90,8 +94,7 @@ fn kubelet_attachment(_: &FakeNode) -> String {
 
 fn pod(name: &str) -> Value {
     let mut pod = bound_pod(name);
-    pod["spec"]["volumes"] =
-        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]);
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     pod
 }
@@ -128,21 +131,39 @@ fn a_volume_is_attached_staged_once_and_given_back_by_its_last_pod() {
         let driver = driver(node, &[])?;
         driver.start()?;
         node.start_agent()?;
-        let first = cluster.add(&pod("a")).await?;
-        let event = cluster.event("a", "FailedMount").await?;
+        let first = cluster.add(&pod("attached")).await?;
+        let event = cluster.event("attached", "FailedMount").await?;
         let message = event.message.unwrap_or_default();
-        ensure!(message.contains("MountVolume.WaitForAttach failed for volume \"pv-1\" : "), "{message}");
-        ensure!(driver.calls_of("NodeStageVolume").is_empty(), "it is not attached yet");
+        ensure!(
+            message.contains("MountVolume.WaitForAttach failed for volume \"pv-1\" : "),
+            "{message}"
+        );
+        ensure!(
+            driver.calls_of("NodeStageVolume").is_empty(),
+            "it is not attached yet"
+        );
         attach(cluster, node).await?;
-        let at = mounted(&running(node, "a").await?)?;
-        ensure!(at.ends_with("volumes/kubernetes.io~csi/pv-1/mount"), "{}", at.display());
+        let at = mounted(&running(node, "attached").await?)?;
+        ensure!(
+            at.ends_with("volumes/kubernetes.io~csi/pv-1/mount"),
+            "{}",
+            at.display()
+        );
         ensure!(std::fs::read_to_string(at.join("volume"))? == "vol-1");
         let staged = driver.calls_of("NodeStageVolume");
         ensure!(staged.len() == 1, "{staged:?}");
         ensure!(staged[0].publish_context.get("lun").map(String::as_str) == Some("7"));
         ensure!(staged[0].flags == ["noatime"] && staged[0].context["a"] == "b");
-        ensure!(staged[0].staged_at.ends_with("/globalmount"), "{}", staged[0].staged_at);
-        ensure!(staged[0].staged_at.contains("/plugins/kubernetes.io/csi/bind.example/"));
+        ensure!(
+            staged[0].staged_at.ends_with("/globalmount"),
+            "{}",
+            staged[0].staged_at
+        );
+        ensure!(
+            staged[0]
+                .staged_at
+                .contains("/plugins/kubernetes.io/csi/bind.example/")
+        );
         let published = driver.calls_of("NodePublishVolume");
         ensure!(published[0].staged_at == staged[0].staged_at);
         ensure!(published[0].publish_context["lun"] == "7");
@@ -153,14 +174,24 @@ fn a_volume_is_attached_staged_once_and_given_back_by_its_last_pod() {
         ensure!(methods(&driver) == ["NodeStageVolume", "NodePublishVolume", "NodePublishVolume"]);
         std::fs::write(other.join("shared"), "x")?;
         ensure!(at.join("shared").is_file());
-        cluster.delete_pod("a", None).await?;
+        cluster.delete_pod("attached", None).await?;
         cluster.gone(node, &first).await?;
-        ensure!(driver.calls_of("NodeUnstageVolume").is_empty(), "the other pod uses it");
+        ensure!(
+            driver.calls_of("NodeUnstageVolume").is_empty(),
+            "the other pod uses it"
+        );
         let status = cluster.node().await?.status.unwrap_or_default();
         ensure!(status.volumes_in_use.is_some(), "it is in use");
         cluster.delete_pod("b", None).await?;
         cluster.gone(node, &second).await?;
-        ensure!(methods(&driver)[3..] == ["NodeUnpublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume"]);
+        ensure!(
+            methods(&driver)[3..]
+                == [
+                    "NodeUnpublishVolume",
+                    "NodeUnpublishVolume",
+                    "NodeUnstageVolume"
+                ]
+        );
         ensure!(driver.mounted().is_empty(), "{:?}", driver.mounted());
         eventually("it is not in use", LIMIT, async || {
             let status = cluster.node().await?.status.unwrap_or_default();
@@ -195,7 +226,11 @@ fn the_plugin_begins_anew_between_staging_and_publishing_and_so_does_the_agent()
         driver.start()?;
         let at = mounted(&running(node, "a").await?)?;
         ensure!(std::fs::read_to_string(at.join("volume"))? == "vol-1");
-        ensure!(driver.calls_of("NodeStageVolume").len() == 1, "{:?}", methods(&driver));
+        ensure!(
+            driver.calls_of("NodeStageVolume").len() == 1,
+            "{:?}",
+            methods(&driver)
+        );
 
         // The agent is killed at the same point of another pod.
         driver.hang("NodePublishVolume", true);
@@ -210,14 +245,24 @@ fn the_plugin_begins_anew_between_staging_and_publishing_and_so_does_the_agent()
         driver.hang("NodePublishVolume", false);
         node.start_agent()?;
         running(node, "b").await?;
-        ensure!(driver.calls_of("NodeStageVolume").len() == 1, "{:?}", methods(&driver));
+        ensure!(
+            driver.calls_of("NodeStageVolume").len() == 1,
+            "{:?}",
+            methods(&driver)
+        );
         // Of the pod that ran all the while nothing was asked again.
         let of_first = |calls: Vec<tests::csi_driver::Call>| {
             let target = at.display().to_string();
-            calls.into_iter().filter(|call| call.target == target).count()
+            calls
+                .into_iter()
+                .filter(|call| call.target == target)
+                .count()
         };
         let asked = of_first(driver.calls_of("NodePublishVolume"));
-        ensure!(asked == 2, "once before the plugin was killed, once after: {asked}");
+        ensure!(
+            asked == 2,
+            "once before the plugin was killed, once after: {asked}"
+        );
 
         // Both pods are deleted while there is no agent, and with them every spec.
         node.kill_agent()?;
@@ -228,7 +273,11 @@ fn the_plugin_begins_anew_between_staging_and_publishing_and_so_does_the_agent()
         cluster.gone(node, &made).await?;
         cluster.gone(node, &other).await?;
         eventually("all is given back", LIMIT, async || {
-            ensure!(driver.calls_of("NodeUnstageVolume").len() == 1, "{:?}", methods(&driver));
+            ensure!(
+                driver.calls_of("NodeUnstageVolume").len() == 1,
+                "{:?}",
+                methods(&driver)
+            );
             ensure!(driver.mounted().is_empty(), "{:?}", driver.mounted());
             Ok(())
         })
@@ -304,11 +353,17 @@ fn secrets_groups_and_growth_are_the_drivers() {
         };
         let (stage, publish) = (call("NodeStageVolume")?, call("NodePublishVolume")?);
         ensure!(stage.secrets["key"] == "stage" && publish.secrets["key"] == "publish");
-        ensure!(stage.group == "4711" && publish.group == "4711", "the driver sees to the group");
+        ensure!(
+            stage.group == "4711" && publish.group == "4711",
+            "the driver sees to the group"
+        );
         let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(at.join("volume"))?);
         ensure!(group != 4711, "the agent does not");
         let expand = call("NodeExpandVolume")?;
-        ensure!(expand.bytes == 2 << 30 && expand.secrets["key"] == "expand", "{expand:?}");
+        ensure!(
+            expand.bytes == 2 << 30 && expand.secrets["key"] == "expand",
+            "{expand:?}"
+        );
         ensure!(expand.target == publish.target && expand.staged_at == stage.staged_at);
         eventually("the claim has grown", LIMIT, async || {
             let claim = path("persistentvolumeclaims", "default", "c");
@@ -317,5 +372,117 @@ fn secrets_groups_and_growth_are_the_drivers() {
             Ok(())
         })
         .await
+    });
+}
+
+#[test]
+fn a_raw_device_is_staged_linked_and_given_back() {
+    if !is_root() {
+        return;
+    }
+    with_cluster(async |cluster, node| {
+        let block = json!({"volumeMode": "Block"});
+        describe(cluster, &json!({"attachRequired": false}), &block).await?;
+        let driver = driver(node, &[])?;
+        driver.start()?;
+        node.start_agent()?;
+        let mut wanted = pod("a");
+        let container = &mut wanted["spec"]["containers"][0];
+        container["volumeMounts"] = json!([]);
+        container["volumeDevices"] = json!([{"name": "data", "devicePath": "/dev/xvda"}]);
+        let made = cluster.add(&wanted).await?;
+        let container = running(node, "a").await?;
+        let devices = &container.config.devices;
+        ensure!(
+            devices.len() == 1 && devices[0].container_path == "/dev/xvda",
+            "{devices:?}"
+        );
+        let at = Path::new(&devices[0].host_path);
+        let all = node.path("kubelet/plugins/kubernetes.io/csi/volumeDevices");
+        let uid = made.metadata.uid.clone().unwrap_or_default();
+        ensure!(
+            at == all.join("publish/pv-1").join(&uid),
+            "{}",
+            at.display()
+        );
+        let link = node
+            .pod_dir(&made)
+            .join("volumeDevices/kubernetes.io~csi/pv-1");
+        ensure!(std::fs::read_link(&link)? == at, "{}", link.display());
+        let staged = driver.calls_of("NodeStageVolume");
+        ensure!(staged.len() == 1 && staged[0].block, "{staged:?}");
+        ensure!(Path::new(&staged[0].staged_at) == all.join("staging/pv-1"));
+        ensure!(driver.calls_of("NodePublishVolume")[0].block);
+        cluster.delete_pod("a", None).await?;
+        cluster.gone(node, &made).await?;
+        eventually("it is given back", LIMIT, async || {
+            ensure!(methods(&driver)[2..] == ["NodeUnpublishVolume", "NodeUnstageVolume"]);
+            ensure!(driver.mounted().is_empty() && !all.join("pv-1").exists());
+            Ok(())
+        })
+        .await
+    });
+}
+
+#[test]
+fn what_a_volume_takes_is_told_as_its_driver_says() {
+    if !is_root() {
+        return;
+    }
+    with_cluster(async |cluster, node| {
+        describe(cluster, &json!({"attachRequired": false}), &json!({})).await?;
+        let driver = driver(node, &[Ability::GetVolumeStats])?;
+        driver.start()?;
+        let socket = node.path("agent.sock");
+        let settings = format!(
+            "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nsocket: {}\n",
+            socket.display()
+        );
+        std::fs::write(node.path("agent.yaml"), settings)?;
+        let file = node.path("agent.yaml").display().to_string();
+        node.set_flag("--agent-config", &file);
+        node.start_agent()?;
+        cluster.add(&pod("a")).await?;
+        let at = mounted(&running(node, "a").await?)?;
+        cluster.ready("a").await?;
+        let answer = get_unix(&socket, "/stats/summary")?;
+        let summary: Value = serde_json::from_str(&answer.body)?;
+        let volumes = summary["pods"][0]["volume"].as_array().cloned();
+        let volumes = volumes.with_context(|| format!("{summary}"))?;
+        let own = volumes.iter().find(|volume| volume["name"] == "data");
+        let own = own.with_context(|| format!("{volumes:?}"))?;
+        ensure!(
+            own["pvcRef"] == json!({"name": "c", "namespace": "default"}),
+            "{own}"
+        );
+        ensure!(
+            own["capacityBytes"] == 1 << 30 && own["usedBytes"] == 1 << 20,
+            "{own}"
+        );
+        ensure!(own["inodes"] == 1000 && own["inodesFree"] == 993, "{own}");
+        let asked = driver.calls_of("NodeGetVolumeStats");
+        ensure!(
+            asked.len() == 1 && asked[0].target == at.display().to_string(),
+            "{asked:?}"
+        );
+        let metrics = get_unix(&socket, "/metrics")?.body;
+        for (name, value) in [
+            ("capacity_bytes", "1073741824"),
+            ("used_bytes", "1048576"),
+            ("inodes_used", "7"),
+        ] {
+            let line = format!(
+                "kubelet_volume_stats_{name}{{namespace=\"default\",persistentvolumeclaim=\"c\"}} "
+            );
+            let told = metrics.lines().find_map(|one| one.strip_prefix(&line));
+            let told: Option<f64> = told.and_then(|value| value.parse().ok());
+            ensure!(
+                told == value.parse().ok() && told.is_some(),
+                "{name}: {told:?}"
+            );
+        }
+        // What was said a moment ago is not asked for again.
+        ensure!(driver.calls_of("NodeGetVolumeStats").len() == 1);
+        Ok(())
     });
 }

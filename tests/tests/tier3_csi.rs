@@ -97,10 +97,12 @@ fn a_container_has_the_drivers_files() {
         agent.logged(&made, "main", "saw news", LIMIT).await?;
         ensure!(driver.calls_of("NodePublishVolume").len() == 1);
         cluster.delete_pod("a", None).await?;
-        eventually("the pod is gone", LIMIT, async || match cluster.pod("a").await {
-            Ok(_) => anyhow::bail!("it is there"),
-            Err(error) if refusal(&error) == Some(404) => Ok(()),
-            Err(error) => Err(error),
+        eventually("the pod is gone", LIMIT, async || {
+            match cluster.pod("a").await {
+                Ok(_) => anyhow::bail!("it is there"),
+                Err(error) if refusal(&error) == Some(404) => Ok(()),
+                Err(error) => Err(error),
+            }
         })
         .await?;
         ensure!(driver.mounted().is_empty(), "{:?}", driver.mounted());

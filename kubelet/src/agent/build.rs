@@ -16,7 +16,7 @@ use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdCo
 use crate::claims::Claims;
 use crate::clock::SinceBoot;
 use crate::config::{CgroupDriver, Config};
-use crate::csi::{Csi, CsiConfig};
+use crate::csi::{self, Csi, CsiConfig};
 use crate::events::About;
 use crate::hooks::HookRunner;
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
@@ -36,6 +36,7 @@ use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+const SELINUX_ENFORCE: &str = "/sys/fs/selinux/enforce";
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Pods started at once for each core: with more, each start only takes longer.
@@ -114,6 +115,7 @@ fn csi_config(config: &Config, boot: &Option<SinceBoot>) -> CsiConfig {
         joins: config.api.is_some(),
         controller_attaches: config.node.controller_attach_detach,
         republish_every: config.sources.sync_every,
+        file_context: csi::file_context(Path::new(SELINUX_ENFORCE), Path::new("/etc/selinux")),
     }
 }
 
@@ -393,7 +395,7 @@ fn node_facts(
         seccomp_default: config.runtime.seccomp_default,
         masked_paths: default_masked_paths(&possible_cpus, Path::exists),
         recursive_read_only: false,
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        selinux: Path::new(SELINUX_ENFORCE).exists(),
         cgroup_v2: v2,
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
         stop_signals: config.gates.enabled("ContainerStopSignals"),

@@ -8,7 +8,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use cri_proto::csi::{NodePublishVolumeRequest, NodeStageVolumeRequest};
@@ -17,6 +17,7 @@ use super::call::Calls;
 use super::data::{self, VolumeData};
 use super::drivers::Driver;
 use super::error::{CsiError, Operation};
+use super::in_use::User;
 use super::object::DriverSpec;
 use super::places::{PRIVATE, is_mounted};
 use super::volume::{CsiVolume, pod_info};
@@ -31,6 +32,14 @@ const DEVICES: &str = VOLUME_DEVICES;
 const STAGING: &str = "staging";
 const PUBLISH: &str = "publish";
 const DATA: &str = "data";
+
+/// Where the device of the volume `name` is published to the pod `uid`.
+pub(super) fn published(root: &Path, name: &str, uid: &PodUid) -> PathBuf {
+    let mut path = root.to_owned();
+    path.extend(names::STAGED);
+    path.extend([DEVICES, PUBLISH, name, uid.as_str()]);
+    path
+}
 
 impl Csi {
     /// The directory of all raw devices; made where it is missing.
@@ -71,6 +80,29 @@ impl Csi {
         Ok(false)
     }
 
+    /// Where the pod's device is, if it is published already.
+    pub(super) fn has_device(
+        &self,
+        uid: &PodUid,
+        volume: &CsiVolume,
+    ) -> Result<Option<PathBuf>, CsiError> {
+        let name = &volume.spec_name;
+        if !self.device_names(uid)?.contains(name) {
+            return Ok(None);
+        }
+        let devices = self.devices()?;
+        let noted = device_data(&devices, name)?;
+        let known = noted.is_some_and(|data| {
+            data.is_of(&volume.driver, &volume.handle) && self.is_of_this_boot(&data)
+        });
+        let all = devices.child(PUBLISH)?;
+        let Some(published) = all.map(|all| all.child(name)).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let there = known && is_mounted(&published, uid.as_str())?;
+        Ok(there.then(|| published.path_of(uid.as_str())))
+    }
+
     /// Stages and publishes a raw device, and says where it is.
     pub(super) async fn set_up_device(
         &self,
@@ -83,7 +115,7 @@ impl Csi {
         let stage = |error| (Operation::MapDevice, error);
         let publish = |error| (Operation::MapPodDevice, error);
         let context = self
-            .context(volume, spec)
+            .context(uid, volume, spec)
             .await
             .map_err(|error| (Operation::WaitForAttach, error))?;
         let name = &volume.spec_name;
@@ -98,14 +130,14 @@ impl Csi {
             let _turn = self.staging.lock(key).await;
             // From here on nobody unstages it.
             self.link_device(uid, name, &target).map_err(publish)?;
+            if self.attaches(&volume.driver) {
+                let unique = names::unique(&volume.driver, &volume.handle);
+                self.in_use.begin(&unique, User::Node);
+            }
             self.stage_device(&devices, volume, driver, &context)
                 .await
                 .map_err(stage)?
         };
-        let known = is_mounted(&published, uid.as_str()).map_err(publish)?;
-        if known {
-            return Ok(target);
-        }
         let message = self
             .device_message(pod, volume, driver, spec, context, &target, staged_at)
             .await
@@ -115,12 +147,7 @@ impl Csi {
         Ok(target)
     }
 
-    fn link_device(
-        &self,
-        uid: &PodUid,
-        name: &str,
-        target: &std::path::Path,
-    ) -> Result<(), CsiError> {
+    fn link_device(&self, uid: &PodUid, name: &str, target: &Path) -> Result<(), CsiError> {
         let pod = self.dirs.ensure(uid)?;
         let devices = pod.dir().ensure_child(DEVICES, PRIVATE)?;
         let links = devices.ensure_child(names::PLUGIN_DIR, PRIVATE)?;
@@ -184,7 +211,7 @@ impl Csi {
         driver: &Driver,
         spec: Option<&DriverSpec>,
         context: BTreeMap<String, String>,
-        target: &std::path::Path,
+        target: &Path,
         staged_at: String,
     ) -> Result<NodePublishVolumeRequest, CsiError> {
         let mut told = volume.attributes.clone();
@@ -239,7 +266,11 @@ impl Csi {
             && let Err(error) = self.unstage_device(&devices, name, &data, &driver).await
         {
             let error = error_chain(&error);
-            tracing::warn!(volume = name, error, "a device stays staged; it is tried again");
+            tracing::warn!(
+                volume = name,
+                error,
+                "a device stays staged; it is tried again"
+            );
             self.left_staged.notify_one();
         }
         Ok(())
@@ -291,7 +322,8 @@ impl Csi {
             own.remove_empty(DATA)?;
         }
         devices.remove_empty(name)?;
-        self.leave_volume(&names::unique(&data.driver, &data.handle));
+        let unique = names::unique(&data.driver, &data.handle);
+        self.in_use.end(&unique, &User::Node);
         Ok(())
     }
 
@@ -299,7 +331,12 @@ impl Csi {
     pub(super) fn all_devices(&self) -> Vec<(String, VolumeData)> {
         let mut found = Vec::new();
         let mut look = || -> Result<(), CsiError> {
-            let Some(all) = self.staged()?.map(|all| all.child(DEVICES)).transpose()?.flatten() else {
+            let Some(all) = self
+                .staged()?
+                .map(|all| all.child(DEVICES))
+                .transpose()?
+                .flatten()
+            else {
                 return Ok(());
             };
             for name in all.subdirectories()? {

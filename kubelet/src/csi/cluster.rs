@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::CsiError;
+use super::in_use::User;
 use super::object::TokenRequest;
 use super::volume::{CsiVolume, SecretRef};
 use super::{Csi, names};
@@ -151,6 +152,7 @@ impl Csi {
     pub(super) async fn attached(
         &self,
         volume: &CsiVolume,
+        uid: &PodUid,
     ) -> Result<BTreeMap<String, String>, CsiError> {
         let not_yet = |why: &str| Err(CsiError::Attach(why.to_owned()));
         if !self.controller_attaches {
@@ -159,7 +161,7 @@ impl Csi {
             );
         }
         let unique = names::unique(&volume.driver, &volume.handle);
-        self.use_volume(&unique);
+        self.in_use.begin(&unique, User::Pod(uid.clone()));
         let own = {
             let link = self.link.borrow();
             let link = link.as_ref().ok_or(CsiError::NoApiServer)?;

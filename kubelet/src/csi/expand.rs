@@ -62,7 +62,10 @@ impl Csi {
         match Calls::to(&driver.endpoint).expand(message).await {
             Ok(_) => {}
             Err(error) if error.is_infeasible() || error.is_in_use() => {
-                let text = format!("NodeExpandVolume.NodeExpandVolume failed for volume {:?} : {error}", volume.spec_name);
+                let text = format!(
+                    "NodeExpandVolume.NodeExpandVolume failed for volume {:?} : {error}",
+                    volume.spec_name
+                );
                 About::pod(pod).warning("VolumeResizeFailed", &text);
                 return Ok(());
             }
@@ -76,7 +79,11 @@ impl Csi {
         // The volume is as it should be; that its claim says so may wait for the next time.
         if let Err(error) = self.tell_claim(pod, claim, bytes).await {
             let error = error_chain(&error);
-            tracing::warn!(claim, error, "a claim is not told that its volume has grown");
+            tracing::warn!(
+                claim,
+                error,
+                "a claim is not told that its volume has grown"
+            );
         }
         Ok(())
     }
@@ -120,7 +127,12 @@ mod tests {
             ..CsiVolume::default()
         };
         assert_eq!(volume(Some(2), Some(1)).grows_to(), Some((2, "c")));
-        for (wanted, has) in [(Some(2), Some(2)), (Some(1), Some(2)), (None, Some(1)), (Some(2), None)] {
+        for (wanted, has) in [
+            (Some(2), Some(2)),
+            (Some(1), Some(2)),
+            (None, Some(1)),
+            (Some(2), None),
+        ] {
             assert_eq!(volume(wanted, has).grows_to(), None);
         }
         let read_only = CsiVolume {

@@ -20,14 +20,17 @@ mod data;
 mod drivers;
 mod error;
 mod expand;
+mod in_use;
 mod locks;
 mod names;
 mod node_info;
 mod object;
 mod places;
 mod republish;
+mod selinux;
 mod set_up;
 mod tear_down;
+mod usage;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,15 +48,18 @@ pub use data::Lifecycle;
 pub use drivers::Registration;
 use drivers::{Driver, Registry};
 pub use error::{CallError, CsiError, CsiFailure, Operation};
+use in_use::InUse;
 use locks::Locks;
 pub(crate) use names::PLUGIN_DIR;
 use node_info::Published;
 use object::DriverObjects;
+pub(crate) use selinux::file_context;
 pub use set_up::CsiMounted;
+pub use usage::{Amount, Usage};
 pub use volume::{CsiVolume, SecretRef};
 
 /// Settings of this room.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CsiConfig {
     /// The agent's directory.
     pub root: PathBuf,
@@ -67,6 +73,8 @@ pub struct CsiConfig {
     pub controller_attaches: bool,
     /// How often volumes are published again whose drivers want that.
     pub republish_every: Duration,
+    /// The SELinux context of containers' files; none where SELinux is off.
+    pub file_context: Option<String>,
 }
 
 /// The connection to the API server.
@@ -88,6 +96,7 @@ pub struct Inner {
     joins: bool,
     controller_attaches: bool,
     republish_every: Duration,
+    file_context: Option<String>,
     dirs: PodDirs,
     drivers: Arc<Registry>,
     objects: DriverObjects,
@@ -100,7 +109,7 @@ pub struct Inner {
     /// Goes up whenever a volume that did not come may come now.
     news: watch::Sender<u64>,
     /// Attachable volumes that are, or are about to be, in use.
-    in_use: watch::Sender<BTreeSet<String>>,
+    in_use: InUse,
     /// Held while volumes of a pod are set up or torn down.
     pods: Locks<PodUid>,
     /// Held while a volume is staged or unstaged, and while who uses it is counted: by driver and handle.
@@ -134,6 +143,7 @@ impl Csi {
             joins: config.joins,
             controller_attaches: config.controller_attaches,
             republish_every: config.republish_every,
+            file_context: config.file_context,
             dirs,
             drivers: Arc::default(),
             objects: DriverObjects::default(),
@@ -141,7 +151,7 @@ impl Csi {
             link: watch::Sender::default(),
             initialized: watch::Sender::default(),
             news: watch::Sender::default(),
-            in_use: watch::Sender::default(),
+            in_use: InUse::default(),
             pods: Locks::default(),
             staging: Locks::default(),
             left_staged: Notify::new(),
@@ -222,15 +232,6 @@ impl Csi {
     #[must_use]
     pub fn in_use(&self) -> watch::Receiver<BTreeSet<String>> {
         self.in_use.subscribe()
-    }
-
-    fn use_volume(&self, unique: &str) {
-        self.in_use
-            .send_if_modified(|all| !all.contains(unique) && all.insert(unique.to_owned()));
-    }
-
-    fn leave_volume(&self, unique: &str) {
-        self.in_use.send_if_modified(|all| all.remove(unique));
     }
 
     /// News whenever a volume that did not come may come now.

@@ -34,7 +34,7 @@ pub(super) struct DriverSpec {
     pub(super) attach_required: Option<bool>,
     pub(super) pod_info_on_mount: Option<bool>,
     pub(super) fs_group_policy: Option<String>,
-    volume_lifecycle_modes: Option<Vec<String>>,
+    pub(super) volume_lifecycle_modes: Option<Vec<String>>,
     pub(super) requires_republish: Option<bool>,
     pub(super) token_requests: Option<Vec<TokenRequest>>,
     #[serde(rename = "seLinuxMount")]

@@ -2,6 +2,7 @@
 
 use super::data::{self, VolumeData};
 use super::error::CsiError;
+use super::in_use::User;
 use super::{Csi, names};
 use crate::dir::Dir;
 use crate::mounts;
@@ -128,17 +129,17 @@ impl Csi {
 
     /// Reads from the disk which attachable volumes are in use.
     pub(super) fn find_in_use(&self) {
+        let unique = |data: &VolumeData| names::unique(&data.driver, &data.handle);
         let staged = self.all_staged();
-        let published = self.all_published().unwrap_or_default();
-        let published = published.iter().map(|(_, data)| data);
-        let persistent = published.filter(|data| {
-            data.lifecycle == Some(super::Lifecycle::Persistent) && !data.attachment.is_empty()
-        });
         let devices = self.all_devices();
         let devices = devices.iter().map(|(_, data)| data);
-        let staged = staged.iter().map(|(_, data)| data);
-        for data in staged.chain(persistent).chain(devices) {
-            self.use_volume(&names::unique(&data.driver, &data.handle));
+        for data in staged.iter().map(|(_, data)| data).chain(devices) {
+            self.in_use.begin(&unique(data), User::Node);
+        }
+        for (uid, data) in self.all_published().unwrap_or_default() {
+            if data.lifecycle == Some(super::Lifecycle::Persistent) && !data.attachment.is_empty() {
+                self.in_use.begin(&unique(&data), User::Pod(uid));
+            }
         }
     }
 }

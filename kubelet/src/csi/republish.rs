@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::{CsiError, CsiFailure, Operation};
 use super::set_up::Publish;
 use super::volume::CsiVolume;
-use super::{Csi, names};
+use super::{Csi, names, selinux};
 use crate::api::random;
 use crate::pod::{Pod, PodUid};
 
@@ -93,7 +93,7 @@ impl Csi {
         }
         let driver = self.driver(&volume.driver, super::set_up::NO_CLIENT)?;
         let spec = self.objects.get(&volume.driver).await?;
-        let context = self.context(volume, spec.as_deref()).await?;
+        let context = self.context(uid, volume, spec.as_deref()).await?;
         let staged_at = match volume.is_staged(&driver) {
             true => self
                 .ensure_staging(&volume.driver, &volume.handle)?
@@ -101,6 +101,12 @@ impl Csi {
                 .display()
                 .to_string(),
             false => String::new(),
+        };
+        let (mount_options, _) =
+            selinux::mount_options(pod, volume, spec.as_deref(), self.file_context.as_deref());
+        let volume = &CsiVolume {
+            mount_options,
+            ..volume.clone()
         };
         self.publish(Publish {
             pod,

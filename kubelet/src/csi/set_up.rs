@@ -13,10 +13,11 @@ use super::call::Calls;
 use super::data::{self, VolumeData};
 use super::drivers::Driver;
 use super::error::{CsiError, CsiFailure, Operation};
+use super::in_use::User;
 use super::object::{DriverSpec, check_mode, fs_group_policy};
 use super::places::{PRIVATE, is_mounted};
 use super::volume::{CsiVolume, pod_info};
-use super::{Csi, Lifecycle, cluster, merged, names};
+use super::{Csi, Lifecycle, cluster, merged, names, selinux};
 use crate::dir::Dir;
 use crate::pod::{self, Pod, PodUid};
 use crate::volumes::{HostVolume, MountedVolumes, give_to_group, on_own_thread};
@@ -59,8 +60,9 @@ impl Csi {
         tokio::spawn(async move {
             // Cancel-safe: a turn that is not taken goes to the next.
             let turn = tokio::select! {
-                turn = csi.pods.lock(uid.clone()) => turn,
+                biased;
                 () = told.closed() => return,
+                turn = csi.pods.lock(uid.clone()) => turn,
             };
             let outcome = csi.set_up_all(pod, uid, volumes).await;
             drop(turn);
@@ -122,6 +124,10 @@ impl Csi {
         volume: &CsiVolume,
     ) -> Result<PathBuf, (Operation, CsiError)> {
         let set_up = |error| (Operation::SetUp, error);
+        // What is there needs no driver, and nobody's word.
+        if let Some(target) = self.is_there(uid, volume).map_err(set_up)? {
+            return Ok(target);
+        }
         let driver = self.driver(&volume.driver, NO_CLIENT).map_err(set_up)?;
         let spec = self.objects.get(&volume.driver).await.map_err(set_up)?;
         let spec = spec.as_deref();
@@ -133,14 +139,18 @@ impl Csi {
         let policy = fs_group_policy(spec).map_err(|why| set_up(CsiError::FsGroupPolicy(why)))?;
         let dir = self.ensure_volume(uid, &volume.spec_name).map_err(set_up)?;
         let target = dir.path_of(names::MOUNT);
-        if self.is_published(&dir, volume).map_err(set_up)? {
-            return Ok(target);
-        }
         let context = self
-            .context(volume, spec)
+            .context(uid, volume, spec)
             .await
             .map_err(|error| (Operation::WaitForAttach, error))?;
+        let (options, label) =
+            selinux::mount_options(pod, volume, spec, self.file_context.as_deref());
+        let volume = &CsiVolume {
+            mount_options: options,
+            ..volume.clone()
+        };
         let mut note = VolumeData {
+            selinux: label,
             spec_name: volume.spec_name.clone(),
             handle: volume.handle.clone(),
             driver: volume.driver.clone(),
@@ -193,18 +203,40 @@ impl Csi {
         Ok(target)
     }
 
+    /// Where the volume lies, if it is published to the pod already.
+    fn is_there(&self, uid: &PodUid, volume: &CsiVolume) -> Result<Option<PathBuf>, CsiError> {
+        if volume.block {
+            return self.has_device(uid, volume);
+        }
+        let Some(volumes) = self.volumes_of(uid)? else {
+            return Ok(None);
+        };
+        let Some(dir) = volumes.child(&volume.spec_name)? else {
+            return Ok(None);
+        };
+        let published = self.is_published(&dir, volume)?;
+        Ok(published.then(|| dir.path_of(names::MOUNT)))
+    }
+
     /// What the controller has said of a volume that it has to attach; nothing of another.
     pub(super) async fn context(
         &self,
+        uid: &PodUid,
         volume: &CsiVolume,
         spec: Option<&DriverSpec>,
     ) -> Result<BTreeMap<String, String>, CsiError> {
         let attaches = volume.lifecycle == Lifecycle::Persistent
             && spec.and_then(|spec| spec.attach_required) != Some(false);
         match attaches {
-            true => self.attached(volume).await,
+            true => self.attached(volume, uid).await,
             false => Ok(BTreeMap::new()),
         }
+    }
+
+    /// Whether volumes of the driver called `name` are attached by a controller, as far as that is known.
+    pub(super) fn attaches(&self, name: &str) -> bool {
+        let spec = self.objects.now(name);
+        spec.and_then(|spec| spec.attach_required) != Some(false)
     }
 
     /// Whether the driver has published it in this boot, and it is still mounted.
@@ -234,6 +266,10 @@ impl Csi {
         let _turn = self.staging.lock(key).await;
         // From here on nobody unstages it.
         data::write(dir, note)?;
+        let unique = names::unique(&volume.driver, &volume.handle);
+        if self.attaches(&volume.driver) {
+            self.in_use.begin(&unique, User::Node);
+        }
         let staging = self.ensure_staging(&volume.driver, &volume.handle)?;
         let target = staging.path_of(names::GLOBAL_MOUNT).display().to_string();
         if data::read(&staging)?.is_some_and(|data| self.is_of_this_boot(&data)) {
@@ -245,6 +281,7 @@ impl Csi {
         let mut data = VolumeData {
             handle: volume.handle.clone(),
             driver: volume.driver.clone(),
+            selinux: note.selinux.clone(),
             ..VolumeData::default()
         };
         data::write(&staging, &data)?;
@@ -268,6 +305,7 @@ impl Csi {
                 staging.remove_empty(names::GLOBAL_MOUNT)?;
                 data::remove(&staging)?;
                 forget(dir)?;
+                self.in_use.end(&unique, &User::Node);
             }
             return Err(error.into());
         }

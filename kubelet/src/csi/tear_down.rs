@@ -3,19 +3,18 @@
 
 use std::time::Duration;
 
-use cri_proto::csi::node_service_capability::rpc::Type as Ability;
-use tokio::sync::oneshot;
-
 use super::call::Calls;
 use super::data::{self, VolumeData};
 use super::drivers::Driver;
 use super::error::CsiError;
+use super::in_use::User;
 use super::places::is_mounted;
 use super::{Csi, Lifecycle, names};
 use crate::api::Retry;
 use crate::dir::Dir;
 use crate::errors::error_chain;
 use crate::pod::PodUid;
+use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 
 /// Between attempts to give back a staged volume that nobody uses: the first pause, and the longest (upstream's).
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -28,23 +27,22 @@ impl Csi {
     /// # Errors
     /// The first volume that is not given back; the others are.
     pub async fn tear_down(&self, uid: &PodUid) -> Result<(), CsiError> {
+        // What is being set up may not show yet.
+        let turn = self.pods.lock(uid.clone()).await;
         if self.volumes_of(uid)?.is_none() && self.device_names(uid)?.is_empty() {
+            self.in_use.end_all(&User::Pod(uid.clone()));
             return Ok(());
         }
-        let (mut told, done) = oneshot::channel();
         let (csi, uid) = (self.clone(), uid.clone());
-        tokio::spawn(async move {
-            // Cancel-safe: a turn that is not taken goes to the next.
-            let turn = tokio::select! {
-                turn = csi.pods.lock(uid.clone()) => turn,
-                () = told.closed() => return,
-            };
+        let work = tokio::spawn(async move {
             let outcome = csi.tear_down_all(&uid).await;
+            if outcome.is_ok() {
+                csi.in_use.end_all(&User::Pod(uid));
+            }
             drop(turn);
-            // Whoever asked may have gone.
-            drop(told.send(outcome));
+            outcome
         });
-        done.await.unwrap_or(Err(CsiError::Interrupted))
+        work.await.unwrap_or(Err(CsiError::Interrupted))
     }
 
     async fn tear_down_all(&self, uid: &PodUid) -> Result<(), CsiError> {
@@ -76,7 +74,19 @@ impl Csi {
 
     async fn unpublish(&self, uid: &PodUid, dir: &Dir) -> Result<(), CsiError> {
         let target = dir.path_of(names::MOUNT).display().to_string();
-        let Some(data) = data::read(dir)? else {
+        let known = match data::read(dir) {
+            // Nothing can be asked of a driver, and nothing has to be.
+            Err(CsiError::Data { path, why }) if !is_mounted(dir, names::MOUNT)? => {
+                tracing::warn!(
+                    path,
+                    why,
+                    "a torn note of a volume that is not mounted is removed"
+                );
+                None
+            }
+            read => read?,
+        };
+        let Some(data) = known else {
             // It was never published, or no longer is.
             if is_mounted(dir, names::MOUNT)? {
                 return Err(CsiError::Data {
@@ -115,7 +125,10 @@ impl Csi {
     /// with the volume's lock.
     async fn give_back(&self, data: &VolumeData, driver: &Driver) {
         match self.unstage(data, driver).await {
-            Ok(()) => self.leave_volume(&names::unique(&data.driver, &data.handle)),
+            Ok(()) => {
+                let unique = names::unique(&data.driver, &data.handle);
+                self.in_use.end(&unique, &User::Node);
+            }
             Err(error) => {
                 let (driver, volume) = (&data.driver, &data.handle);
                 let error = error_chain(&error);
@@ -207,7 +220,8 @@ impl Csi {
                             volume = data.handle,
                             "a staged volume that nobody uses is given back"
                         );
-                        self.leave_volume(&names::unique(&data.driver, &data.handle));
+                        let unique = names::unique(&data.driver, &data.handle);
+                        self.in_use.end(&unique, &User::Node);
                     }
                     Err(error) => {
                         let error = error_chain(&error);

@@ -6,15 +6,16 @@ use std::path::Path;
 use cri_proto::v1;
 use jiff::Timestamp;
 
+use super::claims::ClaimUsage;
 use super::disk::{self, FileSystem, Taken};
 use super::machine;
 use super::numbers::{Memory, Stall, Stalls};
 use super::pods::{ContainerReading, LevelReading, PodReading, Readings};
 use super::rates::Rates;
 use super::summary::{
-    ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats,
-    NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, RlimitStats, RuntimeStats,
-    Second, Summary, SwapStats, VolumeStats,
+    ClaimRef, ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats,
+    NetworkStats, NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, RlimitStats,
+    RuntimeStats, Second, Summary, SwapStats, VolumeStats,
 };
 use super::volumes::VolumeUsage;
 use super::{Interface, Stats};
@@ -341,6 +342,37 @@ fn volume_stats(volume: &VolumeUsage) -> VolumeStats {
     VolumeStats {
         fs: part(volume.file_system, volume.taken, volume.at),
         name: volume.name.clone(),
+        pvc_ref: None,
+    }
+}
+
+impl Summary {
+    /// Adds what drivers tell of claims' volumes to the pods that have them.
+    pub(super) fn add_claims(&mut self, readings: &Readings, claims: &[ClaimUsage]) {
+        for (stats, pod) in self.pods.iter_mut().zip(&readings.pods) {
+            let own = claims.iter().filter(|claim| claim.uid == pod.uid);
+            stats.volume.extend(own.map(claim_stats));
+        }
+    }
+}
+
+fn claim_stats(claim: &ClaimUsage) -> VolumeStats {
+    let (bytes, inodes) = (claim.usage.bytes, claim.usage.inodes);
+    VolumeStats {
+        fs: FsStats {
+            time: Second(claim.at),
+            available_bytes: bytes.map(|all| all.available),
+            capacity_bytes: bytes.map(|all| all.capacity),
+            used_bytes: bytes.map(|all| all.used),
+            inodes_free: inodes.map(|all| all.available),
+            inodes: inodes.map(|all| all.capacity),
+            inodes_used: inodes.map(|all| all.used),
+        },
+        name: claim.volume.clone(),
+        pvc_ref: Some(ClaimRef {
+            name: claim.claim.clone(),
+            namespace: claim.namespace.to_string(),
+        }),
     }
 }
 

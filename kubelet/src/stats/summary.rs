@@ -247,10 +247,20 @@ pub struct FsStats {
 
 /// A volume.
 #[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VolumeStats {
     #[serde(flatten)]
     pub fs: FsStats,
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pvc_ref: Option<ClaimRef>,
+}
+
+/// The claim behind a volume.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClaimRef {
+    pub name: String,
+    pub namespace: String,
 }
 
 /// Swap.

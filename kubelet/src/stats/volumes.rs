@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::disk::{self, FileSystem, Taken};
+use crate::csi::PLUGIN_DIR;
 use crate::dir::Dir;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
@@ -63,7 +64,9 @@ fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>>
     let pod = dirs.get(uid).ok()??;
     let volumes = pod.dir().child(VOLUMES).ok()??;
     let mut found = Vec::new();
-    for plugin in volumes.subdirectories().ok()? {
+    // What drivers have mounted, they tell of.
+    let kinds = volumes.subdirectories().ok()?;
+    for plugin in kinds.into_iter().filter(|kind| kind != PLUGIN_DIR) {
         let Some(kind) = volumes.child(&plugin).ok().flatten() else {
             continue;
         };

@@ -172,7 +172,11 @@ fn referenced(store: &Store, node: &str, target: &Target, name: &str) -> bool {
 /// Whether a persistent volume names the secret for its driver.
 fn by_volume(store: &Store, target: &Target, name: &str) -> bool {
     let volumes = position("", "persistentvolumes").unwrap_or_default();
-    let refs = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    let refs = [
+        "nodeStageSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ];
     store.of(volumes).any(|(_, volume)| {
         let source = at(volume, "spec.csi");
         refs.iter().any(|key| {

@@ -206,10 +206,9 @@ impl Node for Service {
         self.enter(call).await?;
         let target = Path::new(&request.target_path);
         if block {
-            let device = self.data(&request.volume_id)?.join("device");
-            let made = fs::write(&device, "").and_then(|()| fs::write(target, ""));
-            made.map_err(|error| failed("make", target, &error))?;
             if !is_mounted(target) {
+                let made = fs::write(target, "");
+                made.map_err(|error| failed("make", target, &error))?;
                 mount_bind("/dev/null", target)
                     .map_err(|errno| failed("mount", target, &errno.into()))?;
                 self.shared.state().mounted.insert(target.to_owned());

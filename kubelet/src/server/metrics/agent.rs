@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::{MetricsApi, process};
 use crate::cgroups::Version;
 use crate::config::{KUBERNETES_VERSION, Stage, known_gates};
+use crate::csi::Usage;
 use crate::metrics::{Exposition, Family, float, kubelet};
 use crate::node;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::runtime::ContainerState;
-use crate::stats::{self, StatsError, StatsInputs, Taken};
+use crate::stats::{self, ClaimUsage, StatsError, StatsInputs, Taken};
 use crate::status::PodView;
 use crate::volumes;
 
@@ -63,19 +64,87 @@ const TOTAL_VOLUMES: Family = Family::gauge(
     "[ALPHA] Number of volumes in Volume Manager",
 );
 
+/// A family of claims' volumes, and which number of theirs it has.
+type OfClaims = (Family, fn(&Usage) -> Option<u64>);
+
+const CLAIMS: [OfClaims; 6] = [
+    (
+        Family::gauge(
+            "kubelet_volume_stats_available_bytes",
+            "[ALPHA] Number of available bytes in the volume",
+        ),
+        |usage| Some(usage.bytes?.available),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_capacity_bytes",
+            "[ALPHA] Capacity in bytes of the volume",
+        ),
+        |usage| Some(usage.bytes?.capacity),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_inodes",
+            "[ALPHA] Maximum number of inodes in the volume",
+        ),
+        |usage| Some(usage.inodes?.capacity),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_inodes_free",
+            "[ALPHA] Number of free inodes in the volume",
+        ),
+        |usage| Some(usage.inodes?.available),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_inodes_used",
+            "[ALPHA] Number of used inodes in the volume",
+        ),
+        |usage| Some(usage.inodes?.used),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_used_bytes",
+            "[ALPHA] Number of used bytes in the volume",
+        ),
+        |usage| Some(usage.bytes?.used),
+    ),
+];
+
+/// As upstream, one that several pods have is told of once.
+fn of_claims(out: &mut Exposition, claims: &[ClaimUsage]) {
+    let by_name: BTreeMap<_, _> = claims
+        .iter()
+        .map(|claim| ((&*claim.namespace, &*claim.claim), &claim.usage))
+        .collect();
+    for (family, number) in CLAIMS {
+        out.family(family);
+        for ((namespace, claim), usage) in &by_name {
+            let Some(number) = number(usage) else {
+                continue;
+            };
+            let labels = [("namespace", *namespace), ("persistentvolumeclaim", *claim)];
+            out.sample(&labels, float(number));
+        }
+    }
+}
+
 pub(super) async fn write(api: &Arc<MetricsApi>) -> Result<String, StatsError> {
     let this = Arc::clone(api);
+    let claims = api.stats.claims().await;
     // Logs and volumes are looked up on the disk.
-    let written = tokio::task::spawn_blocking(move || write_now(&this));
+    let written = tokio::task::spawn_blocking(move || write_now(&this, &claims));
     written.await.map_err(StatsError::from)
 }
 
-fn write_now(api: &MetricsApi) -> String {
+fn write_now(api: &MetricsApi, claims: &[ClaimUsage]) -> String {
     let inputs = api.stats.inputs();
     let mut out = Exposition::new();
     let views = inputs.board.snapshot();
     of_pods(&mut out, api, &views);
     of_logs(&mut out, inputs, &views);
+    of_claims(&mut out, claims);
     out.single(
         CGROUP_VERSION,
         match inputs.cgroups.version() {
