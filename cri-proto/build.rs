@@ -1,21 +1,31 @@
-//! Compiles `proto/runtime/v1/api.proto` in process: no protoc on the build machine.
+//! Compiles the files in `proto/` in process: no protoc on the build machine.
 
 use std::error::Error;
 
 const ROOT: &str = "proto";
-const FILE: &str = "runtime/v1/api.proto";
+const FILES: [&str; 3] = [
+    "runtime/v1/api.proto",
+    "csi/v1/csi.proto",
+    "pluginregistration/v1/api.proto",
+];
 
 /// Messages whose Debug is written by hand in `src/redact.rs`, because a field of theirs is, or may carry, a secret.
-const REDACTED: [&str; 5] = [
+const REDACTED: [&str; 9] = [
     ".runtime.v1.AuthConfig",
     ".runtime.v1.KeyValue",
     ".runtime.v1.ExecResponse",
     ".runtime.v1.AttachResponse",
     ".runtime.v1.PortForwardResponse",
+    ".csi.v1.NodeStageVolumeRequest",
+    ".csi.v1.NodePublishVolumeRequest",
+    ".csi.v1.NodeExpandVolumeRequest",
+    ".csi.v1.VolumeCapability.MountVolume",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed={ROOT}/{FILE}");
+    for file in FILES {
+        println!("cargo:rerun-if-changed={ROOT}/{file}");
+    }
     tonic_prost_build::configure()
         // Half the size of a HashMap when empty, and the same bytes on the wire for the same content.
         .btree_map(".")
@@ -23,6 +33,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A server implements what its runtime has; the rest answers Unimplemented, as in an older runtime.
         .generate_default_stubs(true)
         .build_transport(false)
-        .compile_fds(protox::compile([FILE], [ROOT])?)?;
+        .compile_fds(protox::compile(FILES, [ROOT])?)?;
     Ok(())
 }

@@ -261,7 +261,7 @@ impl fmt::Display for CriError {
 impl Error for CriError {}
 
 /// The spelling of grpc-go's `codes.Code`.
-fn code_name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

@@ -1,8 +1,10 @@
-//! CRI v1, the interface between a node agent and a container runtime.
+//! The interfaces between a node agent and what it works with by gRPC: CRI v1 (a container runtime), CSI v1 (storage
+//! drivers), and the registration of plugins.
 //!
 //! Owns: the wire types ([`v1`], generated from `proto/runtime/v1/api.proto`), the connection to the runtime's unix
 //! socket ([`Connection`]), one method per call with its deadline ([`RuntimeClient`], [`ImageClient`]), and the one error
-//! type of them all ([`CriError`]).
+//! type of them all ([`CriError`]). Of CSI ([`csi`]) and of plugins ([`pluginregistration`]) the wire types, and the channel to
+//! a plugin's socket ([`plugin_channel`]).
 //!
 //! Inputs: an endpoint and [`ConnectOptions`]. Outputs: answers and `CriError`s; no gRPC type is needed to use them.
 //!
@@ -17,15 +19,17 @@ mod endpoint;
 mod error;
 mod events;
 mod images;
+mod plugin;
 mod redact;
 mod runtime;
 
 pub use call::CallObserver;
 pub use connection::{ConnectOptions, Connection, MAX_RECEIVE_BYTES, REQUEST_TIMEOUT};
 pub use endpoint::{Endpoint, EndpointError};
-pub use error::{CriError, CriErrorKind, MAX_MESSAGE_BYTES, Retry};
+pub use error::{CriError, CriErrorKind, MAX_MESSAGE_BYTES, Retry, code_name};
 pub use events::ContainerEvents;
 pub use images::ImageClient;
+pub use plugin::plugin_channel;
 pub use runtime::RuntimeClient;
 
 /// The generated messages, clients and server traits of `runtime.v1`.
@@ -38,4 +42,24 @@ pub use runtime::RuntimeClient;
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+/// The generated messages, client and server trait of `csi.v1`'s Node service.
+///
+/// The messages that carry secrets or tokens have a Debug that does not show them.
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod csi {
+    tonic::include_proto!("csi.v1");
+}
+
+/// The generated messages, client and server trait of `pluginregistration`.
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
 }

@@ -1,5 +1,5 @@
-//! One wrong field number is silent: every message, field, number and type of the proto file, and every call, stands in
-//! `golden/wire.txt`, to be reviewed against the published interface.
+//! One wrong field number is silent: every message, field, number and type of the proto files, and every call, stands in
+//! `golden/*.txt`, to be reviewed against the published interfaces.
 //!
 //! After a deliberate change: `UPDATE_GOLDEN=1 cargo test -p cri-proto --test wire`.
 
@@ -83,14 +83,17 @@ fn message_lines(
         } else {
             ""
         };
-        assert!(
-            field.oneof_index.is_none(),
-            "the table has no notion of oneof"
-        );
+        let oneof = match field.oneof_index.filter(|_| !field.proto3_optional()) {
+            Some(index) => {
+                let index = usize::try_from(index).unwrap();
+                format!("oneof {} ", message.oneof_decl[index].name())
+            }
+            None => String::new(),
+        };
         lines.insert((
             owner.clone(),
             field.number(),
-            format!("{optional}{label}{kind} {}", field.name()),
+            format!("{oneof}{optional}{label}{kind} {}", field.name()),
         ));
     }
     for range in &message.reserved_range {
@@ -141,18 +144,16 @@ fn short<'a>(full: &'a str, package: &str) -> &'a str {
         .unwrap_or(full)
 }
 
-#[test]
-fn the_wire_format_is_the_published_one() {
+/// Compares the table of `file` in `proto/` with `golden`, which has more than `least` lines.
+fn compare(file: &str, golden: &str, least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Another file can be put in its place, to print the table of a published api.proto and compare.
-    let proto = std::env::var("CRI_PROTO").map_or_else(
-        |_| root.join("proto/runtime/v1/api.proto"),
-        std::path::PathBuf::from,
-    );
+    // Another file can be put in its place, to print the table of a published one and compare.
+    let proto = std::env::var("CRI_PROTO")
+        .map_or_else(|_| root.join("proto").join(file), std::path::PathBuf::from);
     let include = proto.parent().unwrap();
     let set = protox::compile([&proto], [include]).unwrap();
     let made = table(set.file.last().unwrap());
-    let golden = root.join("tests/golden/wire.txt");
+    let golden = root.join("tests/golden").join(golden);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&golden, &made).unwrap();
     }
@@ -165,5 +166,24 @@ fn the_wire_format_is_the_published_one() {
         lost.is_empty() && new.is_empty(),
         "gone: {lost:#?}\nnew: {new:#?}"
     );
-    assert!(want.len() > 500, "{} lines only", want.len());
+    assert!(want.len() > least, "{} lines only", want.len());
+}
+
+#[test]
+fn the_wire_format_is_the_published_one() {
+    compare("runtime/v1/api.proto", "wire.txt", 500);
+}
+
+#[test]
+fn that_of_storage_drivers_is_too() {
+    compare("csi/v1/csi.proto", "csi.txt", 70);
+}
+
+#[test]
+fn and_that_of_plugins() {
+    compare(
+        "pluginregistration/v1/api.proto",
+        "pluginregistration.txt",
+        8,
+    );
 }

@@ -25,6 +25,8 @@
 //! | object, token, services ([`objects`]) | the API server | a pod's `watch<u64>` |
 //! | upkeep ([`workers`]), one a pod with files of objects | its orders, its objects | its volumes |
 //! | evictions ([`eviction`]), removal of images ([`images`]) | the machine, the board | `watch<Pressure>`, orders to the registry, the runtime |
+//! | plugins ([`plugins`]), one more a socket | inotify, the plugin | the drivers of [`csi`] |
+//! | storage drivers, staged volumes ([`csi`]) | drivers, CSIDrivers, the own node | the API server, drivers |
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |
 //! | status line, reloads ([`service`]) | the board, the sources, SIGHUP | the service manager, log levels |
@@ -44,6 +46,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod connections;
+pub mod csi;
 mod datagram;
 pub mod dir;
 pub mod errors;
@@ -61,6 +64,7 @@ pub mod node;
 pub mod objects;
 pub mod observe;
 pub mod plan;
+pub mod plugins;
 pub mod pod;
 pub mod poddir;
 pub mod probes;

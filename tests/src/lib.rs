@@ -7,6 +7,7 @@ pub mod bench;
 pub mod cis;
 pub mod cluster;
 pub mod containerd;
+pub mod csi_driver;
 pub mod differential;
 pub mod fake_runtime;
 pub mod faults;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use serde_json::json;
 use tests::agent::Agent;
 use tests::cluster::{Cluster, bound_pod, path};

@@ -306,7 +306,7 @@ pub(super) const VOLUME: &Table = &[
     ("cephfs", refused(always, VOLUME_KIND)),
     ("cinder", refused(always, VOLUME_KIND)),
     ("configMap", Built),
-    ("csi", refused(always, VOLUME_KIND)),
+    ("csi", Built),
     ("downwardAPI", Built),
     ("emptyDir", Built),
     ("ephemeral", Built),

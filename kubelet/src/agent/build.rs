@@ -15,7 +15,9 @@ use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
 use crate::claims::Claims;
+use crate::clock::SinceBoot;
 use crate::config::{CgroupDriver, Config, StaticPodObjects};
+use crate::csi::{self, Csi, CsiConfig};
 use crate::events::About;
 use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
@@ -36,6 +38,7 @@ use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+const SELINUX_ENFORCE: &str = "/sys/fs/selinux/enforce";
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Pods started at once for each core: with more, each start only takes longer.
@@ -72,6 +75,7 @@ pub(super) fn tools(
         },
     );
     let client = runtime.runtime();
+    let boot = surroundings.clock.since_boot();
     let starts = config
         .agent
         .start_concurrency
@@ -94,6 +98,7 @@ pub(super) fn tools(
         objects: objects(config, local),
         claims: Claims::new(dirs.clone()),
         volumes: Arc::new(volumes),
+        csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         cgroups: Arc::new(cgroups),
         dirs,
@@ -128,6 +133,21 @@ fn archives_config(config: &Config) -> ArchivesConfig {
         directory: own.image_archives.clone(),
         built_in: own.built_in_sandbox_image.unwrap_or(config.api.is_none()),
         scratch: config.paths.root.clone(),
+    }
+}
+
+fn csi_config(config: &Config, boot: &Option<SinceBoot>) -> CsiConfig {
+    CsiConfig {
+        root: config.paths.root.clone(),
+        node: config.node.name.clone(),
+        boot: boot
+            .as_ref()
+            .map(|boot| boot.boot.to_string())
+            .unwrap_or_default(),
+        joins: config.api.is_some(),
+        controller_attaches: config.node.controller_attach_detach,
+        republish_every: config.sources.sync_every,
+        file_context: csi::file_context(Path::new(SELINUX_ENFORCE), Path::new("/etc/selinux")),
     }
 }
 
@@ -407,7 +427,7 @@ fn node_facts(
         seccomp_default: config.runtime.seccomp_default,
         masked_paths: default_masked_paths(&possible_cpus, Path::exists),
         recursive_read_only: false,
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        selinux: Path::new(SELINUX_ENFORCE).exists(),
         cgroup_v2: v2,
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
         stop_signals: config.gates.enabled("ContainerStopSignals"),

@@ -132,6 +132,7 @@ impl Cluster {
             .send_replace(Some(clients.reviews.clone()));
         tasks.spawn("API server's return", api::run_return(clients.clone()));
         let own = watch::Sender::new(OwnNode::Unknown);
+        let own_for_csi = own.subscribe();
         if let Some(serving) = self.serving {
             let task = serving.run(clients.main.clone(), own.subscribe());
             tasks.spawn("serving certificate", task);
@@ -164,6 +165,8 @@ impl Cluster {
             gatherer,
             own: own.subscribe(),
             clock: clock.clone(),
+            initialized: self.tools.csi.initialized(),
+            in_use: self.tools.csi.in_use(),
         };
         tasks.spawn("status of the node", Box::pin(run_status(reporter)));
         let task = run_own_node(clients.main.clone(), name.clone(), own, self.feeds.node);
@@ -194,6 +197,12 @@ impl Cluster {
         let objects = self.tools.objects.clone();
         let task = objects.run(clients.main.clone(), clients.watches.clone());
         tasks.spawn("services", task);
+        let csi = self
+            .tools
+            .csi
+            .clone()
+            .run(clients.main.clone(), own_for_csi);
+        tasks.spawn("storage drivers", Box::pin(csi));
         let classes = self.tools.runtime_classes.clone();
         tasks.spawn(
             "RuntimeClasses",

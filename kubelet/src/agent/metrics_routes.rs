@@ -24,6 +24,8 @@ pub(super) fn stats(config: &Config, tools: &Tools, images: &Connection) -> Arc<
         runtime: tools.runtime.clone(),
         images: images.images(),
         clock: tools.clock.clone(),
+        claims: tools.claims.clone(),
+        csi: tools.csi.clone(),
         volumes_every: config.node.volume_stats_every,
         proc: "/proc".into(),
         sys: "/sys".into(),

@@ -37,6 +37,7 @@ use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rot
 use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
+use crate::plugins::run_plugins;
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
 use crate::server::{
@@ -339,6 +340,10 @@ pub async fn run(
     } else {
         checkpoint::forget(&config.paths.root).await;
     }
+    let plugins = run_plugins(config.paths.root.clone(), tools.csi.clone());
+    singletons.spawn("plugins", Box::pin(plugins));
+    let sweeps = tools.csi.clone().run_sweeps();
+    singletons.spawn("staged volumes", Box::pin(sweeps));
     let changes = tools.board.changes();
     singletons.spawn("unused code", run_giving_back(changes));
     singletons.spawn(

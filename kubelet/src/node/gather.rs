@@ -226,6 +226,7 @@ impl Gatherer {
             runtime: self.state.abilities.clone(),
             pressure: *self.pressure.borrow_and_update(),
             not_ready,
+            volumes_in_use: Vec::new(),
         }
     }
 

@@ -33,4 +33,5 @@ pub use self::machine::{
 };
 pub use self::object::NodeObject;
 pub use self::own::{OwnNode, run_own_node};
+pub(crate) use self::register::patch_status as patch_node;
 pub use self::report::{Reporter, run_status};

@@ -74,7 +74,7 @@ pub(super) async fn get(client: &Client, name: &str) -> Result<Node, kube::Error
 }
 
 /// Patches the node by way of its status, which takes labels and annotations as well.
-pub(super) async fn patch_status(
+pub(crate) async fn patch_status(
     client: &Client,
     name: &str,
     patch: Value,

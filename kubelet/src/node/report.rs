@@ -1,5 +1,6 @@
 //! Registers the node and reports its status.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long it does so (upstream's `nodeReadyGracePeriod`).
 const LOOKS_FOR: Duration = Duration::from_secs(120);
 
+/// Why a node is not ready before its CSINode is there (upstream's words).
+const NO_CSI_NODE: &str = "CSINode is not yet initialized";
+
 /// Registers and reports.
 pub struct Reporter {
     /// For heartbeats.
@@ -38,6 +42,10 @@ pub struct Reporter {
     pub own: watch::Receiver<OwnNode>,
     /// Both clocks.
     pub clock: Clock,
+    /// Whether the node's CSINode is there: a node that is new is not ready before.
+    pub initialized: watch::Receiver<bool>,
+    /// Attachable volumes that are, or are about to be, in use.
+    pub in_use: watch::Receiver<BTreeSet<String>>,
 }
 
 /// Registers the node where it is to register itself, then reports its status: at once when it has become ready, each
@@ -87,7 +95,7 @@ impl Reports {
         let settings = self.reporter.settings.clone();
         let mut retry = Retry::new(Duration::from_millis(100), Duration::from_secs(7));
         loop {
-            let facts = self.reporter.gatherer.facts().await;
+            let facts = self.facts().await;
             let (status, turns) = status::derive(&NodeStatus::default(), &facts, self.now());
             let tried = register::register(&self.reporter.client, &settings, &status).await;
             match tried {
@@ -130,6 +138,8 @@ impl Reports {
             tokio::select! {
                 () = &mut sleep => return,
                 () = &mut pressure => return,
+                // Whoever is about to mount one waits for that to be told.
+                Ok(()) = self.reporter.in_use.changed() => return,
                 changed = self.reporter.own.changed() => {
                     if changed.is_err() {
                         // The watch is gone, and with it the agent.
@@ -170,7 +180,7 @@ impl Reports {
         if self.reporter.own.has_changed().unwrap_or(false) {
             self.take_own();
         }
-        let facts = self.reporter.gatherer.facts().await;
+        let facts = self.facts().await;
         let is_ready = facts.not_ready.is_empty();
         let mut tries = 0;
         while tries < TRIES {
@@ -217,6 +227,18 @@ impl Reports {
             }
         }
         is_ready
+    }
+
+    async fn facts(&mut self) -> Facts {
+        let mut facts = self.reporter.gatherer.facts().await;
+        let in_use = self.reporter.in_use.borrow_and_update();
+        facts.volumes_in_use = in_use.iter().cloned().collect();
+        // One that was ready before this agent began stays so.
+        let was_ready = self.base.as_ref().is_some_and(|node| is_ready_now(node));
+        if !*self.reporter.initialized.borrow() && !was_ready {
+            facts.not_ready.push(NO_CSI_NODE.to_owned());
+        }
+        facts
     }
 
     fn went_through(&mut self, changed: bool, base: &Node, facts: &Facts, turns: &[Turn]) {
@@ -323,6 +345,11 @@ impl Reports {
             tracing::info!("the API server takes the node's status again");
         }
     }
+}
+
+fn is_ready_now(node: &Node) -> bool {
+    let mut conditions = node.status.conditions.iter();
+    conditions.any(|one| one.kind == "Ready" && one.status == "True")
 }
 
 fn pod_cidr(node: &Node) -> Option<String> {

@@ -39,6 +39,8 @@ pub struct Facts {
     pub pressure: Pressure,
     /// Why the node is not ready; empty when it is.
     pub not_ready: Vec<String>,
+    /// Attachable volumes that are, or are about to be, in use, sorted.
+    pub volumes_in_use: Vec<String>,
 }
 
 /// What the runtime says it can do.
@@ -92,6 +94,7 @@ pub fn derive(before: &NodeStatus, facts: &Facts, now: Timestamp) -> (NodeStatus
     if let Some(images) = &facts.images {
         status.images.clone_from(images);
     }
+    status.volumes_in_use.clone_from(&facts.volumes_in_use);
     if let Some(runtime) = &facts.runtime {
         status.runtime_handlers.clone_from(&runtime.handlers);
         if runtime.features.is_some() {

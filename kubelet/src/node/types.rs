@@ -99,6 +99,22 @@ pub struct NodeStatus {
     /// What the runtime can do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Features>,
+    /// Attachable volumes that the agent has mounted, or is about to: they are not detached meanwhile.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_in_use: Vec<String>,
+    /// Volumes that a controller has attached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_attached: Vec<AttachedVolume>,
+}
+
+/// A volume that is attached to the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AttachedVolume {
+    /// `kubernetes.io/csi/<driver>^<handle>`.
+    pub name: String,
+    /// Where, by who attached it.
+    pub device_path: String,
 }
 
 /// A condition of a Node.

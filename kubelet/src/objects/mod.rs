@@ -51,6 +51,9 @@ pub use kept::{KeptServices, ObjectKey, decode, encode};
 pub use local::{LocalObjects, key_of};
 pub use pod::PodObjects;
 pub use references::{Kind, TokenWish, objects_of};
+pub(crate) use slim::base64_values;
+pub(crate) use tokens::request_token;
+
 pub use service_links::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
 pub use snapshot::{ObjectError, PodSnapshot};
 pub use trust::TrustWish;

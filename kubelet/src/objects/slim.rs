@@ -100,6 +100,13 @@ pub(super) struct Secret {
 
 resource!(Secret, "Secret", "secrets");
 
+/// What a secret of the API holds, by key; nothing where `json` is none.
+pub(crate) fn base64_values(json: &str) -> BTreeMap<Box<str>, Box<[u8]>> {
+    let secret: Secret = serde_json::from_str(json).unwrap_or_default();
+    let data = secret.data.into_iter().flatten();
+    data.map(|(key, value)| (key, value.0)).collect()
+}
+
 /// A Service of the API (`v1`): where it is reached, and nothing else.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]

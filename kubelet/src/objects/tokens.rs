@@ -51,6 +51,8 @@ impl TokenKey {
 struct Granted {
     token: Token,
     lifetime: Duration,
+    /// The moment when it is good no more, as the API server writes it.
+    expires: String,
 }
 
 /// Keeps a good token in `cell`, without end. One that is there already, from an earlier life of the agent, stays until the
@@ -134,8 +136,11 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refus
         expiration_seconds: Option<i64>,
     }
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Status {
         token: String,
+        #[serde(default)]
+        expiration_timestamp: String,
     }
     let (name, wish) = (&key.pod, &key.wish);
     let audiences: Vec<_> = Some(&*wish.audience)
@@ -175,7 +180,25 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refus
     Ok(Granted {
         token: Token::new(&answer.status.token),
         lifetime: Duration::from_secs(seconds.max(0).unsigned_abs()),
+        expires: answer.status.expiration_timestamp,
     })
+}
+
+/// A token of the service account of `pod`, asked for now and kept by nobody, and until when it is good, as the API
+/// server writes it.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn request_token(
+    client: &kube::Client,
+    pod: &Pod,
+    uid: &PodUid,
+    wish: &TokenWish,
+) -> Result<(Token, String), String> {
+    match request(client, &TokenKey::of(pod, uid, wish)).await {
+        Ok(granted) => Ok((granted.token, granted.expires)),
+        Err(refused) => Err(refused.text().to_owned()),
+    }
 }
 
 /// What the API server says is wrong, or what was in the way of asking it.

@@ -6,6 +6,7 @@ use std::path::Path;
 use cri_proto::v1;
 use jiff::Timestamp;
 
+use super::claims::ClaimUsage;
 use super::disk::{self, FileSystem, Taken};
 use super::machine;
 use super::numbers::{Memory, Stall, Stalls};
@@ -355,6 +356,36 @@ fn volume_stats(volume: &VolumeUsage, namespace: &str) -> VolumeStats {
         }),
         fs: part(volume.file_system, volume.taken, volume.at),
         name: volume.name.clone(),
+    }
+}
+
+impl Summary {
+    /// Adds what drivers tell of claims' volumes to the pods that have them.
+    pub(super) fn add_claims(&mut self, readings: &Readings, claims: &[ClaimUsage]) {
+        for (stats, pod) in self.pods.iter_mut().zip(&readings.pods) {
+            let own = claims.iter().filter(|claim| claim.uid == pod.uid);
+            stats.volume.extend(own.map(claim_stats));
+        }
+    }
+}
+
+fn claim_stats(claim: &ClaimUsage) -> VolumeStats {
+    let (bytes, inodes) = (claim.usage.bytes, claim.usage.inodes);
+    VolumeStats {
+        fs: FsStats {
+            time: Second(claim.at),
+            available_bytes: bytes.map(|all| all.available),
+            capacity_bytes: bytes.map(|all| all.capacity),
+            used_bytes: bytes.map(|all| all.used),
+            inodes_free: inodes.map(|all| all.available),
+            inodes: inodes.map(|all| all.capacity),
+            inodes_used: inodes.map(|all| all.used),
+        },
+        name: claim.volume.clone(),
+        pvc_ref: Some(PvcRef {
+            name: claim.claim.clone(),
+            namespace: claim.namespace.to_string(),
+        }),
     }
 }
 

@@ -10,6 +10,7 @@
 //! Deliberately not here: the text formats (`server`), what the agent counts of itself (`metrics`), eviction.
 
 mod assemble;
+mod claims;
 mod disk;
 mod level;
 mod machine;
@@ -33,18 +34,22 @@ use cri_proto::{ImageClient, RuntimeClient, v1};
 use jiff::Timestamp;
 
 use crate::cgroups::Cgroups;
+use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::csi::Csi;
 use crate::logs::PodLogs;
 use crate::observe::Observer;
 use crate::pod::PodUid;
 use crate::poddir::PodDirs;
 use crate::status::StatusBoard;
 
+use claims::ClaimCache;
 use level::Roots;
 use rates::Rates;
 use sandbox_image::SandboxImage;
 use volumes::VolumeCache;
 
+pub use claims::ClaimUsage;
 pub(crate) use disk::of_files;
 pub use disk::{FileSystem, Taken};
 pub(crate) use machine::topology;
@@ -98,6 +103,10 @@ pub struct StatsInputs {
     pub images: ImageClient,
     /// Wall clock and monotonic time.
     pub clock: Clock,
+    /// Which claims pods have.
+    pub claims: Claims,
+    /// Asked what their volumes take.
+    pub csi: Csi,
     /// `volumeStatsAggPeriod`: for how long what volumes take is true; none where nobody wants to know.
     pub volumes_every: Option<Duration>,
     /// Where the kernel tells of processes: `/proc`.
@@ -114,6 +123,7 @@ pub struct Stats {
     own: OnceLock<Option<String>>,
     rates: Mutex<Rates>,
     volumes: Mutex<VolumeCache>,
+    claims: ClaimCache,
     turn: tokio::sync::Mutex<()>,
     sandbox_image: SandboxImage,
 }
@@ -134,6 +144,7 @@ impl Stats {
             own: OnceLock::new(),
             rates: Mutex::default(),
             volumes: Mutex::default(),
+            claims: ClaimCache::default(),
             turn: tokio::sync::Mutex::default(),
             sandbox_image: SandboxImage::default(),
         })
@@ -164,6 +175,10 @@ impl Stats {
             true => (Vec::new(), None),
             false => self.ask_runtime().await,
         };
+        let claims = match brief {
+            true => Arc::default(),
+            false => self.claims().await,
+        };
         let _one_at_a_time = self.turn.lock().await;
         let this = self.clone();
         blocking(move || {
@@ -174,7 +189,12 @@ impl Stats {
             let readings = this.read_now(depth);
             match brief {
                 true => this.assemble(&readings, None),
-                false => this.assemble(&readings, Some((&layers, images.as_ref()))),
+                false => {
+                    let disks = Some((&*layers, images.as_ref()));
+                    let mut summary = this.assemble(&readings, disks);
+                    summary.add_claims(&readings, &claims);
+                    summary
+                }
             }
         })
         .await

@@ -247,6 +247,7 @@ pub struct FsStats {
 
 /// A volume.
 #[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VolumeStats {
     #[serde(flatten)]
     pub fs: FsStats,

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::*;
 use crate::cgroups::{CgroupMount, Version};
+use crate::csi::CsiConfig;
 use crate::logs::LogsConfig;
 use crate::pod::{Pod, PodUid, QosClass};
 use crate::runtime::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox};
@@ -333,6 +334,8 @@ pub(crate) fn fixture(version: Version) -> Fixture {
         board,
         observer,
         cgroups: Arc::new(Cgroups::fixture(version, &mounts)),
+        claims: Claims::new(dirs.clone()),
+        csi: Csi::new(CsiConfig::default(), dirs.clone()),
         dirs,
         logs,
         root: agent,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::disk::{self, FileSystem, Taken};
 use crate::claims;
+use crate::csi::{Amount, PLUGIN_DIR, Usage};
 use crate::dir::Dir;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
@@ -38,6 +39,26 @@ pub struct VolumeUsage {
     pub claim: Option<String>,
     /// Whether it takes of the node's disk, for as long as the pod lives.
     pub ephemeral: bool,
+}
+
+impl VolumeUsage {
+    /// The same as drivers tell of theirs.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let of = &self.file_system;
+        Usage {
+            bytes: Some(Amount {
+                capacity: of.capacity,
+                used: self.taken.bytes,
+                available: of.available,
+            }),
+            inodes: Some(Amount {
+                capacity: of.inodes,
+                used: self.taken.inodes,
+                available: of.inodes_free,
+            }),
+        }
+    }
 }
 
 /// What was found, by pod, and since when.
@@ -72,7 +93,9 @@ fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>>
     let volumes = pod.dir().child(VOLUMES).ok()??;
     let claims = claims::of_pod(&pod);
     let mut found = Vec::new();
-    for plugin in volumes.subdirectories().ok()? {
+    // What drivers have mounted, they tell of.
+    let kinds = volumes.subdirectories().ok()?;
+    for plugin in kinds.into_iter().filter(|kind| kind != PLUGIN_DIR) {
         let Some(kind) = volumes.child(&plugin).ok().flatten() else {
             continue;
         };

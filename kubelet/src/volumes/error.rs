@@ -7,6 +7,7 @@ use static_pods::quantity::InvalidAmount;
 
 use super::programs::ProgramError;
 use crate::cgroups::resources::ResourceError;
+use crate::csi::CsiFailure;
 use crate::dir::DirError;
 use crate::errors::error_chain;
 use crate::objects::{Kind as ObjectKind, ObjectError};
@@ -34,6 +35,9 @@ pub enum VolumeError {
         /// What is wrong.
         cause: Box<SetUpError>,
     },
+    /// One volume of a storage driver. Displays as the whole text of the event, as above.
+    #[error(transparent)]
+    Driver(#[from] CsiFailure),
     /// Something mounted in a volume stays mounted.
     #[error("cannot unmount {}", path.display())]
     Unmount {
@@ -90,14 +94,15 @@ impl VolumeError {
         matches!(self, Self::SetUp { cause, .. } if cause.waits_for_answer())
     }
 
-    /// The reason of the event that tells of it.
+    /// The reason of the event that tells of most.
     pub const REASON: &str = "FailedMount";
 
-    /// The same, where it may be a device.
+    /// The reason of the event that tells of it.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::SetUp { cause, .. } if cause.is_of_device() => "FailedMapVolume",
+            Self::Driver(failure) => failure.operation.reason(),
             _ => Self::REASON,
         }
     }

@@ -56,6 +56,7 @@ pub use contents::{Contents, Inputs};
 use device::Devices;
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
+pub(crate) use ownership::apply as give_to_group;
 pub(crate) use present::{plugin, present};
 pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
@@ -118,7 +119,7 @@ impl Volumes {
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
     /// so it may be called at each sync and after a restart of the agent. One of a claim that is not `given` is left
-    /// out: no container uses it.
+    /// out: no container uses it, or it is, like others of storage drivers, for `csi` to set up.
     ///
     /// # Errors
     /// One for each volume that could not be set up; the others are.
@@ -182,6 +183,8 @@ impl Volumes {
                 },
                 // The runtime mounts it, and is told of it with each container.
                 Kind::Image => continue,
+                // `csi` sets it up.
+                Kind::Driver => continue,
                 Kind::Other => Err(SetUpError::NoPlugin),
             };
             if let Some(plugin) = claimed.map_or_else(|| plugin(volume), persistent::plugin) {
@@ -324,6 +327,20 @@ impl Volumes {
         done.unwrap_or_else(|source| Err(VolumeError::Interrupted { uid, source }))
     }
 
+    /// Unmounts the subPaths of all containers of the pod `uid`, on a thread of its own; the volumes stay.
+    ///
+    /// # Errors
+    /// When something cannot be unmounted or removed.
+    pub async fn unbind_sub_paths(self: Arc<Self>, uid: PodUid) -> Result<(), VolumeError> {
+        let of = uid.clone();
+        let done = on_own_thread("sub-paths", move |_| match self.dirs.get(&of)? {
+            Some(dir) => sub_path::tear_down(&dir),
+            None => Ok(()),
+        });
+        let done = done.await;
+        done.unwrap_or_else(|source| Err(VolumeError::Interrupted { uid, source }))
+    }
+
     /// Mounts what `request` asks for, and says where. Idempotent: what is mounted already and still is the same file
     /// stays. Blocks for as long as the volumes' file systems; `turn` is asked for before the first mount is made, and
     /// mounts nothing where it gives none.
@@ -372,7 +389,7 @@ impl Volumes {
 
 /// Does `work` on a thread of its own: a file system may hang for as long as what it leads to is away, and must not take
 /// a thread that others wait for. `work` is told how to ask whether anybody still waits for it.
-async fn on_own_thread<T: Send + 'static>(
+pub(crate) async fn on_own_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -398,6 +415,8 @@ enum Kind<'a> {
     /// Whatever stands behind a claim.
     Claim,
     Image,
+    /// A storage driver's.
+    Driver,
     Other,
 }
 
@@ -424,6 +443,9 @@ fn kind(volume: &Volume) -> Kind<'_> {
     }
     if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return Kind::Claim;
+    }
+    if volume.csi.is_some() {
+        return Kind::Driver;
     }
     // A volume without any source is an emptyDir: the API's default.
     let bare = Volume {

@@ -25,7 +25,7 @@ pub(super) fn only_user(pod: &Pod) -> Option<u32> {
 
 /// Gives all of `volume` to the group `fs_group`, readable and, unless `read_only`, writable for it; directories
 /// hand the group on to what is made in them. Links are given away themselves, not what they point to.
-pub(super) fn apply(volume: &Dir, fs_group: i64, read_only: bool) -> Result<(), SetUpError> {
+pub(crate) fn apply(volume: &Dir, fs_group: i64, read_only: bool) -> Result<(), SetUpError> {
     // The largest number is the kernel's "unchanged".
     let gid = u32::try_from(fs_group).ok().filter(|gid| *gid != u32::MAX);
     let gid = Gid::from_raw(gid.ok_or(SetUpError::FsGroup(fs_group))?);

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Volume;
 
 use super::contents::Written;
 use super::{Kind, empty_dir, kind, nfs};
+use crate::csi::PLUGIN_DIR;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
@@ -21,6 +22,7 @@ pub(crate) fn plugin(volume: &Volume) -> Option<String> {
         Kind::Nfs(_) => nfs::PLUGIN,
         Kind::Written(Written { plugin, .. }) => plugin,
         Kind::Image => IMAGE,
+        Kind::Driver => PLUGIN_DIR,
         // What stands behind a claim says that.
         Kind::Claim | Kind::Other => return None,
     };

@@ -144,6 +144,7 @@ impl Worker {
             if place == Place::Granted && !self.memory.is_over() {
                 self.objects.register(&pod, &self.uid);
                 self.keep_volumes(&pod);
+                self.keep_published(&pod);
             }
             match self.memory.is_over() {
                 true => self.probes.pod_ends(),
@@ -451,6 +452,7 @@ impl Worker {
             }
             // Whatever image was waited for: it is looked for anew. Without a sender nobody imports any.
             Ok(()) = self.imported.changed() => self.memory.holds.clear(),
+            () = self.drivers.changed_for(&pod) => self.forgive_drivers(),
             () = alarm => {}
         }
     }

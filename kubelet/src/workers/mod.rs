@@ -38,6 +38,7 @@ mod qos;
 pub mod queue;
 mod registry;
 mod removal;
+mod republish;
 mod resize;
 mod restore;
 mod start;
@@ -61,6 +62,7 @@ use crate::admission;
 use crate::cgroups::Cgroups;
 use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::csi::{Csi, CsiChanges};
 use crate::eviction::Eviction;
 use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
@@ -105,6 +107,8 @@ pub struct Tools {
     pub claims: Claims,
     /// Volumes of the kinds that are built.
     pub volumes: Arc<Volumes>,
+    /// Volumes of storage drivers.
+    pub csi: Csi,
     /// The cgroups above the containers.
     pub cgroups: Arc<Cgroups>,
     /// `<root>/pods`.
@@ -205,9 +209,11 @@ struct Worker {
     imported: watch::Receiver<u64>,
     /// Counts the times that ended containers were to go.
     reclaim: watch::Receiver<u64>,
+    drivers: CsiChanges,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
+    republish: republish::Republish,
     /// The pod's place on the board, for as long as the pod is wanted.
     board: Option<Arc<StatusWriter>>,
     timing: timing::Timing,
@@ -237,8 +243,10 @@ impl Worker {
             classes: tools.runtime_classes.changes(),
             imported: tools.archives.imported(),
             reclaim: tools.reclaim.subscribe(),
+            drivers: tools.csi.changes(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
+            republish: republish::Republish::default(),
             board: None,
             timing: timing::Timing::new(tools.clock.monotonic()),
             name: PodName::of(&pod),

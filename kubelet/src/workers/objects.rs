@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::Worker;
 use super::hold::{FOR_OBJECT, Hold};
 use super::start::StartError;
+use crate::csi::{CsiVolume, of_pod};
 use crate::events::About;
 use crate::images::{Keyring, credentials_in_secrets};
 use crate::pod::{self, Pod};
 use crate::status::Waiting;
-use crate::volumes::{Contents, Given, MountedVolumes};
+use crate::volumes::{Contents, Given, MountedVolumes, VolumeError};
 
 impl Worker {
     /// Sets up the pod's volumes, with what is known of its objects now.
@@ -30,13 +31,42 @@ impl Worker {
             false => Contents::default(),
         };
         let claimed = self.tools.claims.resolve(pod, &self.uid).await;
-        let claimed = claimed.map_err(StartError::Claims)?;
+        let mut claimed = claimed.map_err(StartError::Claims)?;
+        let mut drivers = Vec::new();
+        claimed.retain(|_, claimed| {
+            let of_driver = CsiVolume::of_claim(claimed);
+            let other = of_driver.is_none();
+            drivers.extend(of_driver);
+            other
+        });
+        drivers.extend(of_pod(pod, &self.uid));
+        // Before anybody writes: a driver may take its time.
+        self.drivers.mark_seen();
+        let csi = self.tools.csi.clone();
+        let driven = csi.set_up(pod.clone(), self.uid.clone(), drivers).await;
         let given = Given { contents, claimed };
         let turn = self.upkeep.turn().await;
         let volumes = self.tools.volumes.clone();
         let uid = self.uid.clone();
         let done = volumes.set_up_in_background(pod.clone(), uid, given, turn);
-        done.await.map_err(StartError::Volumes)
+        let mut errors: Vec<_> = driven.failed.into_iter().map(VolumeError::from).collect();
+        match done.await {
+            Ok(mut volumes) if errors.is_empty() => {
+                volumes.extend(driven.mounted);
+                Ok(volumes)
+            }
+            Ok(_) => Err(StartError::Volumes(errors)),
+            Err(more) => {
+                errors.extend(more);
+                Err(StartError::Volumes(errors))
+            }
+        }
+    }
+
+    /// What has failed is tried again: a driver that a volume needs may be there now, or the volume attached.
+    pub(super) fn forgive_drivers(&mut self) {
+        let waits = self.memory.prepared.is_none();
+        self.memory.holds.retain(|key, _| !waits && key.is_some());
     }
 
     /// Waits until what the pod refers to is known, within reason, and notes that whatever follows goes by it.
@@ -96,6 +126,7 @@ impl Worker {
 
     /// Nothing of the pod runs any more: its volumes are not written again, and its objects not watched for it.
     pub(super) async fn let_go_of_objects(&mut self) {
+        self.republish.end();
         self.upkeep.end().await;
         self.objects.release();
         self.memory.object_waits.clear();

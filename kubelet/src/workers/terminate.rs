@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::queue::Wanted;
 use super::{Place, Tools, Worker};
+use crate::csi::Csi;
 use crate::errors::error_chain;
 use crate::events::About;
 use crate::plan::{PodPlan, plan_removal, plan_termination};
@@ -47,6 +48,12 @@ impl Part {
         match self {
             Self::Volumes => {
                 let volumes = tools.volumes.clone();
+                // They hold files of the volumes.
+                let unbound = volumes.clone().unbind_sub_paths(uid.clone()).await;
+                unbound.map_err(|error| error_chain(&error))?;
+                // What drivers have mounted, they unmount.
+                let given_back = tools.csi.tear_down(uid).await;
+                given_back.map_err(|error| error_chain(&error))?;
                 let done = volumes.tear_down_in_background(uid.clone()).await;
                 done.map_err(|error| error_chain(&error))
             }
@@ -73,6 +80,15 @@ impl Pause {
     async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(RETRY_MOST);
+    }
+
+    /// The same, or until a storage driver comes: a volume may have waited for it.
+    async fn wait_for_driver(&mut self, csi: &Csi) {
+        // Cancel-safe: both only wait.
+        tokio::select! {
+            () = self.wait() => {}
+            () = csi.drivers_changed() => {}
+        }
     }
 }
 
@@ -185,7 +201,9 @@ impl Worker {
             let mut pause = Pause::new();
             while let Err(error) = self.try_to_give_back(part).await {
                 self.say_blocked(part, &error);
-                self.show_meanwhile(part, &error, pause.wait()).await;
+                let csi = self.tools.csi.clone();
+                let rest = pause.wait_for_driver(&csi);
+                self.show_meanwhile(part, &error, rest).await;
             }
         }
         if self.orders.borrow().wanted != Wanted::Run {

@@ -134,6 +134,7 @@ fn node_may(
             });
             verb == "get" && of.is_some_and(|of| pods.any(|pod| claims(pod).contains(&of)))
         }
+        ("persistentvolumeclaims", "status") => ["get", "update", "patch"].contains(&verb),
         ("events", "") => ["create", "update", "patch"].contains(&verb),
         ("leases", "") => {
             let own = target.namespace == "kube-node-lease" && (named(node) || verb == "create");
@@ -146,6 +147,8 @@ fn node_may(
             "get" | "create" => true,
             _ => false,
         },
+        // By the graph: those of volumes that are to be attached to it.
+        ("volumeattachments", "") => verb == "get" && attached_to(store, node, &target.name),
         ("certificatesigningrequests", "") => reads || verb == "create",
         ("tokenreviews" | "subjectaccessreviews", "") => verb == "create",
         _ => false,
@@ -162,6 +165,13 @@ fn of_node<'s>(store: &'s Store, node: &str) -> impl Iterator<Item = &'s Value> 
     let pods = position("", "pods").unwrap_or_default();
     let all = store.of(pods).map(|(_, pod)| pod.as_ref());
     all.filter(move |pod| text(pod, "spec.nodeName") == node)
+}
+
+/// Whether a volume is to be attached to the node.
+fn attached_to(store: &Store, node: &str, name: &str) -> bool {
+    let all = position("storage.k8s.io", "volumeattachments").unwrap_or_default();
+    let attachment = store.get(&(all, String::new(), name.to_owned()));
+    attachment.is_some_and(|attachment| text(attachment, "spec.nodeName") == node)
 }
 
 /// The claims of a pod, those of generic ephemeral volumes among them: namespace and name.
@@ -186,10 +196,27 @@ fn not_elsewhere(store: &Store, namespace: &str, name: &str, node: &str) -> bool
 
 /// Whether a pod of the node has the object's name anywhere in its spec: the authorizer's graph, coarsely.
 fn referenced(store: &Store, node: &str, target: &Target, name: &str) -> bool {
-    of_node(store, node).any(|pod| {
+    let by_pod = of_node(store, node).any(|pod| {
         text(pod, "metadata.namespace") == target.namespace
             && !is_mirror(pod)
             && names(at(pod, "spec"), name)
+    });
+    by_pod || by_volume(store, target, name)
+}
+
+/// Whether a persistent volume names the secret for its driver.
+fn by_volume(store: &Store, target: &Target, name: &str) -> bool {
+    let volumes = position("", "persistentvolumes").unwrap_or_default();
+    let refs = [
+        "nodeStageSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ];
+    store.of(volumes).any(|(_, volume)| {
+        let source = at(volume, "spec.csi");
+        refs.iter().any(|key| {
+            source[*key]["namespace"] == target.namespace.as_str() && source[*key]["name"] == name
+        })
     })
 }
 

@@ -51,6 +51,22 @@ pub(super) fn pod(pod: &mut Value) {
     tolerations(spec);
 }
 
+/// Defaults of a CSIDriver.
+pub(super) fn csi_driver(driver: &mut Value) {
+    let spec = &mut driver["spec"];
+    for (field, value) in [
+        ("attachRequired", json!(true)),
+        ("podInfoOnMount", json!(false)),
+        ("storageCapacity", json!(false)),
+        ("fsGroupPolicy", json!("ReadWriteOnceWithFSType")),
+        ("volumeLifecycleModes", json!(["Persistent"])),
+        ("requiresRepublish", json!(false)),
+        ("seLinuxMount", json!(false)),
+    ] {
+        default(spec, field, value);
+    }
+}
+
 /// Defaults of all containers of a spec.
 pub(super) fn containers(spec: &mut Value) {
     for list in ["containers", "initContainers", "ephemeralContainers"] {

@@ -57,7 +57,7 @@ const fn with_status(resource: Resource) -> Resource {
 }
 
 /// Everything that is stored, by its position here.
-pub(super) static RESOURCES: [Resource; 18] = [
+pub(super) static RESOURCES: [Resource; 19] = [
     with_status(namespaced("", "v1", "pods", "Pod")),
     with_status(global("", "v1", "nodes", "Node")),
     namespaced("", "v1", "configmaps", "ConfigMap"),
@@ -106,6 +106,12 @@ pub(super) static RESOURCES: [Resource; 18] = [
     )),
     global("storage.k8s.io", "v1", "csinodes", "CSINode"),
     global("storage.k8s.io", "v1", "csidrivers", "CSIDriver"),
+    with_status(global(
+        "storage.k8s.io",
+        "v1",
+        "volumeattachments",
+        "VolumeAttachment",
+    )),
 ];
 
 impl Resource {

@@ -79,6 +79,8 @@ pub(super) fn prepare_create(
         "certificatesigningrequests" | "resourcequotas" => new["status"] = json!({}),
         "secrets" => defaults::secret(new),
         "services" => defaults::service(new, id),
+        "csidrivers" => defaults::csi_driver(new),
+        "volumeattachments" => new["status"] = json!({ "attached": false }),
         _ => {}
     }
     Ok(())

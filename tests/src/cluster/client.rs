@@ -64,7 +64,7 @@ pub fn path(plural: &str, namespace: &str, name: &str) -> String {
         "certificatesigningrequests" => "/apis/certificates.k8s.io/v1",
         "clustertrustbundles" | "podcertificaterequests" => "/apis/certificates.k8s.io/v1beta1",
         "clusterrolebindings" => "/apis/rbac.authorization.k8s.io/v1",
-        "csinodes" => "/apis/storage.k8s.io/v1",
+        "csinodes" | "csidrivers" | "volumeattachments" => "/apis/storage.k8s.io/v1",
         _ => "/api/v1",
     };
     let namespace = if namespace.is_empty() {

@@ -1,6 +1,7 @@
 //! What a kubelet relies on in an API server: the same of the double and of a real one, so that the double stays honest.
 
 mod credentials;
+mod storage;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;

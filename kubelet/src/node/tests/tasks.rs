@@ -131,6 +131,8 @@ async fn a_node_that_was_there_is_registered_after_a_failure_put_right_and_repor
         gatherer,
         own,
         clock,
+        initialized: watch::channel(true).1,
+        in_use: watch::channel(std::collections::BTreeSet::new()).1,
     };
     let task = tokio::spawn(run_status(reporter));
     let requests = tokio::time::timeout(Duration::from_secs(60), until(&seen, 5))

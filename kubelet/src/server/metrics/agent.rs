@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::{MetricsApi, process};
 use crate::cgroups::Version;
 use crate::config::{KUBERNETES_VERSION, Stage, known_gates};
+use crate::csi::Usage;
 use crate::metrics::{Exposition, Family, float, kubelet};
 use crate::node;
 use crate::objects::objects_of;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::runtime::ContainerState;
-use crate::stats::{self, Stats, StatsError, StatsInputs, Taken, VolumeUsage};
+use crate::stats::{self, ClaimUsage, Stats, StatsError, StatsInputs, Taken};
 use crate::status::PodView;
 use crate::volumes;
 
@@ -64,60 +65,63 @@ const TOTAL_VOLUMES: Family = Family::gauge(
     "[ALPHA] Number of volumes in Volume Manager",
 );
 
-/// What is said of each volume that a pod has by way of a claim, and how.
-const OF_CLAIMS: [(Family, fn(&VolumeUsage) -> u64); 6] = [
+/// A family of claims' volumes, and which number of theirs it has.
+type OfClaims = (Family, fn(&Usage) -> Option<u64>);
+
+const CLAIMS: [OfClaims; 6] = [
     (
         Family::gauge(
-            "volume_stats_capacity_bytes",
-            "[ALPHA] Capacity in bytes of the volume",
-        ),
-        |volume| volume.file_system.capacity,
-    ),
-    (
-        Family::gauge(
-            "volume_stats_available_bytes",
+            "kubelet_volume_stats_available_bytes",
             "[ALPHA] Number of available bytes in the volume",
         ),
-        |volume| volume.file_system.available,
+        |usage| Some(usage.bytes?.available),
     ),
     (
         Family::gauge(
-            "volume_stats_used_bytes",
-            "[ALPHA] Number of used bytes in the volume",
+            "kubelet_volume_stats_capacity_bytes",
+            "[ALPHA] Capacity in bytes of the volume",
         ),
-        |volume| volume.taken.bytes,
+        |usage| Some(usage.bytes?.capacity),
     ),
     (
         Family::gauge(
-            "volume_stats_inodes",
+            "kubelet_volume_stats_inodes",
             "[ALPHA] Maximum number of inodes in the volume",
         ),
-        |volume| volume.file_system.inodes,
+        |usage| Some(usage.inodes?.capacity),
     ),
     (
         Family::gauge(
-            "volume_stats_inodes_free",
+            "kubelet_volume_stats_inodes_free",
             "[ALPHA] Number of free inodes in the volume",
         ),
-        |volume| volume.file_system.inodes_free,
+        |usage| Some(usage.inodes?.available),
     ),
     (
         Family::gauge(
-            "volume_stats_inodes_used",
+            "kubelet_volume_stats_inodes_used",
             "[ALPHA] Number of used inodes in the volume",
         ),
-        |volume| volume.taken.inodes,
+        |usage| Some(usage.inodes?.used),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_used_bytes",
+            "[ALPHA] Number of used bytes in the volume",
+        ),
+        |usage| Some(usage.bytes?.used),
     ),
 ];
 
 pub(super) async fn write(api: &Arc<MetricsApi>) -> Result<String, StatsError> {
     let this = Arc::clone(api);
+    let claims = api.stats.claims().await;
     // Logs and volumes are looked up on the disk.
-    let written = tokio::task::spawn_blocking(move || write_now(&this));
+    let written = tokio::task::spawn_blocking(move || write_now(&this, &claims));
     written.await.map_err(StatsError::from)
 }
 
-fn write_now(api: &MetricsApi) -> String {
+fn write_now(api: &MetricsApi, claims: &[ClaimUsage]) -> String {
     let inputs = api.stats.inputs();
     let mut out = Exposition::new();
     let views = inputs.board.snapshot();
@@ -138,7 +142,7 @@ fn write_now(api: &MetricsApi) -> String {
     of_features(&mut out, api);
     process::write(&mut out);
     of_volumes(&mut out, inputs, &views);
-    of_claims(&mut out, &api.stats, &views);
+    of_claims(&mut out, &api.stats, &views, claims);
     out.into_text()
 }
 
@@ -262,7 +266,7 @@ fn of_features(out: &mut Exposition, api: &MetricsApi) {
 }
 
 /// What volumes take that pods have by way of claims: each claim once, however many pods have it.
-fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView]) {
+fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView], driven: &[ClaimUsage]) {
     let mut claims = BTreeMap::new();
     for view in views {
         let Ok(uid) = PodUid::of(&view.pod) else {
@@ -270,21 +274,29 @@ fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView]) {
         };
         let namespace = PodName::of(&view.pod).namespace;
         for volume in stats.claimed_volumes(&uid) {
-            let claim = volume.claim.clone().unwrap_or_default();
-            claims.insert((namespace.clone(), claim), volume);
+            let usage = volume.usage();
+            let claim = volume.claim.unwrap_or_default();
+            claims.insert((namespace.to_string(), claim), usage);
         }
+    }
+    for claim in driven {
+        let key = (claim.namespace.to_string(), claim.claim.clone());
+        claims.insert(key, claim.usage);
     }
     if claims.is_empty() {
         return;
     }
-    for (family, value) in OF_CLAIMS {
+    for (family, number) in CLAIMS {
         out.family(family);
-        for ((namespace, claim), volume) in &claims {
+        for ((namespace, claim), usage) in &claims {
+            let Some(number) = number(usage) else {
+                continue;
+            };
             let labels = [
                 ("namespace", &**namespace),
-                ("persistentvolumeclaim", claim),
+                ("persistentvolumeclaim", &**claim),
             ];
-            out.sample(&labels, float(value(volume)));
+            out.sample(&labels, float(number));
         }
     }
 }

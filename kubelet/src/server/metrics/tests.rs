@@ -182,7 +182,7 @@ async fn metrics_server_finds_what_it_reads() {
 }
 
 /// What rules, alerts and dashboards of the kubernetes-mixin ask the kubelet for, where this agent has something to tell.
-/// Not here, since there is nothing: claims of volumes (`kubelet_volume_stats_*`), evictions (`kubelet_evictions`), Go's own
+/// Not here, since there is nothing: claims of volumes (`kubelet_volume_stats_*`; a scenario has them), evictions (`kubelet_evictions`), Go's own
 /// (`go_goroutines`), and what upstream itself has no more (`kubelet_node_config_error`, `storage_operation_errors_total`).
 const MIXIN: [(&str, &[&str]); 2] = [
     (
