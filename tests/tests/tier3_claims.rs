@@ -1,53 +1,20 @@
-//! Real containers and what they have by way of claims: the files of a local volume, and a raw block device.
-//!
-//! The agent is in the node's mount namespace and in the tests' own network namespace, where the API server's double is; its
-//! containerd and its containers are in the node's.
+//! Real containers and what they have by way of claims: the files of a local volume, and a raw block device. The API server
+//! is the double.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use tests::agent::{Agent, NODE_NAME, PodView as _};
+use tests::agent::{Agent, PodView as _};
 use tests::cluster::{Cluster, bound_pod, is_ready, path};
-use tests::containerd::Node;
 use tests::scenario::with_node;
 use tests::wait::eventually;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The agent's process; it is killed when this is dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(node: &Node, agent: &Agent<'_>, kubeconfig: &Path) -> Result<Process> {
-    let root = node.inside(Path::new("/"));
-    let process = root.parent().context("no process")?;
-    let child = Command::new("nsenter")
-        .arg(format!("--mount={}", process.join("ns/mnt").display()))
-        .arg("--")
-        .arg(agent.binary())
-        .arg(format!("--config={}", node.path("kubelet.yaml").display()))
-        .arg(format!("--root-dir={}", node.path("kubelet").display()))
-        .arg(format!("--cert-dir={}", node.path("pki").display()))
-        .arg(format!("--hostname-override={NODE_NAME}"))
-        .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .stdin(Stdio::null())
-        .stdout(node.log("kubelet.log")?)
-        .stderr(node.log("kubelet.log")?)
-        .spawn();
-    Ok(Process(child.context("start the agent")?))
-}
 
 /// A loop device, taken away at the end.
 struct LoopDevice(PathBuf);
@@ -112,12 +79,7 @@ const READS: &str = "cat /data/written; echo x > /data/no 2>/dev/null || echo re
 fn a_container_has_files_and_devices_of_claims() {
     with_node(async |node| {
         let cluster = Cluster::with_double().await?;
-        let kubeconfig = cluster.node_kubeconfig(NODE_NAME, &node.path(""))?;
-        let agent = Agent::ours(node)?;
-        // Other agents of the machine have these ports.
-        agent.configure("enableServer", false)?;
-        agent.configure("readOnlyPort", 0)?;
-        agent.configure("healthzPort", 0)?;
+        let (_bridge, agent) = cluster.reach_from(node, Agent::ours(node)?)?;
         let data = node.path("disk");
         fs::create_dir(&data)?;
         let image = node.path("image");
@@ -129,7 +91,7 @@ fn a_container_has_files_and_devices_of_claims() {
         let device = LoopDevice::new(&image)?;
         bound(&cluster, "data", "Filesystem", &data).await?;
         bound(&cluster, "disk", "Block", &device.0).await?;
-        let process = start(node, &agent, &kubeconfig)?;
+        agent.start().await?;
 
         let with = |name: &str, script: &str, read_only: bool| {
             let mut pod = bound_pod(name);
@@ -168,7 +130,7 @@ fn a_container_has_files_and_devices_of_claims() {
             })
             .await?;
         }
-        drop(process);
+        agent.terminate().await?;
         let table = node.run("cat", &["/proc/self/mountinfo"])?;
         ensure!(!table.contains("local-volume"), "{table}");
         ensure!(fs::read_to_string(data.join("written"))? == "of the pod\n");

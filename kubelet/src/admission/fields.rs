@@ -273,7 +273,7 @@ pub(super) const SECURITY_CONTEXT: &Table = &[
 pub(super) const POD_SECURITY_CONTEXT: &Table = &[
     ("appArmorProfile", Built),
     ("fsGroup", Built),
-    ("fsGroupChangePolicy", NoEffect), // for persistent volumes only
+    ("fsGroupChangePolicy", Built),
     ("runAsGroup", Built),
     ("runAsNonRoot", Built),
     ("runAsUser", Built),

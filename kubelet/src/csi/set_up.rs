@@ -20,7 +20,7 @@ use super::volume::{CsiVolume, pod_info};
 use super::{Csi, Lifecycle, cluster, merged, names, selinux};
 use crate::dir::Dir;
 use crate::pod::{self, Pod, PodUid};
-use crate::volumes::{HostVolume, MountedVolumes, give_to_group, on_own_thread};
+use crate::volumes::{ChangePolicy, HostVolume, MountedVolumes, give_to_group, on_own_thread};
 
 /// What became of a pod's volumes of drivers.
 #[derive(Debug, Default)]
@@ -363,9 +363,9 @@ impl Csi {
         let Some(mounted) = dir.child_or_mount(names::MOUNT)? else {
             return Ok(());
         };
-        let read_only = volume.read_only;
+        let (policy, read_only) = (ChangePolicy::of(pod), volume.read_only);
         let done = on_own_thread("fs-group", move |_| {
-            give_to_group(&mounted, group, read_only)
+            give_to_group(policy, &mounted, group, read_only)
         });
         let done = done.await.map_err(|_| CsiError::Interrupted)?;
         done.map_err(|source| CsiError::FsGroup {

@@ -101,7 +101,8 @@ fn mount(
     // As upstream: who has the volume first decides whose group it is.
     match fs_group(work) {
         Some(group) if !claimed.read_only && others.is_empty() => {
-            ownership::apply(&mounted, group, false)
+            let policy = ownership::ChangePolicy::of(work.pod);
+            ownership::apply_by(policy, &mounted, group, false)
         }
         _ => Ok(()),
     }

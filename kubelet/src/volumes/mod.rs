@@ -56,7 +56,7 @@ pub use contents::{Contents, Inputs};
 use device::Devices;
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
-pub(crate) use ownership::apply as give_to_group;
+pub(crate) use ownership::{ChangePolicy, apply_by as give_to_group};
 pub(crate) use present::{plugin, present};
 pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;

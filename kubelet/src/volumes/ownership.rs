@@ -7,7 +7,7 @@ use rustix::fs::{self, AtFlags, FileType, Gid, Mode};
 use rustix::io::Errno;
 
 use super::SetUpError;
-use crate::dir::Dir;
+use crate::dir::{Dir, DirError};
 use crate::pod::{self, Pod};
 
 /// The user that every container of `pod` runs as, where the spec says so for each of them and they are the same.
@@ -21,6 +21,54 @@ pub(super) fn only_user(pod: &Pod) -> Option<u32> {
     let first = users.next().flatten()?;
     let same = users.all(|user| user == Some(first));
     u32::try_from(first).ok().filter(|_| same)
+}
+
+/// When a volume that outlives its pods is given to the group of one (`fsGroupChangePolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangePolicy {
+    /// Each time a pod is about to have it.
+    Always,
+    /// When its own directory is not the group's yet: large volumes take long.
+    OnRootMismatch,
+}
+
+impl ChangePolicy {
+    /// What `pod` says.
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let context = pod::spec(pod).security_context.as_ref();
+        let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+        match policy {
+            Some("OnRootMismatch") => Self::OnRootMismatch,
+            _ => Self::Always,
+        }
+    }
+}
+
+/// As [`apply`], unless by `policy` the volume's own directory speaks for all that is in it.
+pub(crate) fn apply_by(
+    policy: ChangePolicy,
+    volume: &Dir,
+    fs_group: i64,
+    read_only: bool,
+) -> Result<(), SetUpError> {
+    match policy == ChangePolicy::OnRootMismatch && is_given(volume, fs_group, read_only)? {
+        true => Ok(()),
+        false => apply(volume, fs_group, read_only),
+    }
+}
+
+/// Whether `volume` itself is as [`apply`] would leave it.
+fn is_given(volume: &Dir, fs_group: i64, read_only: bool) -> Result<bool, SetUpError> {
+    let stat = fs::fstat(volume).map_err(|errno| DirError {
+        action: "look up",
+        path: volume.path().to_owned(),
+        source: errno.into(),
+    })?;
+    let wanted = match read_only {
+        true => 0o2550,
+        false => 0o2770,
+    };
+    Ok(i64::from(stat.st_gid) == fs_group && stat.st_mode & wanted == wanted)
 }
 
 /// Gives all of `volume` to the group `fs_group`, readable and, unless `read_only`, writable for it; directories

@@ -251,6 +251,18 @@ fn ownership_reaches_all_files_and_follows_no_link() {
     assert_eq!(mode(&volume.join("sub")), 0o2775);
     assert_eq!(mode(&volume.join("sub/file")), 0o4760);
     assert_eq!((gid(&outside), mode(&outside)), (0, 0o600));
+    // Whoever asks for it trusts the directory itself, for as long as it is the group's.
+    let by = |policy| ownership::apply_by(policy, &dir, 4321, false).unwrap();
+    std::fs::write(volume.join("late"), "").unwrap();
+    std::os::unix::fs::chown(volume.join("late"), None, Some(0)).unwrap();
+    by(ownership::ChangePolicy::OnRootMismatch);
+    assert_eq!(gid(&volume.join("late")), 0);
+    std::fs::set_permissions(&volume, PermissionsExt::from_mode(0o0770)).unwrap();
+    by(ownership::ChangePolicy::OnRootMismatch);
+    assert_eq!((gid(&volume.join("late")), mode(&volume)), (4321, 0o2770));
+    std::os::unix::fs::chown(volume.join("late"), None, Some(0)).unwrap();
+    by(ownership::ChangePolicy::Always);
+    assert_eq!(gid(&volume.join("late")), 4321);
     assert!(matches!(
         ownership::apply(&dir, i64::from(u32::MAX), false),
         Err(SetUpError::FsGroup(_))
