@@ -68,6 +68,7 @@ pub(super) fn tools(
     let volumes = Volumes::new(
         dirs.clone(),
         VolumesConfig {
+            mounter: config.paths.mounter.clone(),
             allocatable_memory_bytes: memory_of(&allocatable),
         },
     );

@@ -29,7 +29,7 @@ use crate::admission;
 use crate::errors::error_chain;
 use crate::node::NodeObject;
 use crate::pod::{Pod, PodName, PodUid};
-use crate::poddir::PodDirs;
+use crate::poddir::{PodDir, PodDirs};
 
 pub use error::{ClaimError, ClaimsError};
 pub use objects::{PersistentVolume, VolumeMode, VolumeSpec};
@@ -82,6 +82,12 @@ struct Cluster {
     node: watch::Receiver<Option<Arc<NodeObject>>>,
 }
 
+/// What the pod of this directory has by way of claims on this node.
+#[must_use]
+pub fn of_pod(pod: &PodDir) -> Vec<ClaimedVolume> {
+    kept::load(pod)
+}
+
 /// What is asked of the API server, and why it gave nothing.
 struct NotFetched {
     why: String,
@@ -117,7 +123,7 @@ impl Claims {
     #[must_use]
     pub fn of_pod(&self, uid: &PodUid) -> Vec<ClaimedVolume> {
         let pod = self.0.dirs.get(uid).ok().flatten();
-        pod.map(|pod| kept::load(&pod)).unwrap_or_default()
+        pod.map(|pod| of_pod(&pod)).unwrap_or_default()
     }
 
     /// The volumes behind the claims of `pod`, each of them good for this pod on this node. The pod has a directory.

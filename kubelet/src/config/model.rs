@@ -120,6 +120,8 @@ pub struct Paths {
     pub pod_logs: PathBuf,
     /// `volumePluginDir`.
     pub volume_plugins: PathBuf,
+    /// `--experimental-mounter-path`: what mounts network file systems; none for mount(8) itself.
+    pub mounter: Option<PathBuf>,
     /// `--image-credential-provider-config`, a file or a directory.
     pub credential_provider_config: Option<PathBuf>,
     /// `--image-credential-provider-bin-dir`.

@@ -157,6 +157,7 @@ impl Resolver<'_> {
             certificates: here.join(self.line.text("cert-dir")),
             pod_logs: here.join(self.settings.text("podLogsDir")),
             volume_plugins: here.join(self.settings.text("volumePluginDir")),
+            mounter: self.flag_path("experimental-mounter-path"),
             credential_provider_config: self.flag_path("image-credential-provider-config"),
             credential_provider_binaries: self.flag_path("image-credential-provider-bin-dir"),
         }

@@ -13,8 +13,8 @@ use super::numbers::{Memory, Stall, Stalls};
 use super::pods::{ContainerReading, LevelReading, PodReading, Readings};
 use super::rates::Rates;
 use super::summary::{
-    ClaimRef, ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats,
-    NetworkStats, NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, RlimitStats,
+    ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats,
+    NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, PvcRef, RlimitStats,
     RuntimeStats, Second, Summary, SwapStats, VolumeStats,
 };
 use super::volumes::VolumeUsage;
@@ -131,7 +131,10 @@ impl Stats {
             for volume in volumes.iter().filter(|volume| volume.ephemeral) {
                 sum.add(volume.taken);
             }
-            stats.volume = volumes.iter().map(volume_stats).collect();
+            stats.volume = volumes
+                .iter()
+                .map(|volume| volume_stats(volume, &pod.name.namespace))
+                .collect();
         }
         stats.ephemeral_storage = Some(part(disk.own, sum, disk.at));
     }
@@ -338,11 +341,14 @@ fn runtime_file_systems(info: Option<&v1::ImageFsInfoResponse>) -> RuntimeStats 
     }
 }
 
-fn volume_stats(volume: &VolumeUsage) -> VolumeStats {
+fn volume_stats(volume: &VolumeUsage, namespace: &str) -> VolumeStats {
     VolumeStats {
+        pvc_ref: volume.claim.as_ref().map(|claim| PvcRef {
+            name: claim.clone(),
+            namespace: namespace.to_owned(),
+        }),
         fs: part(volume.file_system, volume.taken, volume.at),
         name: volume.name.clone(),
-        pvc_ref: None,
     }
 }
 
@@ -369,7 +375,7 @@ fn claim_stats(claim: &ClaimUsage) -> VolumeStats {
             inodes_used: inodes.map(|all| all.used),
         },
         name: claim.volume.clone(),
-        pvc_ref: Some(ClaimRef {
+        pvc_ref: Some(PvcRef {
             name: claim.claim.clone(),
             namespace: claim.namespace.to_string(),
         }),
@@ -378,11 +384,7 @@ fn claim_stats(claim: &ClaimUsage) -> VolumeStats {
 
 /// A file system, and all that is taken of it.
 fn whole(file_system: FileSystem, at: Timestamp) -> FsStats {
-    let taken = Taken {
-        bytes: file_system.used,
-        inodes: file_system.inodes.saturating_sub(file_system.inodes_free),
-    };
-    part(file_system, taken, at)
+    part(file_system, file_system.taken(), at)
 }
 
 /// A file system, and what is `taken` of it.

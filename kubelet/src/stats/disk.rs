@@ -38,6 +38,14 @@ impl FileSystem {
             inodes: stat.f_files,
         })
     }
+
+    /// All that is taken of it.
+    pub(super) fn taken(&self) -> Taken {
+        Taken {
+            bytes: self.used,
+            inodes: self.inodes.saturating_sub(self.inodes_free),
+        }
+    }
 }
 
 /// What something takes of a file system.

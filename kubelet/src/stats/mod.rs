@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::csi::Csi;
 use crate::logs::PodLogs;
 use crate::observe::Observer;
+use crate::pod::PodUid;
 use crate::poddir::PodDirs;
 use crate::status::StatusBoard;
 
@@ -222,6 +223,18 @@ impl Stats {
     fn lock_rates(&self) -> std::sync::MutexGuard<'_, Rates> {
         // A panic leaves the map whole.
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the volumes that the pod `uid` has by way of claims take; each with the claim's name. Blocks on the disk.
+    pub(crate) fn claimed_volumes(&self, uid: &PodUid) -> Vec<VolumeUsage> {
+        let inputs = &self.inputs;
+        let Some(every) = inputs.volumes_every else {
+            return Vec::new();
+        };
+        let now = (self.now(), inputs.clock.monotonic());
+        let mut cache = self.lock_volumes();
+        let volumes = cache.of_pod(&inputs.dirs, uid, every, now).iter();
+        volumes.filter(|v| v.claim.is_some()).cloned().collect()
     }
 
     fn lock_volumes(&self) -> std::sync::MutexGuard<'_, VolumeCache> {

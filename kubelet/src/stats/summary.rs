@@ -252,13 +252,13 @@ pub struct VolumeStats {
     #[serde(flatten)]
     pub fs: FsStats,
     pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pvc_ref: Option<ClaimRef>,
+    #[serde(rename = "pvcRef", skip_serializing_if = "Option::is_none")]
+    pub pvc_ref: Option<PvcRef>,
 }
 
-/// The claim behind a volume.
+/// The claim that a volume is a pod's by.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct ClaimRef {
+pub struct PvcRef {
     pub name: String,
     pub namespace: String,
 }

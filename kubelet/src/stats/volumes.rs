@@ -6,13 +6,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::disk::{self, FileSystem, Taken};
-use crate::csi::PLUGIN_DIR;
+use crate::claims;
+use crate::csi::{Amount, PLUGIN_DIR, Usage};
 use crate::dir::Dir;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
 
 /// Kinds whose volumes lie on the node's own disk and count as ephemeral storage.
 const ON_DISK: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
+/// The kind whose volumes are mounted from elsewhere on the node: what is taken is what their file system says, as upstream
+/// has it, and nobody walks through them.
+const LOCAL: &str = "kubernetes.io~local-volume";
+/// The kind whose volumes are on a server: asking it may take as long as it is away, so nobody does.
+const NFS: &str = "kubernetes.io~nfs";
 /// `statfs` magic of tmpfs (`TMPFS_MAGIC`, linux/magic.h).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -29,8 +35,30 @@ pub struct VolumeUsage {
     pub file_system: FileSystem,
     /// What it takes.
     pub taken: Taken,
+    /// The claim that it is a pod's by, in the pod's namespace.
+    pub claim: Option<String>,
     /// Whether it takes of the node's disk, for as long as the pod lives.
     pub ephemeral: bool,
+}
+
+impl VolumeUsage {
+    /// The same as drivers tell of theirs.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let of = &self.file_system;
+        Usage {
+            bytes: Some(Amount {
+                capacity: of.capacity,
+                used: self.taken.bytes,
+                available: of.available,
+            }),
+            inodes: Some(Amount {
+                capacity: of.inodes,
+                used: self.taken.inodes,
+                available: of.inodes_free,
+            }),
+        }
+    }
 }
 
 /// What was found, by pod, and since when.
@@ -63,6 +91,7 @@ impl VolumeCache {
 fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>> {
     let pod = dirs.get(uid).ok()??;
     let volumes = pod.dir().child(VOLUMES).ok()??;
+    let claims = claims::of_pod(&pod);
     let mut found = Vec::new();
     // What drivers have mounted, they tell of.
     let kinds = volumes.subdirectories().ok()?;
@@ -70,8 +99,18 @@ fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>>
         let Some(kind) = volumes.child(&plugin).ok().flatten() else {
             continue;
         };
+        if plugin == NFS {
+            continue;
+        }
         for name in kind.subdirectories().unwrap_or_default() {
-            if let Some(usage) = volume(&kind, &plugin, name, at) {
+            let of_claim = claims
+                .iter()
+                .find(|claimed| plugin == LOCAL && claimed.volume.metadata.name == name);
+            if let Some(mut usage) = volume(&kind, &plugin, name, at) {
+                if let Some(claimed) = of_claim {
+                    usage.name.clone_from(&claimed.name);
+                    usage.claim = Some(claimed.claim.clone());
+                }
                 found.push(usage);
             }
         }
@@ -84,10 +123,16 @@ fn volume(kind: &Dir, plugin: &str, name: String, at: Timestamp) -> Option<Volum
     let dir = kind.child_or_mount(&name).ok()??;
     let in_memory = rustix::fs::statfs(dir.path())
         .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == TMPFS_MAGIC));
+    let file_system = FileSystem::of(dir.path())?;
+    let taken = match plugin {
+        LOCAL => file_system.taken(),
+        _ => disk::of_tree(&dir)?,
+    };
     Some(VolumeUsage {
         at,
-        file_system: FileSystem::of(dir.path())?,
-        taken: disk::of_tree(&dir)?,
+        file_system,
+        taken,
+        claim: None,
         ephemeral: ON_DISK.contains(&plugin) && !in_memory,
         plugin: plugin.to_owned(),
         name,

@@ -3,8 +3,9 @@
 //! As upstream, a device without anything on it is given a file system first. What has anything on it, be it only a
 //! partition table, never is.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::programs::{FORMATTING, Program, ProgramError};
 use super::{SetUpError, VolumeError, teardown};
@@ -24,8 +25,8 @@ const FSCK_UNCORRECTED: i32 = 4;
 #[derive(Debug)]
 pub(super) struct Devices {
     mounts: PathBuf,
-    /// Held while one is mounted or given back: pods of one volume come and go at the same time.
-    turn: Mutex<()>,
+    /// The lock of each volume, held while it is mounted or given back: pods of one come and go at the same time.
+    turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 impl Devices {
@@ -33,24 +34,41 @@ impl Devices {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             mounts: root.join(MOUNTS),
-            turn: Mutex::default(),
+            turns: Mutex::default(),
         }
     }
 
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        // It guards no data.
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does `work` while nobody else is at the volume `name`.
+    fn alone<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let turns = || self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turns().entry(name.to_owned()).or_default().clone();
+        let done = {
+            // It guards no data.
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
+        };
+        // Two of them: this one's and the table's.
+        turns().retain(|of, known| of != name || Arc::strong_count(known) > 2);
+        done
     }
 
-    /// Mounts the file system on `device`, of type `fs_type`, for the volume `name`; says where. One that is mounted
-    /// already stays as it is.
+    /// Mounts for a volume the file system on a device: `of` are the volume's name, the device and the type, `options`
+    /// whether it is read-only and what else. Says where. One that is mounted already stays as it is.
     pub(super) fn mount(
+        &self,
+        of: (&str, &Path, &str),
+        options: (bool, Vec<String>),
+        is_awaited: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, SetUpError> {
+        self.alone(of.0, || self.mount_alone(of, options, is_awaited))
+    }
+
+    fn mount_alone(
         &self,
         (name, device, fs_type): (&str, &Path, &str),
         (read_only, mut options): (bool, Vec<String>),
         is_awaited: &dyn Fn() -> bool,
     ) -> Result<PathBuf, SetUpError> {
-        let _turn = self.turn();
         let all = Dir::open_or_create(&self.mounts, PRIVATE)?;
         let path = all.path_of(name);
         match all.child(name) {
@@ -88,7 +106,10 @@ impl Devices {
 
     /// Unmounts that of the volume `name` where no pod has it any more. There may be none.
     pub(super) fn give_back(&self, name: &str) -> Result<(), VolumeError> {
-        let _turn = self.turn();
+        self.alone(name, || self.give_back_alone(name))
+    }
+
+    fn give_back_alone(&self, name: &str) -> Result<(), VolumeError> {
         if !self.mounts.exists() {
             return Ok(());
         }

@@ -1,12 +1,14 @@
 //! The volumes of pods: one file for each kind.
 //!
 //! Owns: `pods/<uid>/volumes`, `pods/<uid>/plugins` and `pods/<uid>/volume-subpaths`, and the mounts below them.
-//! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]. Outputs: where on the node each
-//! volume lies, for the containers' mounts.
-//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown
-//! and each container's subPaths on a thread of their own.
+//! Besides, below the root directory's `plugins`, file systems and devices of local volumes, for as long as pods have them.
+//! Inputs: the pod's spec; for volumes whose files the agent writes, their [`Contents`]; for those of claims, what stands
+//! behind them ([`ClaimedVolumes`]). Outputs: where on the node each volume lies, for the containers' mounts and devices.
+//! Tasks: none; functions block on disks and mounts, the `_in_background` ones away from the task's thread: each teardown,
+//! each container's subPaths, and the set-up of each pod with volumes that may hang, on a thread of their own.
 //! `keyed`, `downward_api` and `projected` say (purely) which files a volume has; `written` makes the volume, and
-//! `atomic_writer` the files, all at once. `sub_path` mounts parts of volumes for single containers.
+//! `atomic_writer` the files, all at once. `persistent` goes by what is behind a claim: `local`, `nfs`, `block`; `programs`
+//! runs mount(8) and its like, with a limit. `sub_path` mounts parts of volumes for single containers.
 //! Deliberately not here: getting objects of the API server (`objects` does), mounting into containers (the runtime does), enforcing an emptyDir's size on disk
 //! (eviction does). Kinds without a file here are refused by name, never left out of the pod.
 
@@ -84,8 +86,10 @@ pub struct Given {
 }
 
 /// Settings of this room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumesConfig {
+    /// What mounts network file systems, given `mount` and its arguments; none for mount(8) itself.
+    pub mounter: Option<PathBuf>,
     /// What all pods together may use of the node's memory, bytes: the upper bound of an in-memory emptyDir.
     pub allocatable_memory_bytes: u64,
 }
@@ -143,6 +147,7 @@ impl Volumes {
             pods: self.dirs.all(),
             root: self.dirs.root(),
             devices: &self.devices,
+            mounter: self.config.mounter.as_deref(),
             is_awaited,
         };
         let mut mounted = MountedVolumes::new();

@@ -44,7 +44,7 @@ pub(super) fn set_up(
     let from = format!("{}:{}", server(&source.server), source.path);
     let target = path.to_string_lossy();
     let mount = Program::mount("nfs", &all.join(","), &from, &target);
-    if let Err(error) = mount.succeed(work.is_awaited) {
+    if let Err(error) = mount.by(work.mounter).succeed(work.is_awaited) {
         // A program that was killed may have mounted it.
         let _ = teardown::unmount_below(&parent, Some(name));
         let _ = parent.remove_empty(name);

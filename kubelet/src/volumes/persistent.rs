@@ -22,6 +22,8 @@ pub(super) struct Work<'a> {
     /// The agent's root directory.
     pub(super) root: &'a Path,
     pub(super) devices: &'a Devices,
+    /// `mounter` of the configuration.
+    pub(super) mounter: Option<&'a Path>,
     /// Whether anybody still waits for it.
     pub(super) is_awaited: &'a dyn Fn() -> bool,
 }

@@ -1,15 +1,18 @@
 //! Programs of the node that mount and make file systems: run with a limit, and given up once nobody waits for them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{self, PollFd, PollFlags, Timespec};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::time::Instant;
 
 /// How long mounting may take: the NFS client of the kernel tries for two minutes.
 pub(super) const MOUNTING: Duration = Duration::from_secs(150);
@@ -72,7 +75,7 @@ pub enum ProgramError {
 
 /// A program, and what to run it with.
 pub(super) struct Program<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     arguments: Vec<String>,
     limit: Duration,
     words: (&'static str, &'static str),
@@ -95,7 +98,7 @@ impl<'a> Program<'a> {
         limit: Duration,
     ) -> Self {
         Self {
-            name,
+            name: name.into(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             limit,
             words: ("command", "Command"),
@@ -115,6 +118,16 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// The same by way of `program`, where there is one: it is given the name of this one before its arguments.
+    pub(super) fn by(mut self, program: Option<&Path>) -> Self {
+        if let Some(program) = program {
+            let name = program.to_string_lossy().into_owned();
+            let this = std::mem::replace(&mut self.name, name.into());
+            self.arguments.insert(0, this.into_owned());
+        }
+        self
+    }
+
     /// Runs it to its end, and fails where it has.
     pub(super) fn succeed(self, is_awaited: &dyn Fn() -> bool) -> Result<Ended, ProgramError> {
         let ended = self.run(is_awaited)?;
@@ -126,7 +139,7 @@ impl<'a> Program<'a> {
             verb,
             gerund,
             how: ended.how,
-            program: self.name.to_owned(),
+            program: self.name.to_string(),
             arguments: self.arguments.join(" "),
             output: ended.output,
         })
@@ -135,11 +148,11 @@ impl<'a> Program<'a> {
     /// Runs it to its end, whatever that is.
     pub(super) fn run(&self, is_awaited: &dyn Fn() -> bool) -> Result<Ended, ProgramError> {
         let failed = |source: io::Error| ProgramError::Run {
-            program: self.name.to_owned(),
+            program: self.name.to_string(),
             source,
         };
         let (reader, writer) = io::pipe().map_err(failed)?;
-        let child = Command::new(self.name)
+        let child = Command::new(&*self.name)
             .args(&self.arguments)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
@@ -162,7 +175,7 @@ impl<'a> Program<'a> {
             if began.elapsed() >= self.limit {
                 child.kill(&mut output);
                 return Err(ProgramError::Late {
-                    program: self.name.to_owned(),
+                    program: self.name.to_string(),
                     arguments: self.arguments.join(" "),
                     limit: self.limit,
                 });
@@ -302,7 +315,7 @@ mod tests {
         assert_eq!(ended.output, "out\nerr");
         assert!(shell("true", LONG).succeed(&|| true).is_ok());
         let mut mount = Program::mount("nfs", "ro,soft", "server:/x", "/dir");
-        mount.name = "false";
+        mount.name = "false".into();
         assert_eq!(
             mount.succeed(&|| true).map(drop).unwrap_err().to_string(),
             "mount failed: exit status 1\nMounting command: false\nMounting arguments: -t nfs -o ro,soft server:/x /dir\nOutput: \n"

@@ -21,6 +21,7 @@ impl Node {
         let temp = tempfile::tempdir().unwrap();
         let dirs = PodDirs::new(temp.path()).unwrap();
         let config = VolumesConfig {
+            mounter: None,
             allocatable_memory_bytes: 1 << 30,
         };
         let volumes = Volumes::new(dirs, config);
@@ -181,6 +182,7 @@ fn a_reboot_empties_an_empty_dir_in_memory() {
 #[test]
 fn the_pods_memory_limit_bounds_its_volumes_in_memory() {
     let config = VolumesConfig {
+        mounter: None,
         allocatable_memory_bytes: 1 << 30,
     };
     let size = |limit: &str, size_limit| {

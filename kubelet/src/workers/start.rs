@@ -234,6 +234,7 @@ impl Worker {
             log_directory: &prepared.log_directory.to_string_lossy(),
             cgroup_parent: &prepared.cgroup_parent,
             dns,
+            volumes: &prepared.volumes,
             node: &node.settings,
         };
         Ok(convert::sandbox_config(pod, &inputs)?)

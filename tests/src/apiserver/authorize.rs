@@ -119,7 +119,21 @@ fn node_may(
         }
         ("serviceaccounts", "") => verb == "get",
         ("services" | "runtimeclasses" | "csidrivers" | "namespaces", "") => reads,
-        ("persistentvolumeclaims" | "persistentvolumes", "") => reads,
+        ("persistentvolumeclaims", "") => {
+            let mut pods = of_node(store, node);
+            verb == "get"
+                && pods.any(|pod| claims(pod).contains(&(&target.namespace, target.name.clone())))
+        }
+        ("persistentvolumes", "") => {
+            let mut pods = of_node(store, node);
+            let key = position("", "persistentvolumes");
+            let volume = key.and_then(|at| store.get(&(at, String::new(), target.name.clone())));
+            let of = volume.map(|volume| {
+                let of = |field: &str| text(volume, &format!("spec.claimRef.{field}"));
+                (of("namespace"), of("name").to_owned())
+            });
+            verb == "get" && of.is_some_and(|of| pods.any(|pod| claims(pod).contains(&of)))
+        }
         ("persistentvolumeclaims", "status") => ["get", "update", "patch"].contains(&verb),
         ("events", "") => ["create", "update", "patch"].contains(&verb),
         ("leases", "") => {
@@ -152,6 +166,21 @@ fn attached_to(store: &Store, node: &str, name: &str) -> bool {
     let all = position("storage.k8s.io", "volumeattachments").unwrap_or_default();
     let attachment = store.get(&(all, String::new(), name.to_owned()));
     attachment.is_some_and(|attachment| text(attachment, "spec.nodeName") == node)
+}
+
+/// The claims of a pod, those of generic ephemeral volumes among them: namespace and name.
+fn claims(pod: &Value) -> Vec<(&str, String)> {
+    let volumes = at(pod, "spec.volumes").as_array();
+    let names = volumes.into_iter().flatten().filter_map(|volume| {
+        if !volume["ephemeral"].is_null() {
+            let (pod, volume) = (text(pod, "metadata.name"), text(volume, "name"));
+            return Some(format!("{pod}-{volume}"));
+        }
+        let name = text(volume, "persistentVolumeClaim.claimName");
+        Some(name.to_owned()).filter(|name| !name.is_empty())
+    });
+    let namespace = text(pod, "metadata.namespace");
+    names.map(|name| (namespace, name)).collect()
 }
 
 /// What is not there is looked for further on, and not found.

@@ -440,3 +440,64 @@ fn a_full_quota_refuses_pods() {
         Ok(())
     });
 }
+
+#[test]
+fn a_node_gets_the_claims_of_its_pods_and_their_volumes_and_watches_none() {
+    with_server(async |cluster, client| {
+        let node = cluster.client_as("system:node:n1", "system:nodes")?;
+        let claims = |name: &str| path("persistentvolumeclaims", "default", name);
+        let volumes = |name: &str| path("persistentvolumes", "", name);
+        for name in ["own", "other"] {
+            let claim = json!({
+                "metadata": { "name": name },
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": { "requests": { "storage": "1Gi" } },
+                    "storageClassName": "",
+                    "volumeName": format!("pv-{name}"),
+                },
+            });
+            client.create(&claims(""), &claim).await?;
+            let volume = json!({
+                "metadata": { "name": format!("pv-{name}") },
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "capacity": { "storage": "1Gi" },
+                    "claimRef": { "namespace": "default", "name": name },
+                    "hostPath": { "path": "/data" },
+                },
+            });
+            client.create(&volumes(""), &volume).await?;
+        }
+        let mut with_claim = pod("a", "n1");
+        with_claim["spec"]["volumes"] =
+            json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "own" } }]);
+        client.create(&pods(""), &with_claim).await?;
+        tests::wait::eventually(
+            "the node may get them",
+            std::time::Duration::from_secs(20),
+            async || {
+                let claim = node.get(&claims("own")).await?;
+                ensure!(text(&claim, "/spec/volumeName") == "pv-own");
+                let volume = node.get(&volumes("pv-own")).await?;
+                ensure!(text(&volume, "/spec/hostPath/path") == "/data");
+                Ok(())
+            },
+        )
+        .await?;
+        for refused in [
+            claims("other"),
+            volumes("pv-other"),
+            claims(""),
+            volumes(""),
+        ] {
+            ensure!(code(node.get(&refused).await)? == 403, "{refused}");
+        }
+        let bound = json!({ "status": { "phase": "Bound" } });
+        let status = format!("{}/status", claims("own"));
+        client.merge(&status, &bound).await?;
+        let claim = node.get(&claims("own")).await?;
+        ensure!(text(&claim, "/status/phase") == "Bound", "{claim}");
+        Ok(())
+    });
+}

@@ -143,7 +143,7 @@ pub(crate) static FLAGS: &[Flag] = &[
     own("minimum-container-ttl-duration", Duration, "0s", Pods, "Least age of an ended container before it is removed.").deprecated(USE_EVICTION),
     own("maximum-dead-containers-per-container", Int32, "1", Pods, "Most ended instances kept for each container.").deprecated(USE_EVICTION),
     own("maximum-dead-containers", Int32, "-1", Pods, "Most ended instances kept in all; negative for no limit.").deprecated(USE_EVICTION),
-    own("experimental-mounter-path", Text, "", Pods, "A mounter binary.").deprecated("will be removed in 1.25 or later. in favor of using CSI."),
+    own("experimental-mounter-path", Text, "", Pods, "A program that mounts network file systems: it is given mount and its arguments.").built().deprecated("will be removed in 1.25 or later. in favor of using CSI."),
     // Server.
     config("enable-server", Bool, "enableServer", Server, "Serve the kubelet's HTTP API."),
     config("address", Ip, "address", Server, "The address to serve on; 0.0.0.0 or :: for all."),

@@ -168,6 +168,7 @@ pub fn container_config(
                 pod,
                 container,
                 inputs.image_user,
+                inputs.volumes,
                 inputs.node,
             )?),
         }),

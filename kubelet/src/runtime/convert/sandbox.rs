@@ -12,6 +12,7 @@ use super::{NodeSettings, identity, resources};
 use crate::admission::sysctls::normalize_name;
 use crate::cgroups::resources::ResourceError;
 use crate::pod::{self, Pod};
+use crate::volumes::MountedVolumes;
 
 /// What is known of a sandbox beyond the pod's spec.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct SandboxInputs<'a> {
     pub cgroup_parent: &'a str,
     /// Of [`pod_dns`](super::dns::pod_dns).
     pub dns: v1::DnsConfig,
+    /// The pod's volumes by name, set up.
+    pub volumes: &'a MountedVolumes,
     /// The node.
     pub node: &'a NodeSettings,
 }
@@ -76,7 +79,7 @@ pub fn sandbox_config(
         annotations: identity::sandbox_annotations(pod),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: inputs.cgroup_parent.to_owned(),
-            security_context: Some(security::of_sandbox(pod)?),
+            security_context: Some(security::of_sandbox(pod, inputs.volumes)?),
             sysctls: pod::spec(pod)
                 .security_context
                 .iter()

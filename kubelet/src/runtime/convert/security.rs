@@ -1,5 +1,6 @@
 //! Under what rights a pod's sandbox and containers run.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cri_proto::v1;
@@ -14,6 +15,7 @@ use crate::admission::apparmor;
 use crate::images::ImageUser;
 use crate::pod::{self, Pod};
 use crate::runtime::ContainerId;
+use crate::volumes::MountedVolumes;
 
 /// Hidden from containers: the kernel's own files that tell of the host or act on it. Source: the runtime's own
 /// defaults, which the API calls `procMount: Default`.
@@ -166,7 +168,10 @@ pub fn share_processes(config: &mut v1::ContainerConfig, target: &ContainerId) {
 }
 
 /// The sandbox's rights. Its one process needs none, so that it is always confined by the runtime's own profile.
-pub(super) fn of_sandbox(pod: &Pod) -> Result<v1::LinuxSandboxSecurityContext, SecurityError> {
+pub(super) fn of_sandbox(
+    pod: &Pod,
+    volumes: &MountedVolumes,
+) -> Result<v1::LinuxSandboxSecurityContext, SecurityError> {
     let context = pod_context(pod);
     let privileged = pod::containers(pod).any(|(_, container)| {
         let own = container.security_context.as_ref();
@@ -179,7 +184,7 @@ pub(super) fn of_sandbox(pod: &Pod) -> Result<v1::LinuxSandboxSecurityContext, S
             .map(selinux),
         run_as_user: context.and_then(|sc| sc.run_as_user).map(int64),
         run_as_group: context.and_then(|sc| sc.run_as_group).map(int64),
-        supplemental_groups: supplemental_groups(pod),
+        supplemental_groups: supplemental_groups(pod, volumes),
         supplemental_groups_policy: groups_policy(pod)?.into(),
         privileged,
         seccomp: Some(profile(ProfileType::RuntimeDefault, String::new())),
@@ -192,6 +197,7 @@ pub(super) fn of_container(
     pod: &Pod,
     container: &Container,
     image_user: &ImageUser,
+    volumes: &MountedVolumes,
     node: &NodeSettings,
 ) -> Result<v1::LinuxContainerSecurityContext, SecurityError> {
     let none = SecurityContext::default();
@@ -228,7 +234,7 @@ pub(super) fn of_container(
             .or(of_pod.and_then(|sc| sc.run_as_group))
             .map(int64),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
-        supplemental_groups: supplemental_groups(pod),
+        supplemental_groups: supplemental_groups(pod, volumes),
         supplemental_groups_policy: groups_policy(pod)?.into(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: node.masked_paths.clone(),
@@ -273,14 +279,18 @@ fn verify_non_root(
     }
 }
 
-/// `fsGroup` first, then the groups of the pod.
-fn supplemental_groups(pod: &Pod) -> Vec<i64> {
+/// `fsGroup` first, then the groups of the pod, and those that its volumes ask for besides.
+fn supplemental_groups(pod: &Pod, volumes: &MountedVolumes) -> Vec<i64> {
     let context = pod_context(pod);
-    let own = context.and_then(|sc| sc.supplemental_groups.as_ref());
+    let own = context.and_then(|sc| sc.supplemental_groups.as_deref());
+    let own = own.unwrap_or_default();
     let fs_group = context.and_then(|sc| sc.fs_group);
+    let of_volumes: BTreeSet<i64> = volumes.values().filter_map(|volume| volume.gid).collect();
+    let of_volumes = of_volumes.into_iter().filter(|gid| !own.contains(gid));
     fs_group
         .into_iter()
-        .chain(own.into_iter().flatten().copied())
+        .chain(own.iter().copied())
+        .chain(of_volumes)
         .collect()
 }
 

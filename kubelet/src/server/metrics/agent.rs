@@ -11,7 +11,7 @@ use crate::metrics::{Exposition, Family, float, kubelet};
 use crate::node;
 use crate::pod::{self, Pod, PodName, PodUid};
 use crate::runtime::ContainerState;
-use crate::stats::{self, ClaimUsage, StatsError, StatsInputs, Taken};
+use crate::stats::{self, ClaimUsage, Stats, StatsError, StatsInputs, Taken};
 use crate::status::PodView;
 use crate::volumes;
 
@@ -112,24 +112,6 @@ const CLAIMS: [OfClaims; 6] = [
     ),
 ];
 
-/// As upstream, one that several pods have is told of once.
-fn of_claims(out: &mut Exposition, claims: &[ClaimUsage]) {
-    let by_name: BTreeMap<_, _> = claims
-        .iter()
-        .map(|claim| ((&*claim.namespace, &*claim.claim), &claim.usage))
-        .collect();
-    for (family, number) in CLAIMS {
-        out.family(family);
-        for ((namespace, claim), usage) in &by_name {
-            let Some(number) = number(usage) else {
-                continue;
-            };
-            let labels = [("namespace", *namespace), ("persistentvolumeclaim", *claim)];
-            out.sample(&labels, float(number));
-        }
-    }
-}
-
 pub(super) async fn write(api: &Arc<MetricsApi>) -> Result<String, StatsError> {
     let this = Arc::clone(api);
     let claims = api.stats.claims().await;
@@ -144,7 +126,6 @@ fn write_now(api: &MetricsApi, claims: &[ClaimUsage]) -> String {
     let views = inputs.board.snapshot();
     of_pods(&mut out, api, &views);
     of_logs(&mut out, inputs, &views);
-    of_claims(&mut out, claims);
     out.single(
         CGROUP_VERSION,
         match inputs.cgroups.version() {
@@ -160,6 +141,7 @@ fn write_now(api: &MetricsApi, claims: &[ClaimUsage]) -> String {
     of_features(&mut out, api);
     process::write(&mut out);
     of_volumes(&mut out, inputs, &views);
+    of_claims(&mut out, &api.stats, &views, claims);
     out.into_text()
 }
 
@@ -278,6 +260,42 @@ fn of_features(out: &mut Exposition, api: &MetricsApi) {
         };
         let enabled = f64::from(u8::from(api.gates.enabled(gate.name)));
         out.sample(&[("name", gate.name), ("stage", stage)], enabled);
+    }
+}
+
+/// What volumes take that pods have by way of claims: each claim once, however many pods have it.
+fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView], driven: &[ClaimUsage]) {
+    let mut claims = BTreeMap::new();
+    for view in views {
+        let Ok(uid) = PodUid::of(&view.pod) else {
+            continue;
+        };
+        let namespace = PodName::of(&view.pod).namespace;
+        for volume in stats.claimed_volumes(&uid) {
+            let usage = volume.usage();
+            let claim = volume.claim.unwrap_or_default();
+            claims.insert((namespace.to_string(), claim), usage);
+        }
+    }
+    for claim in driven {
+        let key = (claim.namespace.to_string(), claim.claim.clone());
+        claims.insert(key, claim.usage);
+    }
+    if claims.is_empty() {
+        return;
+    }
+    for (family, number) in CLAIMS {
+        out.family(family);
+        for ((namespace, claim), usage) in &claims {
+            let Some(number) = number(usage) else {
+                continue;
+            };
+            let labels = [
+                ("namespace", &**namespace),
+                ("persistentvolumeclaim", &**claim),
+            ];
+            out.sample(&labels, float(number));
+        }
     }
 }
 
