@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 use tests::cluster::path;
 
-use super::{code, with_server};
+use super::{code, pod, pods, text, with_server};
 
 #[test]
 fn storage_objects_have_defaults_and_a_node_has_its_own() {
