@@ -20,12 +20,13 @@ needed=(
     jq:jq
     shellcheck:shellcheck
     ps:procps
+    losetup:mount
+    mkfs.ext4:e2fsprogs
 )
 if [ "${1:-}" = vm ]; then
     needed+=(
         qemu-system-x86_64:qemu-system-x86
         mmdebstrap:mmdebstrap
-        mkfs.ext4:e2fsprogs
         xz:xz-utils
         zstd:zstd
         dpkg-deb:dpkg

@@ -318,8 +318,12 @@ fn what_cannot_be_unstaged_holds_up_no_pod_and_is_given_back_later() {
         })
         .await?;
         let left = node.path("kubelet/plugins/kubernetes.io/csi/bind.example");
-        let left = std::fs::read_dir(left)?.count();
-        ensure!(left == 0, "{left} directories");
+        eventually("its directory goes", LIMIT, async || {
+            let left = std::fs::read_dir(&left)?.count();
+            ensure!(left == 0, "{left} directories");
+            Ok(())
+        })
+        .await?;
         Ok(())
     });
 }
@@ -445,27 +449,14 @@ fn what_a_volume_takes_is_told_as_its_driver_says() {
         cluster.add(&pod("a")).await?;
         let at = mounted(&running(node, "a").await?)?;
         cluster.ready("a").await?;
-        let answer = get_unix(&socket, "/stats/summary")?;
-        let summary: Value = serde_json::from_str(&answer.body)?;
-        let volumes = summary["pods"][0]["volume"].as_array().cloned();
-        let volumes = volumes.with_context(|| format!("{summary}"))?;
-        let own = volumes.iter().find(|volume| volume["name"] == "data");
-        let own = own.with_context(|| format!("{volumes:?}"))?;
-        ensure!(
-            own["pvcRef"] == json!({"name": "c", "namespace": "default"}),
-            "{own}"
-        );
-        ensure!(
-            own["capacityBytes"] == 1 << 30 && own["usedBytes"] == 1 << 20,
-            "{own}"
-        );
-        ensure!(own["inodes"] == 1000 && own["inodesFree"] == 993, "{own}");
+        // The runtime of this test is served by its thread.
+        let ask = move || get_unix(&socket, "/metrics");
+        let metrics = tokio::task::spawn_blocking(ask).await??.body;
         let asked = driver.calls_of("NodeGetVolumeStats");
         ensure!(
             asked.len() == 1 && asked[0].target == at.display().to_string(),
             "{asked:?}"
         );
-        let metrics = get_unix(&socket, "/metrics")?.body;
         for (name, value) in [
             ("capacity_bytes", "1073741824"),
             ("used_bytes", "1048576"),

@@ -19,8 +19,7 @@ const READER: &str = r#"
 seen=0 last=
 while true; do
     cd /m/..data/ 2>/dev/null || continue
-    read -r a <a 2>/dev/null || continue
-    read -r b <b 2>/dev/null || continue
+    { read -r a <a && read -r b <b; } 2>/dev/null || continue
     [ "$a" = "$b" ] || { echo "mixed: $a $b"; exit 1; }
     [ "$a" = "$last" ] || seen=$((seen + 1))
     last=$a
@@ -37,7 +36,8 @@ fn a_reader_sees_whole_generations_over_ten_thousand_updates() {
         let (_bridge, agent) = cluster.reach_from(node, Agent::new(node)?)?;
         agent.start().await?;
         cluster.node_condition("Ready", "True").await?;
-        let data = |value: &str| json!({"data": {"a": value, "b": value}});
+        let data =
+            |value: &str| json!({"data": {"a": format!("{value}\n"), "b": format!("{value}\n")}});
         let mut map = data("0");
         map["metadata"] = json!({"name": "m"});
         cluster.add_object("configmaps", &map).await?;

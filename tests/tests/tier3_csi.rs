@@ -1,18 +1,14 @@
 //! A container that runs for real and the files of a storage driver, through a restart of agent and plugin.
-//!
-//! The agent is in the tests' own network namespace, where the API server's double is; its containerd and its containers
-//! are in the node's.
+//! The API server is the double.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::ensure;
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use serde_json::json;
-use tests::agent::{Agent, NODE_NAME};
+use tests::agent::Agent;
 use tests::cluster::{Cluster, bound_pod, path, refusal};
-use tests::containerd::Node;
 use tests::csi_driver::{CsiDriver, Traits};
 use tests::scenario::with_node;
 use tests::wait::eventually;
@@ -20,52 +16,19 @@ use tests::wait::eventually;
 const LIMIT: Duration = Duration::from_secs(60);
 const DRIVER: &str = "bind.example";
 
-/// The agent's process; it is killed when this is dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(node: &Node, agent: &Agent<'_>, kubeconfig: &str) -> Result<Process> {
-    let child = Command::new(agent.binary())
-        .arg(format!("--config={}", node.path("kubelet.yaml").display()))
-        .arg(format!("--root-dir={}", node.path("kubelet").display()))
-        .arg(format!("--cert-dir={}", node.path("pki").display()))
-        .arg(format!("--hostname-override={NODE_NAME}"))
-        .arg(format!("--kubeconfig={kubeconfig}"))
-        .stdin(Stdio::null())
-        .stdout(node.log("kubelet.log")?)
-        .stderr(node.log("kubelet.log")?)
-        .spawn();
-    Ok(Process(child.context("start the agent")?))
-}
-
 #[test]
 fn a_container_has_the_drivers_files() {
     with_node(async |node| {
         let cluster = Cluster::with_double().await?;
-        let kubeconfig = cluster.node_kubeconfig(NODE_NAME, &node.path(""))?;
-        let kubeconfig = kubeconfig.display().to_string();
-        let agent = Agent::ours(node)?;
-        // Other agents of the machine have these ports.
-        agent.configure("enableServer", false)?;
-        agent.configure("readOnlyPort", 0)?;
-        agent.configure("healthzPort", 0)?;
-        let thresholds = json!({ "memory.available": "1Mi", "nodefs.available": "1Mi" });
-        agent.configure("evictionHard", thresholds)?;
+        let (_bridge, agent) = cluster.reach_from(node, Agent::ours(node)?)?;
         let traits = Traits::new(DRIVER, &[] as &[Ability]);
-        let driver = CsiDriver::new(&node.path("kubelet"), &node.path("driver"), traits)?;
+        let driver = CsiDriver::new(&node.path("kubelet"), &node.path("driver"), traits)?.on(node);
         driver.start()?;
         let object = json!({"metadata": {"name": DRIVER}, "spec": {"attachRequired": false,
             "volumeLifecycleModes": ["Ephemeral"]}});
         let drivers = path("csidrivers", "", "");
         cluster.client().create(&drivers, &object).await?;
-        let process = start(node, &agent, &kubeconfig)?;
+        agent.start().await?;
 
         let mut pod = bound_pod("a");
         pod["spec"]["volumes"] = json!([{"name": "data", "csi": {"driver": DRIVER}}]);
@@ -88,10 +51,10 @@ fn a_container_has_the_drivers_files() {
         ensure!(fs::read_to_string(files.join("written"))? == "of the pod\n");
 
         // What is mounted outlives both.
-        drop(process);
+        agent.kill()?;
         driver.stop();
         driver.start()?;
-        let process = start(node, &agent, &kubeconfig)?;
+        agent.start().await?;
         driver.registered().await?;
         fs::write(files.join("more"), "news")?;
         agent.logged(&made, "main", "saw news", LIMIT).await?;
@@ -107,7 +70,7 @@ fn a_container_has_the_drivers_files() {
         .await?;
         ensure!(driver.mounted().is_empty(), "{:?}", driver.mounted());
         ensure!(driver.calls_of("NodeUnpublishVolume").len() == 1);
-        drop(process);
+        agent.terminate().await?;
         Ok(())
     });
 }

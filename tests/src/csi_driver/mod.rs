@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use cri_proto::csi::node_server::NodeServer;
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use cri_proto::pluginregistration::registration_server::RegistrationServer;
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::containerd::Node;
 use crate::wait::eventually;
 
 /// One call, as it arrived. Fields that the call does not have are empty.
@@ -123,12 +125,22 @@ impl Drop for Shared {
     }
 }
 
+/// Has this thread see the mounts of another namespace, and mount in it.
+fn enter(namespace: &Path) -> Result<()> {
+    let namespace = fs::File::open(namespace)?;
+    // A thread that shares its root with others may not.
+    unshare(CloneFlags::CLONE_FS)?;
+    Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?)
+}
+
 /// The driver; see the module.
 pub struct CsiDriver {
     shared: Arc<Shared>,
     endpoint: PathBuf,
     registration: PathBuf,
     running: Mutex<Option<Runtime>>,
+    /// The mount namespace that it mounts in; none for that of the test.
+    namespace: Option<PathBuf>,
 }
 
 impl CsiDriver {
@@ -152,7 +164,16 @@ impl CsiDriver {
                 hanging: watch::Sender::default(),
             }),
             running: Mutex::default(),
+            namespace: None,
         })
+    }
+
+    /// The same, which mounts where the processes of `node` see it.
+    #[must_use]
+    pub fn on(mut self, node: &Node) -> Self {
+        let root = node.inside(Path::new("/"));
+        self.namespace = root.parent().map(|process| process.join("ns/mnt"));
+        self
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Runtime>> {
@@ -169,6 +190,16 @@ impl CsiDriver {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
+            .on_thread_start({
+                let namespace = self.namespace.clone();
+                move || {
+                    if let Some(namespace) = &namespace
+                        && let Err(error) = enter(namespace)
+                    {
+                        panic!("enter {}: {error:#}", namespace.display());
+                    }
+                }
+            })
             .build()?;
         let service = service::Service {
             shared: self.shared.clone(),

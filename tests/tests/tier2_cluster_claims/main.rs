@@ -353,6 +353,12 @@ fn a_restart_without_the_server_finds_the_volumes() {
         let place = place(node, &made, "volumes/kubernetes.io~local-volume/pv-db");
         let before = node.runtime.running("default/a/main").pop();
         let before = before.context("it does not run")?;
+        let kept = node.path("kubelet/api-pods/pods").join(made.uid());
+        eventually("the pod is kept", LIMIT, async || {
+            ensure!(kept.exists());
+            Ok(())
+        })
+        .await?;
         node.kill_agent()?;
         cluster.line.refuse();
         node.start_agent()?;

@@ -27,7 +27,7 @@ fn exports_of_servers_are_mounted_by_the_nodes_program() {
         );
         node.start_agent()?;
         // A static pod has one by itself, and a pod of the API server by a claim.
-        let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {terminationGracePeriodSeconds: 1, \
+        let manifest = "---\n{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {terminationGracePeriodSeconds: 1, \
              volumes: [{name: v, nfs: {server: 'fd00::1', path: /srv, readOnly: true}}], \
              containers: [{name: main, image: 'busybox:1', volumeMounts: [{name: v, mountPath: /v}]}]}}";
         node.put("s.yaml", manifest)?;
@@ -90,7 +90,7 @@ fn a_server_that_is_away_holds_up_only_who_needs_it() {
         node.start_agent()?;
         let manifest = |volume: &str| {
             format!(
-                "{{apiVersion: v1, kind: Pod, metadata: {{name: s}}, spec: {{terminationGracePeriodSeconds: 1, \
+                "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: s}}, spec: {{terminationGracePeriodSeconds: 1, \
                  volumes: [{volume}], \
                  containers: [{{name: main, image: 'busybox:1', volumeMounts: [{{name: v, mountPath: /v}}]}}]}}}}"
             )
