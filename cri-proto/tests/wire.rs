@@ -85,7 +85,7 @@ fn message_lines(
         };
         let oneof = match field.oneof_index.filter(|_| !field.proto3_optional()) {
             Some(index) => {
-                let index = usize::try_from(index).unwrap();
+                let index = usize::try_from(index).expect("an index");
                 format!("oneof {} ", message.oneof_decl[index].name())
             }
             None => String::new(),
@@ -150,14 +150,14 @@ fn compare(file: &str, golden: &str, least: usize) {
     // Another file can be put in its place, to print the table of a published one and compare.
     let proto = std::env::var("CRI_PROTO")
         .map_or_else(|_| root.join("proto").join(file), std::path::PathBuf::from);
-    let include = proto.parent().unwrap();
-    let set = protox::compile([&proto], [include]).unwrap();
-    let made = table(set.file.last().unwrap());
+    let include = proto.parent().expect("a directory");
+    let set = protox::compile([&proto], [include]).expect("it compiles");
+    let made = table(set.file.last().expect("a file"));
     let golden = root.join("tests/golden").join(golden);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&golden, &made).unwrap();
+        std::fs::write(&golden, &made).expect("write the table");
     }
-    let want = std::fs::read_to_string(&golden).unwrap();
+    let want = std::fs::read_to_string(&golden).expect("read the table");
     let made: BTreeSet<&str> = made.lines().collect();
     let want: BTreeSet<&str> = want.lines().collect();
     let lost: Vec<_> = want.difference(&made).collect();

@@ -154,7 +154,7 @@ async fn a_claim_leads_to_its_volume() {
     assert_eq!(claimed.volume.mode(), VolumeMode::Filesystem);
     let asked = [format!("GET {CLAIM}"), format!("GET {VOLUME}")];
     assert_eq!(node.log.lines(), asked);
-    assert_eq!(node.claims.of_pod(&uid()), [claimed.clone()]);
+    assert_eq!(node.claims.of_pod(&uid()), std::slice::from_ref(claimed));
 }
 
 #[tokio::test]

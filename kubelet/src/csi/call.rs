@@ -57,10 +57,8 @@ impl Calls {
             self.0.node_get_capabilities(request)
         });
         let all = call.await?.capabilities.into_iter();
-        Ok(all.filter_map(|one| match one.r#type {
-            Some(node_service_capability::Type::Rpc(rpc)) => Some(rpc.r#type),
-            None => None,
-        }))
+        let rpc = |node_service_capability::Type::Rpc(rpc)| rpc.r#type;
+        Ok(all.filter_map(move |one| one.r#type.map(rpc)))
     }
 
     pub(super) async fn stage(&mut self, message: NodeStageVolumeRequest) -> Result<(), CallError> {

@@ -166,7 +166,7 @@ pub enum SetUpError {
         /// What it should have.
         fs_type: String,
         /// Why not. Part of the text, as upstream has it.
-        source: ProgramError,
+        source: Box<ProgramError>,
     },
     /// Nothing is on a device that may not be written to.
     #[error("cannot mount unformatted disk {0} as we are manipulating it in read-only mode")]
@@ -189,7 +189,7 @@ pub enum SetUpError {
     },
     /// A program that mounts or formats.
     #[error(transparent)]
-    Program(#[from] ProgramError),
+    Program(Box<ProgramError>),
     /// The mount table.
     #[error("cannot tell what is mounted")]
     Mounts(#[source] io::Error),
@@ -294,6 +294,12 @@ pub enum SetUpError {
     /// Several sources of one volume.
     #[error("[{}]", several(.0))]
     Several(Vec<SetUpError>),
+}
+
+impl From<ProgramError> for SetUpError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(Box::new(error))
+    }
 }
 
 /// How upstream words the lack of a key.

@@ -50,13 +50,13 @@ pub enum ProgramError {
         /// The same.
         gerund: &'static str,
         /// `exit status 32`.
-        how: String,
+        how: Box<str>,
         /// Its name.
-        program: String,
+        program: Box<str>,
         /// With what it was run.
-        arguments: String,
+        arguments: Box<str>,
         /// The end of what it wrote.
-        output: String,
+        output: Box<str>,
     },
     /// It took too long, and was killed.
     #[error("{program} {arguments} was not done after {limit:?}")]
@@ -138,10 +138,10 @@ impl<'a> Program<'a> {
         Err(ProgramError::Failed {
             verb,
             gerund,
-            how: ended.how,
-            program: self.name.to_string(),
-            arguments: self.arguments.join(" "),
-            output: ended.output,
+            how: ended.how.into(),
+            program: self.name.to_string().into(),
+            arguments: self.arguments.join(" ").into(),
+            output: ended.output.into(),
         })
     }
 
