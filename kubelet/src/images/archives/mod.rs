@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use containerd_client::tonic::transport::Channel;
-use notify::{RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
 use crate::errors::error_chain;
@@ -277,6 +278,13 @@ fn found_in(directory: &Path) -> BTreeMap<PathBuf, Stamp> {
     archives.collect()
 }
 
+/// Whether something is another than before, or may be: that a file or the directory is opened and read is told, too, and
+/// whoever looks for changes does so.
+fn is_change(event: &notify::Result<Event>) -> bool {
+    let kind = event.as_ref().map(|event| event.kind);
+    !matches!(kind, Ok(EventKind::Access(kind)) if kind != AccessKind::Close(AccessMode::Write))
+}
+
 /// Tells `changed` of each change in `directory`, which is made where it is missing; none where it cannot be watched.
 fn watch_directory(
     directory: &Path,
@@ -284,8 +292,10 @@ fn watch_directory(
 ) -> Option<notify::RecommendedWatcher> {
     let begin = || {
         fs::create_dir_all(directory).map_err(notify::Error::io)?;
-        let mut watcher = notify::recommended_watcher(move |_| {
-            changed.send_replace(());
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if is_change(&event) {
+                changed.send_replace(());
+            }
         })?;
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok::<_, notify::Error>(watcher)

@@ -206,3 +206,21 @@ fn only_whole_files_with_the_right_ending_are_archives() {
         .collect();
     assert_eq!(names, ["a.tar", "b.tar.gz", "c.tgz"]);
 }
+
+#[tokio::test]
+async fn a_look_at_the_directory_is_no_change_of_it() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("a.tar"), "x").unwrap();
+    let (changed, mut changes) = watch::channel(());
+    let _watcher = watch_directory(temp.path(), changed).expect("it is watched");
+    let look = || {
+        assert_eq!(found_in(temp.path()).len(), 1);
+        fs::read(temp.path().join("a.tar")).unwrap()
+    };
+    look();
+    let told = tokio::time::timeout(Duration::from_millis(500), changes.changed()).await;
+    assert!(told.is_err(), "it would be looked at again and again");
+    fs::write(temp.path().join("a.tar"), "more").unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(20), changes.changed()).await;
+    told.expect("a change is told").unwrap();
+}
