@@ -87,11 +87,13 @@ fn archives_and_the_built_in_sandbox_image_bring_pods_up() {
             supplied.is_some_and(|event| event.message.contains(PAUSE)),
             "{events:?}"
         );
-        let log = agent.log()?;
-        ensure!(
-            log.contains("the archive of images was not imported") && log.contains("half.tar"),
-            "{log}"
-        );
+        eventually("the half archive is refused", LIMIT, async || {
+            let log = agent.log()?;
+            let refused = log.contains("the archive of images was not imported");
+            ensure!(refused && log.contains("half.tar"), "{log}");
+            Ok(())
+        })
+        .await?;
 
         // It comes while the pod waits, which then waits for no back-off.
         fs::rename(&busybox, archives.join("busybox.tar"))?;
