@@ -54,6 +54,7 @@ pub mod events;
 pub mod eviction;
 pub mod hooks;
 pub mod images;
+mod inotify;
 pub mod join;
 pub mod logging;
 pub mod logs;

@@ -5,18 +5,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustix::fs::{FlockOperation, flock, inotify};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+
+use crate::inotify::{Inotify, WatchFlags};
 
 /// The lock below the root directory.
 const ROOT_LOCK: &str = "agent.lock";
@@ -229,15 +227,9 @@ impl LockFile {
             path: self.path.clone(),
             source,
         };
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .map_err(|e| failed(e.into()))?;
-        let events = inotify::WatchFlags::OPEN | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&watch, &self.path, events).map_err(|e| failed(e.into()))?;
-        #[expect(
-            deprecated,
-            reason = "what replaces it is unsafe for types that may close the descriptor early; OwnedFd does not"
-        )]
-        let watch = AsyncFd::with_interest(watch, Interest::READABLE).map_err(failed)?;
+        let watch = Inotify::new().map_err(failed)?;
+        let events = WatchFlags::OPEN | WatchFlags::DELETE_SELF;
+        watch.watch(&self.path, events).map_err(failed)?;
         Ok(Contention { watch })
     }
 }
@@ -245,7 +237,7 @@ impl LockFile {
 /// A watch on the lock file.
 #[derive(Debug)]
 pub struct Contention {
-    watch: AsyncFd<OwnedFd>,
+    watch: Inotify,
 }
 
 impl Contention {
@@ -254,18 +246,7 @@ impl Contention {
     /// # Errors
     /// When the watch breaks.
     pub async fn happened(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.watch.readable().await?;
-            let read = ready.try_io(|watch| {
-                let mut buffer = [MaybeUninit::uninit(); 512];
-                let mut events = inotify::Reader::new(watch.get_ref(), &mut buffer);
-                events.next().map(|_| ()).map_err(io::Error::from)
-            });
-            // `Err` here is no event after all: wait again.
-            if let Ok(outcome) = read {
-                return outcome;
-            }
-        }
+        self.watch.happened().await
     }
 }
 

@@ -2,17 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::inotify;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
+use crate::inotify::{Inotify, WatchFlags};
 use crate::stamp::{Stamp, stamp};
 
 /// A look without word of a change, where the kernel gives no watch (`fs.inotify.max_user_instances`).
@@ -21,8 +15,6 @@ const LOOK_UNWATCHED: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(20);
 /// Directories below directories that are looked into.
 const DEEPEST: usize = 8;
-/// Bytes of events taken at once.
-const EVENTS: usize = 4 << 10;
 
 /// What tells one socket from another that has the same path later.
 pub(super) type SocketId = Stamp;
@@ -30,13 +22,13 @@ pub(super) type SocketId = Stamp;
 /// A directory with sockets.
 pub(super) struct Tree {
     root: PathBuf,
-    watch: Option<AsyncFd<OwnedFd>>,
+    watch: Option<Inotify>,
 }
 
 impl Tree {
     /// Of `root`. Within a tokio runtime.
     pub(super) fn new(root: PathBuf) -> Self {
-        let watch = begin();
+        let watch = Inotify::new();
         if let Err(error) = &watch {
             tracing::warn!(root = %root.display(), %error, "plugins are looked for each {} s", LOOK_UNWATCHED.as_secs());
         }
@@ -57,13 +49,13 @@ impl Tree {
     fn look_into(&mut self, dir: &Path, depth: usize, sockets: &mut BTreeMap<PathBuf, SocketId>) {
         // Before it is read: what comes later is told.
         if let Some(watch) = &self.watch {
-            let events = inotify::WatchFlags::CREATE
-                | inotify::WatchFlags::DELETE
-                | inotify::WatchFlags::MOVED_FROM
-                | inotify::WatchFlags::MOVED_TO
-                | inotify::WatchFlags::ONLYDIR
-                | inotify::WatchFlags::DONT_FOLLOW;
-            if let Err(error) = inotify::add_watch(watch.get_ref(), dir, events) {
+            let events = WatchFlags::CREATE
+                | WatchFlags::DELETE
+                | WatchFlags::MOVED_FROM
+                | WatchFlags::MOVED_TO
+                | WatchFlags::ONLYDIR
+                | WatchFlags::DONT_FOLLOW;
+            if let Err(error) = watch.watch(dir, events) {
                 tracing::warn!(dir = %dir.display(), %error, "cannot watch a directory of plugins");
             }
         }
@@ -93,42 +85,11 @@ impl Tree {
         let Some(watch) = &self.watch else {
             return tokio::time::sleep(LOOK_UNWATCHED).await;
         };
-        if let Err(error) = happened(watch).await {
+        if let Err(error) = watch.happened().await {
             tracing::warn!(%error, "the watch for plugins broke");
             return tokio::time::sleep(LOOK_UNWATCHED).await;
         }
         tokio::time::sleep(SETTLE).await;
-    }
-}
-
-fn begin() -> io::Result<AsyncFd<OwnedFd>> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    #[expect(
-        deprecated,
-        reason = "what replaces it is unsafe for types that may close the descriptor early; OwnedFd does not"
-    )]
-    AsyncFd::with_interest(watch, Interest::READABLE)
-}
-
-/// Waits for an event, and takes all that are there.
-async fn happened(watch: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    loop {
-        let mut ready = watch.readable().await?;
-        let mut any = false;
-        let taken: Result<io::Result<()>, _> = ready.try_io(|watch| {
-            let mut buffer = [MaybeUninit::uninit(); EVENTS];
-            let mut events = inotify::Reader::new(watch.get_ref(), &mut buffer);
-            loop {
-                // It ends with "would block" when there are no more.
-                events.next()?;
-                any = true;
-            }
-        });
-        match taken {
-            Ok(Err(error)) => return Err(error),
-            _ if any => return Ok(()),
-            _ => {}
-        }
     }
 }
 
