@@ -25,6 +25,7 @@ use containerd_client::tonic::transport::Channel;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::errors::error_chain;
 use crate::observe::RuntimeState;
@@ -174,7 +175,8 @@ pub async fn run_archives(
     let (changed, mut changes) = watch::channel(());
     let _watcher = watch_directory(&directory, changed);
     let mut done: BTreeMap<PathBuf, Stamp> = BTreeMap::new();
-    let mut seen: BTreeMap<PathBuf, Stamp> = BTreeMap::new();
+    // Since when each is as it is.
+    let mut seen: BTreeMap<PathBuf, (Stamp, Instant)> = BTreeMap::new();
     loop {
         // The sender lives as long as the agent does.
         let up = runtime.wait_for(|state| matches!(state, RuntimeState::Up(_)));
@@ -182,24 +184,31 @@ pub async fn run_archives(
             return std::future::pending().await;
         }
         changes.mark_unchanged();
+        let now = Instant::now();
         let found = found_in(&directory);
-        let mut wait = None;
-        for (path, stamp) in &found {
+        let found = found.into_iter().map(|(path, stamp)| {
+            let before = seen.get(&path).filter(|(before, _)| *before == stamp);
+            let since = before.map_or(now, |(_, since)| *since);
+            (path, (stamp, since))
+        });
+        seen = found.collect();
+        let mut wait: Option<Duration> = None;
+        for (path, (stamp, since)) in &seen {
             if done.get(path) == Some(stamp) {
                 continue;
             }
             // One that was just written may not be whole.
-            if seen.get(path) != Some(stamp) {
-                wait = Some(SETTLE);
-                continue;
-            }
-            if import_and_say(&archives, path).await {
+            let settled = SETTLE.saturating_sub(now.duration_since(*since));
+            let again = if !settled.is_zero() {
+                settled
+            } else if import_and_say(&archives, path).await {
                 done.insert(path.clone(), *stamp);
+                continue;
             } else {
-                wait = wait.or(Some(AGAIN));
-            }
+                AGAIN
+            };
+            wait = Some(wait.map_or(again, |wait| wait.min(again)));
         }
-        seen = found;
         done.retain(|path, _| seen.contains_key(path));
         let pause = async {
             match wait {
