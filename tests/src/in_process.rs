@@ -4,6 +4,7 @@
 //! from the board that `/pods` is served from. Ending the thread is to its tasks what SIGKILL is to the process: nothing
 //! of them runs on, and the runtime sees its connections break.
 
+mod containers;
 mod log;
 mod machine;
 
@@ -27,9 +28,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::level_filters::LevelFilter;
 
+pub use self::containers::subject;
 use self::log::Log;
 use crate::agent::{NODE_NAME, PodView as _};
-use crate::fake_runtime::{Container, FakeRuntime};
+use crate::fake_runtime::FakeRuntime;
 use crate::wait::eventually;
 
 /// How long anything may take that takes a moment, on a machine busy with a build.
@@ -412,26 +414,6 @@ impl FakeNode {
         .await
     }
 
-    /// Waits until exactly `count` instances of `container` (`pod/container` of the manifest) run, and gives them.
-    ///
-    /// # Errors
-    /// When it is not so within [`LIMIT`].
-    pub async fn running(&self, container: &str, count: usize) -> Result<Vec<Container>> {
-        let what = format!("{count} of {container} run");
-        eventually(&what, LIMIT, async || {
-            let running = self.running_now(container);
-            ensure!(running.len() == count, "{} run", running.len());
-            Ok(running)
-        })
-        .await
-    }
-
-    /// The instances of `container` (`pod/container` of the manifest) that run.
-    #[must_use]
-    pub fn running_now(&self, container: &str) -> Vec<Container> {
-        self.runtime.running(&subject(container))
-    }
-
     /// Waits until the pod is neither shown nor running, and its directory is gone.
     ///
     /// # Errors
@@ -460,32 +442,6 @@ impl FakeNode {
             Ok(())
         })
         .await
-    }
-
-    /// The changes asked of the runtime about one pod, as `Method` or `Method container`.
-    #[must_use]
-    pub fn changes_of(&self, pod: &str) -> Vec<String> {
-        let subject = format!("default/{pod}-{NODE_NAME}");
-        let changes = self.runtime.changes().into_iter();
-        changes
-            .filter_map(|change| {
-                let (method, about) = change.split_once(' ')?;
-                let rest = about.strip_prefix(&subject)?;
-                match rest.strip_prefix('/') {
-                    Some(container) => Some(format!("{method} {container}")),
-                    None => rest.is_empty().then(|| method.to_owned()),
-                }
-            })
-            .collect()
-    }
-}
-
-/// How the runtime names a container of a static pod: `pod/container` is `pod-node/container`.
-#[must_use]
-pub fn subject(container: &str) -> String {
-    match container.split_once('/') {
-        Some((pod, container)) => format!("{pod}-{NODE_NAME}/{container}"),
-        None => format!("{container}-{NODE_NAME}"),
     }
 }
 

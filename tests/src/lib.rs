@@ -30,6 +30,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
+/// Whether a test that mounts may go on: that takes root. Says that it is left out where it may not.
+#[must_use]
+pub fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: this needs root");
+    }
+    is_root
+}
+
 /// The target directory that the running test or demo was built into.
 ///
 /// # Errors

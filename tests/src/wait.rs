@@ -1,9 +1,10 @@
 //! Waiting for something to become true: a predicate asked again and again, with a limit. Never a sleep and a hope.
 
-use std::fmt;
+use std::path::Path;
 use std::time::Duration;
+use std::{fmt, fs};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tokio::time::{Instant, sleep};
 
 /// From one ask to the next.
@@ -31,6 +32,20 @@ pub async fn eventually<T>(
     ask: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     eventually_asking_each(PAUSE, what, limit, ask).await
+}
+
+/// Waits until the file at `path` has exactly `text`.
+///
+/// # Errors
+/// As [`eventually`].
+pub async fn reads(path: &Path, text: &str, limit: Duration) -> Result<()> {
+    let what = format!("{} has {text}", path.display());
+    eventually(&what, limit, async || {
+        let found = fs::read_to_string(path)?;
+        ensure!(found == text, "{found:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// As [`eventually`], with `pause` from one ask to the next: for measuring.

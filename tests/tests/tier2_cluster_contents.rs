@@ -1,16 +1,15 @@
 //! A joined node on a fake runtime: what volumes hold when their object, the pod or the API server changes or goes; pull
 //! secrets.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster, with_cluster_alone};
-use tests::fake_runtime::Container;
 use tests::in_process::FakeNode;
-use tests::wait::{eventually, throughout};
+use tests::is_root;
+use tests::wait::{eventually, reads, throughout};
 
 /// A pod of the API server with this in its spec and its container.
 fn pod(name: &str, spec: Value, container: Value) -> Value {
@@ -25,46 +24,6 @@ fn pod(name: &str, spec: Value, container: Value) -> Value {
 
 fn map(name: &str, value: &str) -> Value {
     json!({"metadata": {"name": name}, "data": {"k": value}})
-}
-
-/// The only instance of `main` of a pod that runs.
-async fn running(node: &FakeNode, pod: &str) -> Result<Container> {
-    eventually(&format!("{pod} runs once"), LIMIT, async || {
-        let mut running = node.runtime.running(&format!("default/{pod}/main"));
-        ensure!(running.len() == 1, "{} run", running.len());
-        running.pop().context("none runs")
-    })
-    .await
-}
-
-/// Where a mount of a container lies on the node.
-fn mounted(container: &Container, at: &str) -> Result<PathBuf> {
-    let mut mounts = container.config.mounts.iter();
-    let found = mounts.find(|mount| mount.container_path == at);
-    let found = found.with_context(|| format!("nothing is mounted at {at}"))?;
-    Ok(Path::new(&found.host_path).to_owned())
-}
-
-async fn reads(path: &Path, text: &str) -> Result<()> {
-    eventually(
-        &format!("{} has {text}", path.display()),
-        LIMIT,
-        async || {
-            let found = std::fs::read_to_string(path)?;
-            ensure!(found == text, "{found:?}");
-            Ok(())
-        },
-    )
-    .await
-}
-
-/// Volumes in memory are mounted, which takes root.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: this needs root");
-    }
-    is_root
 }
 
 #[test]
@@ -85,24 +44,24 @@ fn volumes_follow_their_objects_while_the_pod_runs() {
                 json!({"volumeMounts": mounts}),
             ))
             .await?;
-        let container = running(node, "a").await?;
+        let container = node.main_of("a").await?;
         cluster.ready("a").await?;
         let (file, label) = (
-            mounted(&container, "/m")?.join("k"),
-            mounted(&container, "/d")?.join("l"),
+            container.mounted("/m")?.join("k"),
+            container.mounted("/d")?.join("l"),
         );
-        reads(&file, "1").await?;
-        reads(&label, "").await?;
+        reads(&file, "1", LIMIT).await?;
+        reads(&label, "", LIMIT).await?;
         let change = json!({"data": {"k": "2"}});
         let object = path("configmaps", "default", "m");
         cluster.client().merge(&object, &change).await?;
-        reads(&file, "2").await?;
+        reads(&file, "2", LIMIT).await?;
         let labelled = json!({"metadata": {"labels": {"x": "y"}}});
         cluster
             .client()
             .merge(&path("pods", "default", "a"), &labelled)
             .await?;
-        reads(&label, "y").await?;
+        reads(&label, "y", LIMIT).await?;
         // The server goes: what is there stays, and what changed meanwhile comes when it is back.
         cluster.line.refuse();
         cluster
@@ -115,12 +74,12 @@ fn volumes_follow_their_objects_while_the_pod_runs() {
         })
         .await?;
         cluster.line.open();
-        reads(&file, "3").await?;
+        reads(&file, "3", LIMIT).await?;
         // The object goes: what is there stays.
         cluster.client().delete(&object, None).await?;
         cluster.event("a", "FailedMount").await?;
-        reads(&file, "3").await?;
-        ensure!(running(node, "a").await?.id == container.id);
+        reads(&file, "3", LIMIT).await?;
+        ensure!(node.main_of("a").await?.id == container.id);
         let shown = cluster.pod("a").await?;
         cluster.delete_pod("a", None).await?;
         cluster.gone(node, &shown).await
@@ -185,7 +144,7 @@ fn five_hundred_pods_share_one_object() {
         .await?;
         let mut files = Vec::new();
         for name in &names {
-            files.push(mounted(&running(node, name).await?, "/m")?.join("k"));
+            files.push(node.main_of(name).await?.mounted("/m")?.join("k"));
         }
         let before = anonymous_mb()?;
         let text = "x".repeat(LARGE);

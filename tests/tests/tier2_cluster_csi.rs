@@ -2,29 +2,20 @@
 //! pod, and the same volumes through the end of plugin, agent and pod. Events of all agents of a process come together, so
 //! pods whose events count have names of their own.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
-use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
+use tests::apiserver::Fault;
+use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster, with_double};
 use tests::csi_driver::{CsiDriver, Traits};
-use tests::fake_runtime::Container;
 use tests::in_process::FakeNode;
+use tests::is_root;
 use tests::wait::{eventually, throughout};
 
 const DRIVER: &str = "bind.example";
-
-/// Drivers mount, which takes root.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: this needs root");
-    }
-    is_root
-}
 
 fn driver(node: &FakeNode, abilities: &[Ability]) -> Result<CsiDriver> {
     let traits = Traits::new(DRIVER, abilities);
@@ -52,23 +43,6 @@ fn pod(name: &str, more: &Value) -> Value {
     pod["spec"]["volumes"] = json!([{"name": "data", "csi": source}]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     pod
-}
-
-/// The only instance of `main` of a pod that runs.
-async fn running(node: &FakeNode, pod: &str) -> Result<Container> {
-    eventually(&format!("{pod} runs once"), LIMIT, async || {
-        let mut running = node.runtime.running(&format!("default/{pod}/main"));
-        ensure!(running.len() == 1, "{} run", running.len());
-        running.pop().context("none runs")
-    })
-    .await
-}
-
-/// Where `/data` of a container lies on the node.
-fn mounted(container: &Container) -> Result<PathBuf> {
-    let mut mounts = container.config.mounts.iter();
-    let found = mounts.find(|mount| mount.container_path == "/data");
-    Ok(Path::new(&found.context("nothing is mounted")?.host_path).to_owned())
 }
 
 async fn csi_node(cluster: &Cluster) -> Result<Value> {
@@ -180,6 +154,37 @@ fn plugins_that_cannot_be_taken_are_told_why() {
 }
 
 #[test]
+fn a_driver_that_the_api_server_refuses_for_good_is_told_and_holds_up_no_other() {
+    with_double(async |_, double, node| {
+        node.start_agent()?;
+        let add = |name: &str| {
+            let driver = CsiDriver::new(
+                &node.path("kubelet"),
+                &node.path("driver"),
+                Traits::new(name, &[]),
+            )?;
+            driver.start().map(|()| driver)
+        };
+        // With what else is told, and of it alone.
+        let at = path("csinodes", "", NODE_NAME);
+        let refusal = Fault::on("update", &at).times(2);
+        double.fault(refusal.answers(422, "Invalid", "the driver's key is no key"));
+        let refused = add("refused.example")?;
+        eventually("the driver is told why", LIMIT, async || {
+            let told = refused.told();
+            let (taken, why) = told.first().context("it was told nothing")?;
+            ensure!(
+                !taken && why.contains("the driver's key is no key"),
+                "{told:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        add("taken.example")?.registered().await
+    });
+}
+
+#[test]
 fn a_volume_lives_as_long_as_its_pod() {
     if !is_root() {
         return;
@@ -207,8 +212,8 @@ fn a_volume_lives_as_long_as_its_pod() {
             "{message}"
         );
         driver.start()?;
-        let container = running(node, "early").await?;
-        let at = mounted(&container)?;
+        let container = node.main_of("early").await?;
+        let at = container.mounted("/data")?;
         ensure!(
             at.ends_with("volumes/kubernetes.io~csi/data/mount"),
             "{}",
@@ -241,9 +246,9 @@ fn a_volume_lives_as_long_as_its_pod() {
         driver.registered().await?;
         ensure!(node.runtime.kill_container(&container.id, 1));
         eventually("it runs again", LIMIT, async || {
-            let again = running(node, "early").await?;
+            let again = node.main_of("early").await?;
             ensure!(again.id != container.id);
-            ensure!(mounted(&again)? == at);
+            ensure!(again.mounted("/data")? == at);
             Ok(())
         })
         .await?;
@@ -276,7 +281,7 @@ fn a_pod_whose_driver_is_away_stays_until_it_is_back_and_holds_up_nobody() {
         driver.start()?;
         node.start_agent()?;
         let made = cluster.add(&pod("away", &json!({}))).await?;
-        let at = mounted(&running(node, "away").await?)?;
+        let at = node.main_of("away").await?.mounted("/data")?;
         driver.stop();
         cluster.delete_pod("away", Some(0)).await?;
         let event = cluster.event("away", "FailedKillPod").await?;
@@ -287,7 +292,7 @@ fn a_pod_whose_driver_is_away_stays_until_it_is_back_and_holds_up_nobody() {
         );
         // Nothing is unmounted that the driver has mounted; another pod comes and goes meanwhile.
         let other = cluster.add(&bound_pod("b")).await?;
-        running(node, "b").await?;
+        node.main_of("b").await?;
         cluster.delete_pod("b", None).await?;
         cluster.gone(node, &other).await?;
         ensure!(at.join("volume").is_file(), "it was unmounted");
@@ -330,7 +335,7 @@ fn a_driver_that_hangs_holds_up_no_other_pod_and_is_never_asked_two_things_at_a_
         })
         .await?;
         cluster.add(&bound_pod("free")).await?;
-        running(node, "free").await?;
+        node.main_of("free").await?;
         cluster.delete_pod("a", Some(0)).await?;
         throughout(
             "nothing is unpublished",
@@ -345,7 +350,7 @@ fn a_driver_that_hangs_holds_up_no_other_pod_and_is_never_asked_two_things_at_a_
         driver.hang("NodePublishVolume", false);
         cluster.gone(node, &made[0]).await?;
         for name in &hung[1..] {
-            running(node, name).await?;
+            node.main_of(name).await?;
         }
         Ok(())
     });
@@ -390,7 +395,7 @@ fn tokens_are_given_as_the_driver_wants_them_and_again_as_long_as_it_does() {
         node.configure("syncFrequency", json!("1s"));
         node.start_agent()?;
         cluster.add(&pod("renewed", &json!({}))).await?;
-        running(node, "renewed").await?;
+        node.main_of("renewed").await?;
         let calls = eventually("it is published again", LIMIT, async || {
             let calls = driver.calls_of("NodePublishVolume");
             ensure!(calls.len() >= 3, "{}", calls.len());
@@ -414,7 +419,9 @@ fn tokens_are_given_as_the_driver_wants_them_and_again_as_long_as_it_does() {
         let event = cluster.event("renewed", "FailedMount").await?;
         ensure!(event.message.is_some_and(|m| m.contains("code = Internal")));
         ensure!(
-            mounted(&running(node, "renewed").await?)?
+            node.main_of("renewed")
+                .await?
+                .mounted("/data")?
                 .join("volume")
                 .is_file()
         );

@@ -1,32 +1,23 @@
 //! A joined node on a fake runtime, with a storage driver that mounts: volumes of claims, attached, staged for the node and
 //! published to pods, through the end of plugin, agent and pods.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use cri_proto::csi::node_service_capability::rpc::Type as Ability;
 use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
 use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
 use tests::csi_driver::{CsiDriver, Traits};
-use tests::fake_runtime::Container;
 use tests::http::get_unix;
 use tests::in_process::FakeNode;
+use tests::is_root;
 use tests::wait::{eventually, throughout};
 
 const DRIVER: &str = "bind.example";
 /// What the volume is called in the node's status.
 const UNIQUE: &str = "kubernetes.io/csi/bind.example^vol-1";
-
-/// Drivers mount, which takes root.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: this needs root");
-    }
-    is_root
-}
 
 fn driver(node: &FakeNode, more: &[Ability]) -> Result<CsiDriver> {
     let abilities = [&[Ability::StageUnstageVolume], more].concat();
@@ -99,23 +90,6 @@ fn pod(name: &str) -> Value {
     pod
 }
 
-/// The only instance of `main` of a pod that runs.
-async fn running(node: &FakeNode, pod: &str) -> Result<Container> {
-    eventually(&format!("{pod} runs once"), LIMIT, async || {
-        let mut running = node.runtime.running(&format!("default/{pod}/main"));
-        ensure!(running.len() == 1, "{} run", running.len());
-        running.pop().context("none runs")
-    })
-    .await
-}
-
-/// Where `/data` of a container lies on the node.
-fn mounted(container: &Container) -> Result<PathBuf> {
-    let mut mounts = container.config.mounts.iter();
-    let found = mounts.find(|mount| mount.container_path == "/data");
-    Ok(Path::new(&found.context("nothing is mounted")?.host_path).to_owned())
-}
-
 fn methods(driver: &CsiDriver) -> Vec<&'static str> {
     let calls = driver.calls().into_iter().map(|call| call.method);
     calls.filter(|method| *method != "NodeGetInfo").collect()
@@ -143,7 +117,7 @@ fn a_volume_is_attached_staged_once_and_given_back_by_its_last_pod() {
             "it is not attached yet"
         );
         attach(cluster, node).await?;
-        let at = mounted(&running(node, "attached").await?)?;
+        let at = node.main_of("attached").await?.mounted("/data")?;
         ensure!(
             at.ends_with("volumes/kubernetes.io~csi/pv-1/mount"),
             "{}",
@@ -170,7 +144,7 @@ fn a_volume_is_attached_staged_once_and_given_back_by_its_last_pod() {
 
         // A second pod shares what is staged.
         let second = cluster.add(&pod("b")).await?;
-        let other = mounted(&running(node, "b").await?)?;
+        let other = node.main_of("b").await?.mounted("/data")?;
         ensure!(methods(&driver) == ["NodeStageVolume", "NodePublishVolume", "NodePublishVolume"]);
         std::fs::write(other.join("shared"), "x")?;
         ensure!(at.join("shared").is_file());
@@ -224,7 +198,7 @@ fn the_plugin_begins_anew_between_staging_and_publishing_and_so_does_the_agent()
         driver.stop();
         driver.hang("NodePublishVolume", false);
         driver.start()?;
-        let at = mounted(&running(node, "a").await?)?;
+        let at = node.main_of("a").await?.mounted("/data")?;
         ensure!(std::fs::read_to_string(at.join("volume"))? == "vol-1");
         ensure!(
             driver.calls_of("NodeStageVolume").len() == 1,
@@ -244,7 +218,7 @@ fn the_plugin_begins_anew_between_staging_and_publishing_and_so_does_the_agent()
         node.kill_agent()?;
         driver.hang("NodePublishVolume", false);
         node.start_agent()?;
-        running(node, "b").await?;
+        node.main_of("b").await?;
         ensure!(
             driver.calls_of("NodeStageVolume").len() == 1,
             "{:?}",
@@ -296,7 +270,7 @@ fn what_cannot_be_unstaged_holds_up_no_pod_and_is_given_back_later() {
         driver.start()?;
         node.start_agent()?;
         let made = cluster.add(&pod("a")).await?;
-        running(node, "a").await?;
+        node.main_of("a").await?;
         driver.fail("NodeUnstageVolume", Some(tonic::Code::Internal));
         cluster.delete_pod("a", None).await?;
         cluster.gone(node, &made).await?;
@@ -349,7 +323,7 @@ fn secrets_groups_and_growth_are_the_drivers() {
         let mut wanted = pod("a");
         wanted["spec"]["securityContext"] = json!({"fsGroup": 4711});
         cluster.add(&wanted).await?;
-        let at = mounted(&running(node, "a").await?)?;
+        let at = node.main_of("a").await?.mounted("/data")?;
         let call = |method: &str| {
             let calls = driver.calls_of(method);
             ensure!(calls.len() == 1, "{calls:?}");
@@ -395,7 +369,7 @@ fn a_raw_device_is_staged_linked_and_given_back() {
         container["volumeMounts"] = json!([]);
         container["volumeDevices"] = json!([{"name": "data", "devicePath": "/dev/xvda"}]);
         let made = cluster.add(&wanted).await?;
-        let container = running(node, "a").await?;
+        let container = node.main_of("a").await?;
         let devices = &container.config.devices;
         ensure!(
             devices.len() == 1 && devices[0].container_path == "/dev/xvda",
@@ -447,7 +421,7 @@ fn what_a_volume_takes_is_told_as_its_driver_says() {
         node.set_flag("--agent-config", &file);
         node.start_agent()?;
         cluster.add(&pod("a")).await?;
-        let at = mounted(&running(node, "a").await?)?;
+        let at = node.main_of("a").await?.mounted("/data")?;
         cluster.ready("a").await?;
         // The runtime of this test is served by its thread.
         let ask = move || get_unix(&socket, "/metrics");

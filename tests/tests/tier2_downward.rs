@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use tests::in_process::with_agent;
+use tests::is_root;
 
 const MANIFEST: &str = "
 apiVersion: v1
@@ -26,15 +27,6 @@ spec:
       - downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}
       - downwardAPI: {items: [{path: uid, fieldRef: {fieldPath: metadata.uid}}]}
 ";
-
-/// Volumes in memory are mounted, which takes root.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: this needs root");
-    }
-    is_root
-}
 
 #[test]
 fn a_static_pod_is_told_of_itself_in_files() {

@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use tests::agent::PodView as _;
 use tests::fake_runtime::Container;
 use tests::in_process::{FakeNode, LIMIT, with_agent, with_node};
-use tests::wait::{eventually, throughout};
+use tests::is_root;
+use tests::wait::{eventually, reads, throughout};
 
 const HIDDEN: &str = "the-very-secret-text";
 const REPLACE: &str = "agent.kubelet/replace-on-object-change";
@@ -59,23 +59,6 @@ fn env(container: &Container) -> Vec<String> {
         .collect()
 }
 
-fn mounted(container: &Container, at: &str) -> Result<PathBuf> {
-    let mut mounts = container.config.mounts.iter();
-    let found = mounts.find(|mount| mount.container_path == at);
-    let found = found.with_context(|| format!("nothing is mounted at {at}"))?;
-    Ok(Path::new(&found.host_path).to_owned())
-}
-
-async fn reads(path: &Path, text: &str) -> Result<()> {
-    let what = format!("{} has {text}", path.display());
-    eventually(&what, LIMIT, async || {
-        let found = fs::read_to_string(path)?;
-        ensure!(found == text, "{found:?}");
-        Ok(())
-    })
-    .await
-}
-
 async fn logged(node: &FakeNode, text: &str) -> Result<()> {
     eventually("the log says so", LIMIT, async || {
         ensure!(node.log().contains(text), "no {text:?}");
@@ -84,23 +67,10 @@ async fn logged(node: &FakeNode, text: &str) -> Result<()> {
     .await
 }
 
-async fn only(node: &FakeNode, container: &str) -> Result<Container> {
-    node.running(container, 1).await?.pop().context("none runs")
-}
-
 fn message(pod: &Pod) -> String {
     let state = pod.container("main").ok().and_then(|s| s.state.clone());
     let waiting = state.and_then(|s| s.waiting);
     waiting.and_then(|w| w.message).unwrap_or_default()
-}
-
-/// Volumes in memory are mounted, which takes root.
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: this needs root");
-    }
-    is_root
 }
 
 #[test]
@@ -131,7 +101,7 @@ stringData:
         let manifest = pod("a", rest).replace("busybox:1", "r.example/app:1");
         node.put("a.yaml", &manifest)?;
         let shown = node.ready("a").await?;
-        let container = only(node, "a/main").await?;
+        let container = node.only("a/main").await?;
         let had = env(&container);
         for wanted in ["P_k=one", "V=one"] {
             ensure!(had.contains(&wanted.to_owned()), "{had:?}");
@@ -140,11 +110,11 @@ stringData:
             ensure!(had.contains(&wanted), "a secret is missing");
         }
         ensure!(had.iter().all(|e| !e.starts_with("X=")));
-        reads(&mounted(&container, "/c")?.join("k"), "one").await?;
-        reads(&mounted(&container, "/s")?.join("k"), HIDDEN).await?;
-        reads(&mounted(&container, "/p")?.join("sub/k"), HIDDEN).await?;
-        reads(&mounted(&container, "/p")?.join("k"), "one").await?;
-        ensure!(!mounted(&container, "/o")?.join("k").exists());
+        reads(&container.mounted("/c")?.join("k"), "one", LIMIT).await?;
+        reads(&container.mounted("/s")?.join("k"), HIDDEN, LIMIT).await?;
+        reads(&container.mounted("/p")?.join("sub/k"), HIDDEN, LIMIT).await?;
+        reads(&container.mounted("/p")?.join("k"), "one", LIMIT).await?;
+        ensure!(!container.mounted("/o")?.join("k").exists());
         let pulled = node.runtime.pulled_as("r.example/app:1");
         ensure!(pulled == ["me"], "{pulled:?}");
         let log = node.log();
@@ -155,14 +125,14 @@ stringData:
 
         // A change reaches the volumes, and nothing else happens.
         node.put("c.yaml", &config_map("c", "two"))?;
-        reads(&mounted(&container, "/c")?.join("k"), "two").await?;
-        reads(&mounted(&container, "/p")?.join("k"), "two").await?;
+        reads(&container.mounted("/c")?.join("k"), "two", LIMIT).await?;
+        reads(&container.mounted("/p")?.join("k"), "two", LIMIT).await?;
         ensure!(node.ready("a").await?.instances() == shown.instances());
 
         // What is gone stays where it is in use.
         node.remove("c.yaml")?;
         logged(node, "configmap \"c\" not found").await?;
-        reads(&mounted(&container, "/c")?.join("k"), "two").await?;
+        reads(&container.mounted("/c")?.join("k"), "two", LIMIT).await?;
         ensure!(node.ready("a").await?.instances() == shown.instances());
         node.remove("a.yaml")?;
         node.gone(&shown).await
@@ -191,10 +161,10 @@ fn what_is_missing_is_waited_for_and_the_message_says_where_it_belongs() {
         ensure!(node.runtime.running("default/a-node/main").is_empty());
         node.put("c.yaml", &config_map("c", "one"))?;
         node.ready("a").await?;
-        ensure!(env(&only(node, "a/main").await?).contains(&"V=one".to_owned()));
+        ensure!(env(&node.only("a/main").await?).contains(&"V=one".to_owned()));
         let b = node.ready("b").await?;
-        let file = mounted(&only(node, "b/main").await?, "/v")?.join("k");
-        reads(&file, "one").await?;
+        let file = node.only("b/main").await?.mounted("/v")?.join("k");
+        reads(&file, "one", LIMIT).await?;
         node.remove("b.yaml")?;
         node.gone(&b).await
     });
@@ -243,13 +213,13 @@ fn a_pod_that_asks_for_it_is_replaced_by_a_change_and_by_nothing_else() {
         node.put("c.yaml", &config_map("c", "one"))?;
         node.put("a.yaml", &follower("a", IN_ENVIRONMENT))?;
         let first = node.ready("a").await?;
-        ensure!(env(&only(node, "a/main").await?).contains(&"V=one".to_owned()));
+        ensure!(env(&node.only("a/main").await?).contains(&"V=one".to_owned()));
         node.put("c.yaml", &(config_map("c", "one") + "# a comment\n"))?;
         node.put("c.yaml", &config_map("c", "two"))?;
         node.gone(&first).await?;
         let second = node.ready("a").await?;
         ensure!(second.uid() != first.uid());
-        ensure!(env(&only(node, "a/main").await?).contains(&"V=two".to_owned()));
+        ensure!(env(&node.only("a/main").await?).contains(&"V=two".to_owned()));
         // The next agent, and an object that is gone, replace nothing.
         node.kill_agent()?;
         node.start_agent()?;
@@ -294,7 +264,7 @@ fn a_broken_file_keeps_its_objects_across_a_restart() {
         node.start_agent()?;
         node.put("b.yaml", &pod("b", uses))?;
         node.ready("b").await?;
-        let env = env(&only(node, "b/main").await?);
+        let env = env(&node.only("b/main").await?);
         ensure!(env.contains(&"V=one".to_owned()) && env.contains(&format!("W={HIDDEN}")));
         ensure!(node.ready("a").await?.instances() == a.instances());
         // Emptied is not broken.

@@ -109,6 +109,8 @@ impl Csi {
         }
     }
 
+    /// Tells of the drivers, of all of them at once. Where the API server refuses that for good, of one more at a time:
+    /// what is wrong with one driver keeps no other from its registration.
     async fn tell(
         &self,
         client: &Client,
@@ -116,10 +118,6 @@ impl Csi {
         wanted: &Drivers,
         told: &BTreeMap<String, ()>,
     ) -> Result<Published, String> {
-        let failed = |error: kube::Error| match error {
-            kube::Error::Api(status) => status.message,
-            other => error_chain(&other),
-        };
         let is_gone = |name: &str| told.contains_key(name) && !wanted.contains_key(name);
         let mut outcomes = Published::new();
         let mut taken = BTreeMap::new();
@@ -130,15 +128,43 @@ impl Csi {
             }
             outcomes.insert(name.clone(), (driver.generation, outcome));
         }
-        if let Some(metadata) = node_patch(seen, &taken, is_gone) {
+        match self.tell_of(client, seen, &taken, is_gone).await {
+            Ok(()) => return Ok(outcomes),
+            Err(error) if !is_final(&error) || taken.is_empty() => return Err(words(&error)),
+            Err(_) => {}
+        }
+        let all = std::mem::take(&mut taken);
+        for (name, driver) in all {
+            taken.insert(name, driver);
+            let Err(error) = self.tell_of(client, seen, &taken, is_gone).await else {
+                continue;
+            };
+            if !is_final(&error) {
+                return Err(words(&error));
+            }
+            taken.remove(name);
+            let refused = format!(
+                "error updating CSINode object with CSI driver node info: {}",
+                words(&error)
+            );
+            outcomes.insert(name.to_owned(), (driver.generation, Err(refused)));
+        }
+        Ok(outcomes)
+    }
+
+    async fn tell_of(
+        &self,
+        client: &Client,
+        seen: &Node,
+        taken: &BTreeMap<&str, &Driver>,
+        is_gone: impl Fn(&str) -> bool + Copy,
+    ) -> Result<(), kube::Error> {
+        if let Some(metadata) = node_patch(seen, taken, is_gone) {
             let body = json!({ "metadata": metadata });
-            patch_node(client, &self.node, body).await.map_err(failed)?;
+            patch_node(client, &self.node, body).await?;
         }
         let uid = seen.metadata.uid.as_deref().unwrap_or_default();
-        self.tell_csi_node(client, uid, &taken, is_gone)
-            .await
-            .map_err(failed)?;
-        Ok(outcomes)
+        self.tell_csi_node(client, uid, taken, is_gone).await
     }
 
     async fn tell_csi_node(
@@ -180,6 +206,18 @@ impl Csi {
         };
         let request = request.map_err(kube::Error::BuildRequest)?;
         client.request::<Value>(request).await.map(drop)
+    }
+}
+
+/// Whether the API server has looked at what it was told, and will never take it.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422))
+}
+
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => error_chain(other),
     }
 }
 

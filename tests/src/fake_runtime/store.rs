@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use cri_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -76,6 +77,17 @@ impl Container {
     #[must_use]
     pub fn name(&self) -> &str {
         self.config.metadata.as_ref().map_or("", |m| &m.name)
+    }
+
+    /// Where what is mounted at `at` lies on the node.
+    ///
+    /// # Errors
+    /// When nothing is mounted there.
+    pub fn mounted(&self, at: &str) -> Result<PathBuf> {
+        let mut mounts = self.config.mounts.iter();
+        let found = mounts.find(|mount| mount.container_path == at);
+        let found = found.with_context(|| format!("nothing is mounted at {at}"))?;
+        Ok(PathBuf::from(&found.host_path))
     }
 
     /// Counts the instances of one container.
