@@ -426,7 +426,6 @@ fn node_facts(
         seccomp_root: config.paths.root.join("seccomp"),
         seccomp_default: config.runtime.seccomp_default,
         masked_paths: default_masked_paths(&possible_cpus, Path::exists),
-        recursive_read_only: false,
         selinux: Path::new(SELINUX_ENFORCE).exists(),
         cgroup_v2: v2,
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),

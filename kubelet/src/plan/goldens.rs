@@ -218,6 +218,7 @@ impl Instance {
             grace_seconds: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         }
     }
 }

@@ -74,6 +74,7 @@ pub(super) fn container(
         grace_seconds: None,
         user: None,
         stop_signal: None,
+        recursive_read_only: None,
     }
 }
 

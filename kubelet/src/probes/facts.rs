@@ -181,6 +181,7 @@ mod tests {
             grace_seconds: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         }
     }
 

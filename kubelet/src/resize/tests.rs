@@ -54,6 +54,7 @@ fn running() -> ObservedPod {
             grace_seconds: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         });
     }
     observed

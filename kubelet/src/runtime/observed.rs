@@ -80,7 +80,16 @@ pub fn container(listed: &v1::Container, status: &v1::ContainerStatus) -> Observ
             }))
         }),
         stop_signal: signal_name(status.stop_signal()),
+        recursive_read_only: recursive_read_only(&status.mounts),
     }
+}
+
+fn recursive_read_only(mounts: &[v1::Mount]) -> Option<Arc<[Box<str>]>> {
+    let recursive = mounts.iter().filter(|mount| mount.recursive_read_only);
+    let paths: Arc<[Box<str>]> = recursive
+        .map(|m| m.container_path.as_str().into())
+        .collect();
+    (!paths.is_empty()).then_some(paths)
 }
 
 /// A sandbox from its entry in the list; its addresses are asked for separately.

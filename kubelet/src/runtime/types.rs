@@ -155,6 +155,8 @@ pub struct ObservedContainer {
     /// What asks its first process to stop, as the API spells it (`SIGTERM`, `SIGRTMIN+1`); none where the runtime does
     /// not say (containerd before 2.2).
     pub stop_signal: Option<Arc<str>>,
+    /// Where, inside, it has mounts that nothing below can be written through, either; none as a rule.
+    pub recursive_read_only: Option<Arc<[Box<str>]>>,
 }
 
 /// The user and groups of a process.

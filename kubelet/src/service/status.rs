@@ -217,6 +217,7 @@ mod tests {
             id: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         });
     }
 

@@ -272,6 +272,7 @@ fn container(id: &str, attempt: u32, state: ContainerState) -> ObservedContainer
         grace_seconds: None,
         user: None,
         stop_signal: None,
+        recursive_read_only: None,
     }
 }
 

@@ -254,6 +254,7 @@ impl<'a> Scene<'a> {
                 .stop_signal
                 .clone()
                 .filter(|_| self.input.stop_signals),
+            recursive_read_only: newest.recursive_read_only.clone(),
         }
     }
 
@@ -277,6 +278,7 @@ impl<'a> Scene<'a> {
             id: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         };
         let Some(before) = before else {
             return status;

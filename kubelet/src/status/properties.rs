@@ -66,6 +66,7 @@ fn instance() -> impl Strategy<Value = ObservedContainer> {
             grace_seconds: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         },
     )
 }

@@ -145,7 +145,7 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         state: Some(state(&status.state, runtime)),
         stop_signal: status.stop_signal.as_deref().map(str::to_owned),
         user: status.user.as_deref().map(user),
-        volume_mounts: spec.and_then(volume_mounts),
+        volume_mounts: spec.and_then(|spec| volume_mounts(spec, status)),
         ..api::ContainerStatus::default()
     }
 }
@@ -194,19 +194,26 @@ fn terminated(end: &Terminated, runtime: &str) -> api::ContainerState {
     }
 }
 
-/// The mounts as the spec has them. Recursive read-only mounts are refused at admission when demanded and not made when
-/// merely wished for, so that a read-only mount always says `Disabled`.
-fn volume_mounts(container: &api::Container) -> Option<Vec<api::VolumeMountStatus>> {
+/// The mounts as the spec has them, and of those that are read-only, whether what is below is so, too.
+fn volume_mounts(
+    container: &api::Container,
+    status: &ContainerStatus,
+) -> Option<Vec<api::VolumeMountStatus>> {
+    let recursive = status.recursive_read_only.as_deref().unwrap_or_default();
     let mounts = container.volume_mounts.as_ref()?;
     let list: Vec<_> = mounts
         .iter()
         .map(|mount| {
             let read_only = mount.read_only.unwrap_or(false);
+            let mode = match recursive.iter().any(|path| **path == *mount.mount_path) {
+                true => "Enabled",
+                false => "Disabled",
+            };
             api::VolumeMountStatus {
                 mount_path: mount.mount_path.clone(),
                 name: mount.name.clone(),
                 read_only: read_only.then_some(true),
-                recursive_read_only: read_only.then(|| "Disabled".to_owned()),
+                recursive_read_only: read_only.then(|| mode.to_owned()),
                 volume_status: None,
             }
         })

@@ -147,6 +147,7 @@ impl ContainerStep {
                 Box::new(user)
             }),
             stop_signal: self.stop_signal.as_deref().map(Into::into),
+            recursive_read_only: None,
         }
     }
 }

@@ -216,6 +216,8 @@ pub struct ContainerStatus {
     pub user: Option<Box<LinuxUser>>,
     /// What asks the newest instance to stop, where the runtime says so and the gate is open.
     pub stop_signal: Option<Arc<str>>,
+    /// Where, inside, the newest instance has mounts that are read-only with all that is below.
+    pub recursive_read_only: Option<Arc<[Box<str>]>>,
 }
 
 /// The status of a pod.

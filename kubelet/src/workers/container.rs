@@ -50,6 +50,7 @@ impl Worker {
             files: &env_files(spec, &prepared.volumes),
             hosts_file: hosts_file.as_deref(),
             termination_log: Some(&termination_log),
+            recursive_read_only: self.can_mount_recursively_read_only(pod, spec).await?,
             node: &self.tools.node.settings,
         };
         let wanted = convert::sub_paths(pod, spec, &inputs)?;
@@ -58,6 +59,23 @@ impl Worker {
             ..inputs
         };
         Ok(convert::container_config(pod, spec, &inputs)?)
+    }
+
+    /// Whether the handler of the pod's sandbox can do that; nobody is asked where nothing of `container` wants it.
+    async fn can_mount_recursively_read_only(
+        &self,
+        pod: &Pod,
+        container: &Container,
+    ) -> Result<bool, StartError> {
+        if !convert::wants_recursive_read_only(container) {
+            return Ok(false);
+        }
+        let handler = self.tools.runtime_classes.handler(pod).await?;
+        let status = self.tools.runtime.status(false).await;
+        let handlers = status.map_err(StartError::Abilities)?.runtime_handlers;
+        let features = handlers.into_iter().find(|one| one.name == handler);
+        let features = features.and_then(|handler| handler.features);
+        Ok(features.is_some_and(|features| features.recursive_read_only_mounts))
     }
 
     /// Mounts what `container` has of volumes. Cancel-safe: once nobody waits for it, nothing is mounted any more.

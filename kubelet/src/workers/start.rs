@@ -85,6 +85,8 @@ pub(super) enum StartError {
     Create(CriError),
     #[error("{}", error.message())]
     Run { id: ContainerId, error: CriError },
+    #[error("cannot learn what the runtime can do")]
+    Abilities(#[source] CriError),
     #[error("{0}")]
     Network(String),
     #[error(transparent)]
@@ -115,9 +117,11 @@ impl StartError {
             Self::Directory(_) | Self::Logs(_) | Self::NotPrepared => "FailedSync",
             Self::Hostname(_) | Self::ResolvConf { .. } | Self::Dns(_) => "FailedCreatePodSandBox",
             Self::Image(failure) => failure.error.reason(),
-            Self::Config(_) | Self::Hosts(_) | Self::NoSuchContainer | Self::NoTarget(_) => {
-                "CreateContainerConfigError"
-            }
+            Self::Config(_)
+            | Self::Hosts(_)
+            | Self::NoSuchContainer
+            | Self::NoTarget(_)
+            | Self::Abilities(_) => "CreateContainerConfigError",
             Self::Create(_) => "CreateContainerError",
             Self::Run { .. } => "RunContainerError",
             Self::Network(_) => "NetworkNotReady",

@@ -220,6 +220,7 @@ mod tests {
             id: Some(id.into()),
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         };
         PodStatus {
             phase: crate::status::Phase::Running,

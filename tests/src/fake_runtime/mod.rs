@@ -162,6 +162,12 @@ impl FakeRuntime {
         });
     }
 
+    /// Whether its handler says that it can mount recursively read-only; not at first, as containerd 1.x.
+    pub fn set_recursive_read_only(&self, able: bool) {
+        self.service
+            .change(|store| store.recursive_read_only = able);
+    }
+
     /// Whether there is a GetContainerEvents, as in containerd 2 and CRI-O (so at first), or not, as in containerd 1.6.
     pub fn set_events(&self, there: bool) {
         self.service.change(|store| store.has_events = there);

@@ -87,6 +87,13 @@ impl RuntimeService for Service {
             ];
             Ok(v1::StatusResponse {
                 status: Some(v1::RuntimeStatus { conditions }),
+                runtime_handlers: vec![v1::RuntimeHandler {
+                    name: String::new(),
+                    features: Some(v1::RuntimeHandlerFeatures {
+                        recursive_read_only_mounts: store.recursive_read_only,
+                        ..Default::default()
+                    }),
+                }],
                 ..Default::default()
             })
         })

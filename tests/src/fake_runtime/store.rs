@@ -161,6 +161,8 @@ pub(super) struct Store {
     pub(super) violations: Vec<Violation>,
     pub(super) runtime_ready: bool,
     pub(super) network_ready: bool,
+    /// Whether its handler mounts recursively read-only.
+    pub(super) recursive_read_only: bool,
     pub(super) has_events: bool,
     pub(super) cgroup_driver: Option<v1::CgroupDriver>,
     pub(super) end_lag: Duration,
@@ -187,6 +189,7 @@ impl Store {
             violations: Vec::new(),
             runtime_ready: true,
             network_ready: true,
+            recursive_read_only: false,
             has_events: true,
             cgroup_driver: None,
             end_lag: Duration::ZERO,

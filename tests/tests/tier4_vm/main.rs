@@ -8,6 +8,7 @@ mod cgroups;
 mod faults;
 mod install;
 mod joining;
+mod mounts;
 mod names;
 mod restarts;
 mod service;
@@ -71,6 +72,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         service::a_hung_agent_is_killed_and_its_pods_are_not,
     ),
     ("names", names::the_static_binary_resolves_names),
+    ("mounts", mounts::images_are_volumes_and_read_only_goes_down),
     ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     (
         "reboot",
@@ -179,7 +181,7 @@ impl Session {
         self.vm.ok(&format!(
             "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; \
              systemctl start containerd; systemctl restart kubelet; \
-             cd {MANIFESTS} && rm -f later.yaml named.yaml early.yaml late.yaml"
+             cd {MANIFESTS} && rm -f later.yaml mounts.yaml named.yaml early.yaml late.yaml"
         ))?;
         guest::all_ready(&mut self.vm, &PODS)?;
         self.vm

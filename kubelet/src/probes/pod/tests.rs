@@ -139,6 +139,7 @@ impl Scene {
             grace_seconds: None,
             user: None,
             stop_signal: None,
+            recursive_read_only: None,
         };
         self.observed.send_replace(Arc::new(ObservedPod {
             containers: vec![container],

@@ -45,6 +45,9 @@ pub struct ContainerInputs<'a> {
     pub hosts_file: Option<&'a Path>,
     /// The file, made and empty, that takes the termination message.
     pub termination_log: Option<&'a Path>,
+    /// The handler of the pod's sandbox can mount recursively read-only; of no meaning where nothing wants that
+    /// ([`super::wants_recursive_read_only`]).
+    pub recursive_read_only: bool,
     /// The node.
     pub node: &'a NodeSettings,
 }
@@ -130,6 +133,7 @@ pub fn container_config(
             env: &env,
             hosts_file: inputs.hosts_file,
             termination_log: inputs.termination_log,
+            recursive_read_only: inputs.recursive_read_only,
             node: inputs.node,
         },
     )?;

@@ -40,7 +40,7 @@ pub use hostname::{HostnameError, PodHostname, pod_hostname};
 pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
-pub use mounts::{ImageVolumes, MountError};
+pub use mounts::{ImageVolumes, MountError, wants_recursive_read_only};
 pub use resources::resized_container;
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
 pub use security::{SecurityError, default_masked_paths, share_processes};
@@ -56,8 +56,6 @@ pub struct NodeSettings {
     pub seccomp_default: bool,
     /// Paths hidden from containers: [`default_masked_paths`].
     pub masked_paths: Vec<String>,
-    /// The runtime's default handler can mount recursively read-only (CRI `Status`).
-    pub recursive_read_only: bool,
     /// SELinux is enabled.
     pub selinux: bool,
     /// The node has cgroup v2.

@@ -101,6 +101,7 @@ pub(super) struct Places<'a> {
     pub(super) env: &'a Environment,
     pub(super) hosts_file: Option<&'a Path>,
     pub(super) termination_log: Option<&'a Path>,
+    pub(super) recursive_read_only: bool,
     pub(super) node: &'a NodeSettings,
 }
 
@@ -266,7 +267,7 @@ fn volume_mount(
         image,
         image_sub_path,
         readonly: mount.read_only.unwrap_or(false) || read_only,
-        recursive_read_only: recursive_read_only(mount, places.node.recursive_read_only)?,
+        recursive_read_only: recursive_read_only(mount, places.recursive_read_only)?,
         // The label is the pod's to set only where the directory is: never on a path of the host's own.
         selinux_relabel: places.node.selinux && is_of_the_pod(pod, &mount.name),
         propagation: propagation(mount)?.into(),
@@ -294,6 +295,16 @@ fn propagation(mount: &VolumeMount) -> Result<v1::MountPropagation, MountError> 
         Some("Bidirectional") => Ok(v1::MountPropagation::PropagationBidirectional),
         Some(other) => Err(MountError::Propagation(other.to_owned())),
     }
+}
+
+/// Whether a mount of the container is to be recursively read-only, at least where the runtime can do that.
+#[must_use]
+pub fn wants_recursive_read_only(container: &Container) -> bool {
+    let mut mounts = container.volume_mounts.iter().flatten();
+    mounts.any(|mount| {
+        let mode = mount.recursive_read_only.as_deref();
+        mode.is_some_and(|mode| mode != "Disabled")
+    })
 }
 
 fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, MountError> {

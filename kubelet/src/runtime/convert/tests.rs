@@ -28,7 +28,6 @@ fn node() -> NodeSettings {
         seccomp_root: "/var/lib/kubelet/seccomp".into(),
         seccomp_default: false,
         masked_paths: default_masked_paths("0-1", |path| path.ends_with("cpu1/thermal_throttle")),
-        recursive_read_only: true,
         selinux: true,
         cgroup_v2: true,
         group_oom_kill: true,
@@ -133,6 +132,7 @@ struct Around {
     files: EnvFiles,
     image_volumes: ImageVolumes,
     sub_paths: SubPaths,
+    recursive_read_only: bool,
 }
 
 impl Default for Around {
@@ -143,6 +143,7 @@ impl Default for Around {
             files: EnvFiles::new(),
             image_volumes: ImageVolumes::new(),
             sub_paths: SubPaths::new(),
+            recursive_read_only: true,
         }
     }
 }
@@ -185,6 +186,7 @@ fn with_inputs<T>(
         files: &around.files,
         hosts_file: Some(Path::new("/var/lib/kubelet/pods/u/etc-hosts")),
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
+        recursive_read_only: around.recursive_read_only,
         node,
     };
     ask(pod, container, &inputs)
@@ -256,7 +258,7 @@ fn log_paths_name_the_container_and_the_instance() {
 
 #[test]
 fn mounts_that_cannot_be_made_say_why() {
-    let mount = |node: &NodeSettings, more: Value| {
+    let mount = |recursive_read_only: bool, more: Value| {
         let mut mount = json!({"name": "v", "mountPath": "/v"});
         mount
             .as_object_mut()
@@ -266,14 +268,16 @@ fn mounts_that_cannot_be_made_say_why() {
             json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
             json!({"volumeMounts": [mount]}),
         );
-        container_of(&pod, "c", node).map(|config| config.mounts[0].clone())
+        let around = Around {
+            objects: PodSnapshot::standalone("ns"),
+            recursive_read_only,
+            ..Around::default()
+        };
+        in_surroundings(&pod, "c", &node(), &ImageUser::Uid(101), &around)
+            .map(|config| config.mounts[0].clone())
     };
-    let unable = NodeSettings {
-        recursive_read_only: false,
-        ..node()
-    };
-    let error = |node: &NodeSettings, more: Value| mount(node, more).unwrap_err().to_string();
-    let missing = mount(&node(), json!({"name": "w"})).unwrap_err();
+    let error = |able: bool, more: Value| mount(able, more).unwrap_err().to_string();
+    let missing = mount(true, json!({"name": "w"})).unwrap_err();
     assert_eq!(
         missing.to_string(),
         "cannot find volume \"w\" to mount into container \"c\""
@@ -281,38 +285,38 @@ fn mounts_that_cannot_be_made_say_why() {
     // Whatever comes before has to be mounted: the whole volume never takes its place.
     for sub_path in [json!({"subPath": "a"}), json!({"subPathExpr": "a"})] {
         assert_eq!(
-            error(&node(), sub_path),
+            error(true, sub_path),
             "the subPath of volume \"v\" is not mounted"
         );
     }
     assert_eq!(
-        error(&node(), json!({"mountPropagation": "Up"})),
+        error(true, json!({"mountPropagation": "Up"})),
         "invalid MountPropagation mode: \"Up\""
     );
     let rro = "failed to resolve recursive read-only mode: ";
     let enabled = json!({"readOnly": true, "recursiveReadOnly": "Enabled"});
     assert_eq!(
-        error(&unable, enabled.clone()),
+        error(false, enabled.clone()),
         format!(
             "{rro}volume \"v\" requested recursive read-only mode, but it is not supported by the runtime"
         )
     );
     assert_eq!(
-        error(&node(), json!({"recursiveReadOnly": "Enabled"})),
+        error(true, json!({"recursiveReadOnly": "Enabled"})),
         format!("{rro}volume \"v\" requested recursive read-only mode, but it is not read-only")
     );
     assert_eq!(
         error(
-            &node(),
+            true,
             json!({"readOnly": true, "recursiveReadOnly": "Enabled", "mountPropagation": "Bidirectional"})
         ),
         format!(
             "{rro}volume \"v\" requested recursive read-only mode, but it is not compatible with propagation \"Bidirectional\""
         )
     );
-    assert!(mount(&node(), enabled).unwrap().recursive_read_only);
+    assert!(mount(true, enabled).unwrap().recursive_read_only);
     let if_possible = json!({"readOnly": true, "recursiveReadOnly": "IfPossible"});
-    assert!(!mount(&unable, if_possible).unwrap().recursive_read_only);
+    assert!(!mount(false, if_possible).unwrap().recursive_read_only);
 }
 
 #[test]

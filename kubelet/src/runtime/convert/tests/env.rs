@@ -203,6 +203,7 @@ fn surroundings() -> Around {
     Around {
         image_volumes: ImageVolumes::new(),
         sub_paths: SubPaths::new(),
+        recursive_read_only: true,
         objects: PodSnapshot::of_cluster("ns")
             .with(
                 Kind::ConfigMap,

@@ -1,0 +1,90 @@
+//! Mounts that take a newer runtime than Debian 12 has: images as volumes, and mounts that are read-only with all that is
+//! mounted below (containerd 2.1 has both, 1.7 has neither).
+
+use anyhow::{Context as _, Result, ensure};
+use tests::agent::PodView as _;
+use tests::vm::guest::{self, MANIFESTS, POD};
+
+use super::{PODS, Session};
+
+/// What a container sees of an image, of a part of it, and of a directory of the node's with a mount below; each line is
+/// what a command printed, or `refused`.
+const POD_OF_MOUNTS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: mounts}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.36
+    command:
+    - sh
+    - -c
+    - |
+      {
+      /image/bin/busybox echo whole
+      /part/busybox echo part
+      (echo x >/image/new) 2>/dev/null || echo refused
+      (echo x >/above/new) 2>/dev/null || echo refused
+      (echo x >/above/below/new) 2>/dev/null || echo refused
+      } >/notes/mounts
+      exec sleep 100000
+    volumeMounts:
+    - {name: image, mountPath: /image}
+    - {name: image, mountPath: /part, subPath: bin}
+    - {name: above, mountPath: /above, readOnly: true, recursiveReadOnly: Enabled}
+    - {name: notes, mountPath: /notes}
+  volumes:
+  - {name: image, image: {reference: 'busybox:1.36', pullPolicy: Never}}
+  - {name: above, hostPath: {path: /root/above}}
+  - {name: notes, hostPath: {path: /root/notes, type: DirectoryOrCreate}}
+";
+
+pub(super) fn images_are_volumes_and_read_only_goes_down(session: &mut Session) -> Result<()> {
+    let version = session.vm.ok("containerd --version")?;
+    println!("{}: {}", session.system, version.trim());
+    let is_new = version
+        .split_whitespace()
+        .filter_map(|word| word.trim_start_matches('v').split_once('.'))
+        .any(|(major, _)| major.parse::<u32>().is_ok_and(|major| major >= 2));
+    session.vm.ok(
+        "mkdir -p /root/above/below && { mountpoint -q /root/above/below || mount -t tmpfs below /root/above/below; }",
+    )?;
+    session.manifest("mounts", POD_OF_MOUNTS)?;
+    let shown = match is_new {
+        true => works(session),
+        false => is_refused(session),
+    };
+    let vm = &mut session.vm;
+    vm.ok(&format!("rm {MANIFESTS}/mounts.yaml"))?;
+    shown?;
+    guest::all_ready(vm, &PODS)?;
+    vm.ok("umount /root/above/below").map(drop)
+}
+
+fn works(session: &mut Session) -> Result<()> {
+    let mut all = PODS.to_vec();
+    all.push("default/mounts-node");
+    let pods = guest::all_ready(&mut session.vm, &all)?;
+    let said = session.vm.ok("cat /root/notes/mounts")?;
+    let expected = ["whole", "part", "refused", "refused", "refused"];
+    ensure!(said.lines().eq(expected), "{said}");
+    let pod = pods.get("default/mounts-node").context("no such pod")?;
+    let mounts = pod.container("main")?.volume_mounts.clone();
+    let mounts = mounts.unwrap_or_default();
+    let above = mounts.iter().find(|mount| mount.name == "above");
+    let mode = above.and_then(|mount| mount.recursive_read_only.as_deref());
+    ensure!(mode == Some("Enabled"), "{mode:?}");
+    Ok(())
+}
+
+fn is_refused(session: &mut Session) -> Result<()> {
+    session.vm.eventually("the pod says why not", POD, |vm| {
+        let pods = guest::pods(vm)?;
+        let pod = pods.get("default/mounts-node").context("no such pod")?;
+        let shown = pod.describe();
+        ensure!(shown.contains("is not supported by the runtime"), "{shown}");
+        Ok(())
+    })
+}
