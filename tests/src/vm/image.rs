@@ -34,6 +34,8 @@ const PACKAGES: [&str; 16] = [
 ];
 /// What the systems with resolved have too.
 const RESOLVED: [&str; 2] = ["libnss-resolve", "systemd-resolved"];
+/// What a system with a server of NFS has too; mount.nfs comes with it.
+const NFS: &str = "nfs-kernel-server";
 
 /// The directory of an image in the making begins with it.
 pub(super) const UNFINISHED: &str = "new-image-";
@@ -69,6 +71,9 @@ pub fn ensure(system: System) -> Result<Image> {
     let mut packages = PACKAGES.to_vec();
     if system.has_resolved() {
         packages.extend(RESOLVED);
+    }
+    if system.has_nfs() {
+        packages.push(NFS);
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

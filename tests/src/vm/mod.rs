@@ -50,6 +50,12 @@ impl System {
     pub fn has_resolved(self) -> bool {
         self != Self::Debian12
     }
+
+    /// Whether it can serve NFS to itself.
+    #[must_use]
+    pub fn has_nfs(self) -> bool {
+        self == Self::DebianTesting
+    }
 }
 
 impl fmt::Display for System {

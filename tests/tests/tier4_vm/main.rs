@@ -73,6 +73,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ),
     ("names", names::the_static_binary_resolves_names),
     ("mounts", mounts::images_are_volumes_and_read_only_goes_down),
+    ("nfs", mounts::a_server_of_nfs_is_mounted_and_left),
     ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     (
         "reboot",
@@ -181,7 +182,7 @@ impl Session {
         self.vm.ok(&format!(
             "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; \
              systemctl start containerd; systemctl restart kubelet; \
-             cd {MANIFESTS} && rm -f later.yaml mounts.yaml named.yaml early.yaml late.yaml"
+             cd {MANIFESTS} && rm -f later.yaml mounts.yaml served.yaml named.yaml early.yaml late.yaml"
         ))?;
         guest::all_ready(&mut self.vm, &PODS)?;
         self.vm

@@ -1,5 +1,5 @@
 //! Mounts that take a newer runtime than Debian 12 has: images as volumes, and mounts that are read-only with all that is
-//! mounted below (containerd 2.1 has both, 1.7 has neither).
+//! mounted below (containerd 2.1 has both, 1.7 has neither). And volumes of a real server of NFS.
 
 use anyhow::{Context as _, Result, ensure};
 use tests::agent::PodView as _;
@@ -87,4 +87,54 @@ fn is_refused(session: &mut Session) -> Result<()> {
         ensure!(shown.contains("is not supported by the runtime"), "{shown}");
         Ok(())
     })
+}
+
+const POD_OF_SERVER: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: served}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.36
+    command: [sh, -c, 'cat /served/there >/served/here; exec sleep 100000']
+    volumeMounts:
+    - {name: served, mountPath: /served}
+  volumes:
+  - {name: served, nfs: {server: 127.0.0.1, path: /srv/served}}
+";
+
+pub(super) fn a_server_of_nfs_is_mounted_and_left(session: &mut Session) -> Result<()> {
+    if !session.system.has_nfs() {
+        return Ok(());
+    }
+    session
+        .vm
+        .ok("mkdir -p /srv/served && echo text >/srv/served/there && \
+         echo '/srv/served 127.0.0.1(rw,no_root_squash,no_subtree_check)' >/etc/exports && \
+         systemctl restart nfs-server && exportfs -ra")?;
+    session.manifest("served", POD_OF_SERVER)?;
+    let mut all = PODS.to_vec();
+    all.push("default/served-node");
+    let ready = guest::all_ready(&mut session.vm, &all);
+    let vm = &mut session.vm;
+    let seen = vm.ok("findmnt -n -o FSTYPE,SOURCE -t nfs,nfs4 && cat /srv/served/here");
+    vm.ok(&format!("rm {MANIFESTS}/served.yaml"))?;
+    ready?;
+    let seen = seen?;
+    ensure!(
+        seen.contains("127.0.0.1:/srv/served") && seen.ends_with("text"),
+        "{seen}"
+    );
+    guest::all_ready(vm, &PODS)?;
+    vm.eventually("nothing of the server's is mounted", POD, |vm| {
+        let left = vm.ok("findmnt -n -t nfs,nfs4 || true")?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
+    // What was served is the server's.
+    let left = vm.ok("cat /srv/served/here && systemctl stop nfs-server && rm /etc/exports")?;
+    ensure!(left == "text", "{left}");
+    Ok(())
 }
