@@ -67,9 +67,12 @@ fn works(session: &mut Session) -> Result<()> {
     let mut all = PODS.to_vec();
     all.push("default/mounts-node");
     let pods = guest::all_ready(&mut session.vm, &all)?;
-    let said = session.vm.ok("cat /root/notes/mounts")?;
     let expected = ["whole", "part", "refused", "refused", "refused"];
-    ensure!(said.lines().eq(expected), "{said}");
+    session.vm.eventually("the container looks", POD, |vm| {
+        let said = vm.ok("cat /root/notes/mounts")?;
+        ensure!(said.lines().eq(expected), "{said}");
+        Ok(())
+    })?;
     let pod = pods.get("default/mounts-node").context("no such pod")?;
     let mounts = pod.container("main")?.volume_mounts.clone();
     let mounts = mounts.unwrap_or_default();
@@ -119,14 +122,15 @@ pub(super) fn a_server_of_nfs_is_mounted_and_left(session: &mut Session) -> Resu
     all.push("default/served-node");
     let ready = guest::all_ready(&mut session.vm, &all);
     let vm = &mut session.vm;
-    let seen = vm.ok("findmnt -n -o FSTYPE,SOURCE -t nfs,nfs4 && cat /srv/served/here");
+    let seen = vm.eventually("the volume is read and written", POD, |vm| {
+        let seen = vm.ok("findmnt -n -o FSTYPE,SOURCE -t nfs,nfs4 && cat /srv/served/here")?;
+        let is_served = seen.contains("127.0.0.1:/srv/served") && seen.ends_with("text");
+        ensure!(is_served, "{seen}");
+        Ok(())
+    });
     vm.ok(&format!("rm {MANIFESTS}/served.yaml"))?;
     ready?;
-    let seen = seen?;
-    ensure!(
-        seen.contains("127.0.0.1:/srv/served") && seen.ends_with("text"),
-        "{seen}"
-    );
+    seen?;
     guest::all_ready(vm, &PODS)?;
     vm.eventually("nothing of the server's is mounted", POD, |vm| {
         let left = vm.ok("findmnt -n -t nfs,nfs4 || true")?;
