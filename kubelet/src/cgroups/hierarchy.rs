@@ -188,6 +188,20 @@ impl Hierarchy {
     }
 }
 
+/// Whether the kernel can limit swap: `own` is the cgroup of this process on version 2, `/` and the path from the root.
+/// The root itself has no such file there.
+#[must_use]
+pub fn limits_swap(version: Version, root: &Path, own: &str) -> bool {
+    let file = match version {
+        Version::V1 => root.join("memory/memory.memsw.limit_in_bytes"),
+        Version::V2 => {
+            let own = root.join(own.trim_start_matches('/'));
+            own.join("memory.swap.max")
+        }
+    };
+    file.exists()
+}
+
 fn missing_controllers<'a>(
     present: &'a [String],
     enabled: &'a [String],

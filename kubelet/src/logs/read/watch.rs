@@ -6,9 +6,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::super::writes::instance;
 use crate::dir::Dir;
 
 /// A look without word of a change: file systems of a network tell of none.
@@ -49,7 +49,7 @@ impl Watch {
 }
 
 fn begin(dir: &Dir) -> io::Result<AsyncFd<OwnedFd>> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let watch = instance()?;
     let events = inotify::WatchFlags::MODIFY
         | inotify::WatchFlags::CREATE
         | inotify::WatchFlags::MOVED_TO
@@ -57,11 +57,7 @@ fn begin(dir: &Dir) -> io::Result<AsyncFd<OwnedFd>> {
     // The directory that is held, whatever is at its path by now.
     let held = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
     inotify::add_watch(&watch, held, events)?;
-    #[expect(
-        deprecated,
-        reason = "what replaces it is unsafe for types that may close the descriptor early; OwnedFd does not"
-    )]
-    AsyncFd::with_interest(watch, Interest::READABLE)
+    Ok(watch)
 }
 
 /// Waits for an event, and takes all that are there.
