@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -18,6 +18,7 @@ use tests::node_api::ask;
 use tests::scenario::with_nothing;
 use tests::small_disk::{SmallDisk, fill_bytes};
 use tests::wait::eventually;
+use tokio::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// `containerLogMaxFiles`.

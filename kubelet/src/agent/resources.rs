@@ -291,7 +291,7 @@ mod tests {
     fn compressible_is_the_processor_alone() {
         let amounts = BTreeMap::from([
             ("cpu".to_owned(), 250),
-            ("memory".to_owned(), 4096_000),
+            ("memory".to_owned(), 4_096_000),
             ("pid".to_owned(), 100_000),
             ("ephemeral-storage".to_owned(), 5000),
         ]);

@@ -414,6 +414,20 @@ mod tests {
     }
 
     #[test]
+    fn swap_can_be_limited_where_the_kernel_has_a_file_for_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let limits = |version, own| limits_swap(version, temp.path(), own);
+        assert!(!limits(Version::V1, "/") && !limits(Version::V2, "/a.slice/b"));
+        std::fs::create_dir_all(temp.path().join("a.slice/b")).unwrap();
+        std::fs::create_dir(temp.path().join("memory")).unwrap();
+        std::fs::write(temp.path().join("a.slice/b/memory.swap.max"), "max").unwrap();
+        assert!(!limits(Version::V1, "/") && limits(Version::V2, "/a.slice/b"));
+        assert!(!limits(Version::V2, "/"));
+        std::fs::write(temp.path().join("memory/memory.memsw.limit_in_bytes"), "1").unwrap();
+        assert!(limits(Version::V1, "/"));
+    }
+
+    #[test]
     fn a_plain_directory_is_not_version_2() {
         let temp = tempfile::tempdir().unwrap();
         assert_eq!(detect(temp.path()).unwrap(), Version::V1);

@@ -9,6 +9,9 @@ use super::{LogsError, PodLogs};
 use crate::dir::Dir;
 use crate::errors::error_chain;
 
+/// A disk with less that is free has no room for a log to grow, bytes.
+const FULL: u64 = 64 << 10;
+
 /// A log that was looked at.
 #[derive(Debug)]
 pub(super) struct Looked {
@@ -29,9 +32,12 @@ impl PodLogs {
             let error = error_chain(error);
             tracing::warn!(error, "cannot look at the logs of containers");
         }
+        // They are on one disk: mounts below it are not entered.
+        let free = root.as_ref().ok().and_then(|root| root.free_bytes().ok());
+        let starved = free.is_some_and(|free| free < FULL);
         let look = |(id, path): (String, String)| {
             let found = match &root {
-                Ok(root) => self.look_at(root, &id, path.as_ref(), writes),
+                Ok(root) => self.look_at(root, &id, path.as_ref(), (writes, starved)),
                 Err(_) => Ok(Found::Lacking),
             };
             let found = found.unwrap_or_else(|error| {
@@ -49,7 +55,7 @@ impl PodLogs {
         root: &Dir,
         id: &str,
         path: &Path,
-        writes: &Writes,
+        (writes, starved): (&Writes, bool),
     ) -> Result<Found, LogsError> {
         let Some(names) = self.names_of(path) else {
             return Ok(Found::Elsewhere);
@@ -70,6 +76,7 @@ impl PodLogs {
         Ok(Found::Size {
             bytes: known.len(),
             watched: watch.is_ok(),
+            starved,
         })
     }
 }

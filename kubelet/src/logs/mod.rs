@@ -233,6 +233,17 @@ impl PodLogs {
         }
     }
 
+    /// Removes the oldest rotated file of a log, so that it goes on on a disk that is full; says whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn make_room(&self, log_path: &Path) -> Result<bool, LogsError> {
+        match self.file_of(log_path)? {
+            Some((dir, name)) => rotation::remove_oldest(&dir, &name),
+            None => Ok(false),
+        }
+    }
+
     /// Compresses what was rotated of a log but the newest file; what there is no room for stays as it is. Blocks for as
     /// long as that takes, and may go on while the log is rotated again.
     ///

@@ -15,7 +15,7 @@ use crate::dir::Dir;
 pub(super) const COMPRESSED: &str = ".gz";
 /// What it ends with while it is being compressed.
 pub(super) const UNFINISHED: &str = ".tmp";
-/// What a second rotation within a second, or one after the clock was set back, may add to a name: `.001` to this.
+/// What a second rotation within a second, or one after the clock was set back, may add to a name: `_001` to this.
 const MOST_IN_A_SECOND: u32 = 999;
 /// How long `<local time>` in a name is: `YYYYMMDD-HHMMSS`.
 const TIME: usize = 15;
@@ -111,6 +111,15 @@ pub(super) fn rotate(
     Ok(Rotation::Rotated { name: rotated })
 }
 
+/// Removes the oldest of the rotated files of `log`; says whether there was one.
+pub(super) fn remove_oldest(dir: &Dir, log: &str) -> Result<bool, LogsError> {
+    let names = rotated_logs(dir, log)?;
+    if let Some(oldest) = names.first() {
+        dir.remove_file(oldest)?;
+    }
+    Ok(!names.is_empty())
+}
+
 /// Compresses the rotated files of `log` but the newest, which readers may still be at. What there is no room for stays
 /// as it is.
 pub(super) fn compress_older(dir: &Dir, log: &str) -> Result<(), LogsError> {
@@ -155,16 +164,16 @@ fn name_after(log: &str, newest: Option<&str>, now: jiff::civil::DateTime) -> St
     };
     let end = log.len() + 1 + TIME;
     let (time, number) = (newest.get(..end), newest.get(end..));
-    let number = match number.and_then(|number| number.strip_prefix('.')) {
+    let number = match number.and_then(|number| number.strip_prefix('_')) {
         Some(number) => number.parse::<u32>().ok(),
         None => Some(0),
     };
     match (time, number) {
         (Some(time), Some(number)) if number < MOST_IN_A_SECOND => {
-            format!("{time}.{:03}", number + 1)
+            format!("{time}_{:03}", number + 1)
         }
         // A name that is not the agent's.
-        _ => format!("{newest}.001"),
+        _ => format!("{newest}_001"),
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Found {
         bytes: u64,
         /// Whether its next write will be heard of.
         watched: bool,
+        /// Whether its disk has no room for it to grow.
+        starved: bool,
     },
 }
 
@@ -51,6 +53,8 @@ struct Log {
     since: Option<Duration>,
     /// Bytes a second by the last look.
     pace: u64,
+    /// Whether it had grown at the last look. One that has something at the first may be written to.
+    grew: bool,
     /// From its next write to the look.
     wait: Duration,
     /// When it is looked at; none until it is written to.
@@ -76,6 +80,7 @@ impl Schedule {
                 size: 0,
                 since: None,
                 pace: 0,
+                grew: false,
                 wait: HEARD,
                 due: Some(now + HEARD.min(self.interval)),
             });
@@ -115,25 +120,31 @@ impl Schedule {
         }
     }
 
-    /// Notes what a look found.
-    pub(super) fn looked(&mut self, id: &str, found: Found, now: Duration) {
+    /// Notes what a look found. Says whether room has to be made for the log: it was written to, and its disk is full. A
+    /// write that fails is not heard of.
+    pub(super) fn looked(&mut self, id: &str, found: Found, now: Duration) -> bool {
         let (interval, max_size) = (self.interval, self.max_size);
         let Some(log) = self.logs.get_mut(id) else {
-            return;
+            return false;
         };
-        let (bytes, watched) = match found {
+        let (bytes, watched, starved) = match found {
             Found::Elsewhere => {
                 log.due = None;
-                return;
+                return false;
             }
             Found::Lacking => {
                 (log.size, log.since, log.pace) = (0, None, 0);
                 log.due = Some(now + interval);
-                return;
+                return false;
             }
-            Found::Size { bytes, watched } => (bytes, watched),
+            Found::Size {
+                bytes,
+                watched,
+                starved,
+            } => (bytes, watched, starved),
         };
         let grown = bytes.saturating_sub(log.size);
+        let had_grown = std::mem::replace(&mut log.grew, grown > 0);
         let took = log.since.map(|since| now.saturating_sub(since));
         log.pace = took.map_or(0, |took| pace(grown, took));
         // A log at the limit begins anew, and what begins anew is not watched yet.
@@ -152,6 +163,11 @@ impl Schedule {
             (false, false, true) => None,
             (false, false, false) => Some(now + interval),
         };
+        if starved && !is_full && grown > 0 {
+            let soon = now + log.wait;
+            log.due = Some(log.due.map_or(soon, |due| due.min(soon)));
+        }
+        starved && !is_full && grown == 0 && had_grown
     }
 
     /// Notes that the runtime has just made a new log, which nothing tells of yet.
@@ -210,6 +226,15 @@ mod tests {
         Found::Size {
             bytes,
             watched: true,
+            starved: false,
+        }
+    }
+
+    fn starved(bytes: u64) -> Found {
+        Found::Size {
+            bytes,
+            watched: true,
+            starved: true,
         }
     }
 
@@ -287,6 +312,7 @@ mod tests {
         let unwatched = Found::Size {
             bytes: 5,
             watched: false,
+            starved: false,
         };
         schedule.looked("a", unwatched, ms(250));
         schedule.looked("b", Found::Lacking, ms(250));
@@ -294,6 +320,35 @@ mod tests {
         assert_eq!(schedule.next(ms(250)), Some(INTERVAL));
         assert_eq!(schedule.due(ms(10_250)), running(&["a", "b"]));
         assert!(schedule.due(ms(10_249)).is_empty());
+    }
+
+    #[test]
+    fn room_is_made_for_a_log_that_was_written_to_and_cannot_grow() {
+        let mut schedule = schedule(&["a"]);
+        assert!(!schedule.looked("a", size(1000), ms(250)));
+        schedule.written("a", ms(1000));
+        // It still grew: another look without word, since a write that fails is none.
+        assert!(!schedule.looked("a", starved(2000), ms(1450)));
+        let next = schedule.next(ms(1450)).unwrap();
+        assert!(schedule.looked("a", starved(2000), ms(1450) + next));
+        assert_eq!(schedule.next(ms(3000)), None);
+        // Nobody has written since: whoever took the room is not given more.
+        assert!(!schedule.looked("a", starved(2000), ms(3000)));
+        schedule.written("a", ms(4000));
+        assert!(!schedule.looked("a", starved(2100), ms(4450)));
+        let next = schedule.next(ms(4450)).unwrap();
+        assert!(!schedule.looked("a", size(2100), ms(4450) + next), "room");
+    }
+
+    #[test]
+    fn an_agent_that_begins_on_a_full_disk_makes_room_once() {
+        let mut schedule = schedule(&["a", "empty"]);
+        assert!(!schedule.looked("a", starved(2000), ms(250)));
+        assert!(!schedule.looked("empty", starved(0), ms(250)));
+        let then = ms(250) + schedule.next(ms(250)).unwrap();
+        assert!(schedule.looked("a", starved(2000), then));
+        assert!(!schedule.looked("empty", starved(0), then));
+        assert_eq!(schedule.next(then), None);
     }
 
     #[test]

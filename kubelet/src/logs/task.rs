@@ -187,7 +187,9 @@ impl Rotator {
         let now = self.clock.now().monotonic;
         let mut rotations = JoinSet::new();
         for Looked { id, path, found } in looked {
-            schedule.looked(&id, found, now);
+            if schedule.looked(&id, found, now) {
+                self.make_room(&id, path.clone().into()).await;
+            }
             let is_over = match found {
                 Found::Elsewhere => false,
                 Found::Lacking => true,
@@ -222,10 +224,29 @@ impl Rotator {
         let now = self.clock.now().monotonic;
         match done {
             true => schedule.begun_anew(&id, now),
-            false => schedule.looked(&id, Found::Lacking, now),
+            false => {
+                schedule.looked(&id, Found::Lacking, now);
+            }
         }
         if done && schedule.pace(&id) <= COMPRESSED_PACE {
             compression.ask(path.into());
+        }
+    }
+
+    /// Has a log that cannot grow go on in the room of its oldest file.
+    async fn make_room(self: &Arc<Self>, id: &str, path: PathBuf) {
+        let (this, of) = (self.clone(), path.clone());
+        let made = tokio::task::spawn_blocking(move || this.logs.make_room(&of)).await;
+        let path = path.display();
+        match made {
+            Ok(Ok(true)) => {
+                tracing::warn!(id, %path, "the disk is full: a container's oldest log went for the next lines");
+            }
+            Ok(Err(error)) => {
+                let error = error_chain(&error);
+                tracing::warn!(id, %path, error, "cannot make room for a container's log");
+            }
+            Ok(Ok(false)) | Err(_) => {}
         }
     }
 

@@ -290,7 +290,7 @@ fn logs_rotated_within_a_second_or_a_clock_set_back_keep_their_order() {
         max_files: 9,
     };
     let mut expected = Vec::new();
-    for (second, suffix) in [(4, ""), (4, ".001"), (4, ".002"), (3, ".003"), (2, ".004")] {
+    for (second, suffix) in [(4, ""), (4, "_001"), (4, "_002"), (3, "_003"), (2, "_004")] {
         std::fs::write(&log, format!("ten bytes.{suffix}")).unwrap();
         let rotated = node.logs.rotate(&log, &limits, now(second)).unwrap();
         let name = format!("0.log.20240506-070804{suffix}");
@@ -302,10 +302,10 @@ fn logs_rotated_within_a_second_or_a_clock_set_back_keep_their_order() {
     node.logs.compress_older(&log).unwrap();
     std::fs::write(&log, "ten bytes. and more").unwrap();
     let rotated = node.logs.rotate(&log, &limits, now(4)).unwrap();
-    let name = "0.log.20240506-070804.005".to_owned();
+    let name = "0.log.20240506-070804_005".to_owned();
     assert_eq!(rotated, Rotation::Rotated { name });
     let plain = |name: &String| !name.ends_with(".gz");
-    let newest = ["0.log.20240506-070804.004", "0.log.20240506-070804.005"];
+    let newest = ["0.log.20240506-070804_004", "0.log.20240506-070804_005"];
     let names: Vec<_> = names(&dir).into_iter().filter(plain).collect();
     assert_eq!(names, newest);
 }
@@ -387,4 +387,19 @@ fn a_crash_while_compressing_loses_nothing() {
             "0.log.20240506-070809"
         ]
     );
+}
+
+#[test]
+fn the_oldest_file_makes_room() {
+    let node = Node::new();
+    let dir = node.container("u1");
+    for name in ["0.log", "0.log.20240506-070802", "0.log.20240506-070801.gz"] {
+        std::fs::write(dir.join(name), "text").unwrap();
+    }
+    let room = || node.logs.make_room(&dir.join("0.log")).unwrap();
+    assert!(room());
+    assert_eq!(names(&dir), ["0.log", "0.log.20240506-070802"]);
+    assert!(room());
+    assert!(!room());
+    assert_eq!(names(&dir), ["0.log"]);
 }
