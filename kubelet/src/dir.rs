@@ -380,11 +380,12 @@ impl Dir {
         }
     }
 
-    /// As [`Dir::file_size`], of a file several directories down: `names` are theirs and its own.
+    /// The regular file several directories down, as a handle that names it and reads nothing (`O_PATH`): `names` are
+    /// the directories' and its own. `None` where there is none.
     ///
     /// # Errors
     /// As [`Dir::child`] for each of the directories, and when the file cannot be looked up.
-    pub fn file_size_below(&self, names: &[&str]) -> Result<Option<u64>, DirError> {
+    pub fn file_below(&self, names: &[&str]) -> Result<Option<File>, DirError> {
         for name in names {
             self.component(name)?;
         }
@@ -399,7 +400,16 @@ impl Dir {
         };
         let stat = fs::fstat(&file).map_err(fail)?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Ok(u64::try_from(stat.st_size).ok().filter(|_| is_file))
+        Ok(is_file.then(|| File::from(file)))
+    }
+
+    /// Bytes that are free to write on its file system, by a process without privileges.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn free_bytes(&self) -> Result<u64, DirError> {
+        let stat = fs::fstatvfs(&self.fd).map_err(|e| failed("ask the disk of", &self.path, e))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Removes the file or link `name`; one that is not there is removed already.

@@ -23,12 +23,7 @@ impl Inotify {
     /// # Errors
     /// When the kernel gives none (`fs.inotify.max_user_instances`).
     pub(crate) fn new() -> io::Result<Self> {
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        #[expect(
-            deprecated,
-            reason = "what replaces it is unsafe for types that may close the descriptor early; OwnedFd does not"
-        )]
-        AsyncFd::with_interest(watch, Interest::READABLE).map(Self)
+        instance().map(Self)
     }
 
     /// Watches what is at `path` for `events`, too. Again for what is watched already: the new events.
@@ -64,4 +59,17 @@ impl Inotify {
             }
         }
     }
+}
+
+/// What events are read from that can be waited for. Within a tokio runtime.
+///
+/// # Errors
+/// When the kernel gives none (`fs.inotify.max_user_instances`).
+pub(crate) fn instance() -> io::Result<AsyncFd<OwnedFd>> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe for types that may close the descriptor early; OwnedFd does not"
+    )]
+    AsyncFd::with_interest(watch, Interest::READABLE)
 }

@@ -7,10 +7,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::containerd::Node;
+
 /// A mounted file system. Dropped, it is unmounted, whatever still has it open.
 #[derive(Debug)]
 pub struct SmallDisk {
     at: PathBuf,
+    unmount: Command,
 }
 
 impl SmallDisk {
@@ -19,19 +22,33 @@ impl SmallDisk {
     /// # Errors
     /// When there is no ext4 or no loop device to be had.
     pub fn mount(image: &Path, at: &Path, mebibytes: u64, inodes: u64) -> Result<Self> {
-        let file = File::create(image).context("make the image")?;
-        file.set_len(mebibytes << 20).context("size the image")?;
+        make(image, mebibytes, inodes)?;
         fs::create_dir_all(at).context("make the mount point")?;
-        let mut mkfs = Command::new("mkfs.ext4");
-        // Nothing is kept for root: full is full.
-        mkfs.args(["-q", "-F", "-m", "0", "-N"])
-            .arg(inodes.to_string())
-            .arg(image);
-        run(mkfs)?;
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop"]).arg(image).arg(at);
         run(mount)?;
-        Ok(Self { at: at.to_owned() })
+        let mut unmount = Command::new("umount");
+        unmount.arg("-l").arg(at);
+        let at = at.to_owned();
+        Ok(Self { at, unmount })
+    }
+
+    /// As [`SmallDisk::mount`], where the node's containerd and agent see it, and nobody else.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn mount_on(node: &Node, at: &str, mebibytes: u64, inodes: u64) -> Result<Self> {
+        let image = node.path(&format!("{at}.img"));
+        let at = node.path(at);
+        make(&image, mebibytes, inodes)?;
+        fs::create_dir_all(&at).context("make the mount point")?;
+        let mut mount = node.command("mount");
+        mount.args(["-o", "loop"]).arg(&image).arg(&at);
+        run(mount)?;
+        let mut unmount = node.command("umount");
+        unmount.arg("-l").arg(&at);
+        let at = node.inside(&at);
+        Ok(Self { at, unmount })
     }
 
     /// Where it is mounted.
@@ -43,11 +60,23 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg("-l").arg(&self.at).status();
+        let done = self.unmount.status();
         if !done.is_ok_and(|status| status.success()) {
             eprintln!("{} stays mounted", self.at.display());
         }
     }
+}
+
+/// Makes a file system in a file.
+fn make(image: &Path, mebibytes: u64, inodes: u64) -> Result<()> {
+    let file = File::create(image).context("make the image")?;
+    file.set_len(mebibytes << 20).context("size the image")?;
+    let mut mkfs = Command::new("mkfs.ext4");
+    // Nothing is kept for root: full is full.
+    mkfs.args(["-q", "-F", "-m", "0", "-N"])
+        .arg(inodes.to_string())
+        .arg(image);
+    run(mkfs)
 }
 
 fn run(mut command: Command) -> Result<()> {

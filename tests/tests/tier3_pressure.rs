@@ -53,6 +53,13 @@ async fn failed(cluster: &Cluster, name: &str) -> Result<ContainerStateTerminate
     state.terminated.context("no end")
 }
 
+/// The instance of the only container of a pod that runs, and how often it was started again.
+fn instance(pod: &Pod) -> Result<(Option<String>, i32)> {
+    ensure!(pod.phase() == "Running", "{}", pod.describe());
+    let main = pod.container("main")?;
+    Ok((main.container_id.clone(), main.restart_count))
+}
+
 #[test]
 fn who_takes_too_much_suffers_alone() {
     with_node(async |node| {
@@ -61,10 +68,24 @@ fn who_takes_too_much_suffers_alone() {
         agent.configure("podPidsLimit", json!(64))?;
         agent.start().await?;
         cluster.node_condition("Ready", "True").await?;
+        // One of each class, and one of a manifest.
         let some = json!({ "ephemeral-storage": "50Mi", "memory": "64Mi" });
-        let other = pod("other", "echo here; sleep 100000", limits(some));
-        cluster.add(&other).await?;
-        let before = cluster.ready("other").await?;
+        let all = json!({ "cpu": "100m", "memory": "64Mi" });
+        let sleeps = "echo here; sleep 100000";
+        let mut before = Vec::new();
+        for (name, resources) in [
+            ("burstable", limits(some)),
+            ("guaranteed", limits(all)),
+            ("best-effort", json!({})),
+        ] {
+            cluster.add(&pod(name, sleeps, resources)).await?;
+            before.push((name, instance(&cluster.ready(name).await?)?));
+        }
+        let mut by_manifest = pod("static", sleeps, json!({}));
+        by_manifest["metadata"] = json!({ "name": "static" });
+        by_manifest["spec"]["nodeName"] = json!(null);
+        node.put("static.yaml", &by_manifest.to_string())?;
+        let by_manifest = instance(&agent.ready("static", LIMIT).await?)?;
 
         let write = |to: &str| format!("dd if=/dev/zero of={to} bs=1M count=4; sleep 100000");
         let mut volume = pod("volume", &write("/data/big"), json!({}));
@@ -106,11 +127,12 @@ fn who_takes_too_much_suffers_alone() {
         let said = "Container main exceeded its local ephemeral storage limit \"1Mi\". ";
         evicted(&cluster, "layer", said).await?;
 
-        let after = cluster.pod("other").await?;
-        let [first, now] = [&before, &after].map(|pod| pod.container("main").cloned());
-        let (first, now) = (first?, now?);
-        ensure!(now.container_id == first.container_id, "{now:?}");
-        ensure!(now.restart_count == 0 && after.phase() == "Running");
+        for (name, first) in before {
+            let now = instance(&cluster.pod(name).await?)?;
+            ensure!(now == first, "{name}: {now:?}, {first:?} before");
+        }
+        let now = instance(&agent.pod("static")?)?;
+        ensure!(now == by_manifest, "{now:?}, {by_manifest:?} before");
         agent.terminate().await?;
         Ok(())
     });

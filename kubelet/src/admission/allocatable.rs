@@ -72,6 +72,34 @@ pub fn allocatable(capacity: &Capacity, reserved: &Reserved<'_>) -> Amounts {
     amounts
 }
 
+/// What is reserved beyond what the machine has, in upstream's words; empty where that is nothing.
+#[must_use]
+pub fn reserved_beyond(capacity: &Capacity, reserved: &Reserved<'_>) -> Vec<String> {
+    let cpu = Some(i64::from(capacity.cores) * 1000);
+    let memory = Some(signed(capacity.memory_bytes));
+    let ephemeral = capacity.ephemeral_bytes.map(signed);
+    let mut beyond = Vec::new();
+    for (resource, whole) in [
+        (CPU, cpu),
+        ("memory", memory),
+        ("ephemeral-storage", ephemeral),
+    ] {
+        let Some(whole) = whole else { continue };
+        let lists = [reserved.system, reserved.kube];
+        let sum = lists.iter().fold(0_i64, |sum, list| {
+            sum.saturating_add(reservation(list, resource))
+        });
+        let sum = sum.saturating_add(held_free(reserved.eviction, resource, whole));
+        if sum > whole {
+            let unit = if resource == CPU { "m" } else { "" };
+            beyond.push(format!(
+                "Resource {resource:?} has a reservation of {sum}{unit} but capacity of {whole}{unit}. Expected capacity >= reservation."
+            ));
+        }
+    }
+    beyond
+}
+
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -1,19 +1,17 @@
 //! From the configuration to the tools that workers work with.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cri_proto::Connection;
-use static_pods::quantity::Quantity;
 use tokio::sync::watch;
 
 use super::levels::NodeLevels;
-use super::{AgentError, Surroundings};
+use super::{AgentError, Surroundings, resources};
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
-use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, NodeLimits, SystemdConfig, Version};
+use crate::cgroups::{self, Cgroups, CgroupsConfig, Driver, SystemdConfig, Version};
 use crate::claims::Claims;
 use crate::clock::SinceBoot;
 use crate::config::{CgroupDriver, Config, StaticPodObjects};
@@ -31,13 +29,15 @@ use crate::probes::Prober;
 use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
 use crate::runtime_class::RuntimeClasses;
-use crate::volumes::{Volumes, VolumesConfig};
+use crate::volumes::{self, Volumes, VolumesConfig};
 use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 
 /// What upstream's `CgroupV1` event says (KEP-5573).
 const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
-const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+/// What upstream says of tmpfs that may be swapped out.
+const TMPFS_SWAPS: &str = "The tmpfs noswap option is not supported. Memory-backed volumes (e.g. secrets, emptyDirs, etc.) might be swapped to disk and should no longer be considered secure.";
+
 const SELINUX_ENFORCE: &str = "/sys/fs/selinux/enforce";
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
@@ -57,11 +57,13 @@ pub(super) fn tools(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let capacity = NodeCapacity {
         memory_bytes: node::memory_bytes()?,
-        huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
+        huge_page_sizes: cgroups::huge_page_sizes(Path::new(resources::HUGE_PAGES)),
     };
-    let for_pods = resources(config, &capacity, cores)?.allocatable;
-    let allocatable = quantities(&for_pods);
-    let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
+    let for_pods = resources::resources(config, &capacity, cores)?.allocatable;
+    let allocatable = resources::quantities(&for_pods);
+    let version = Cgroups::detect(Path::new(cgroups::MOUNT_ROOT))?;
+    let cgroups = cgroups_config(config, &capacity, cores, version, &allocatable)?;
+    let cgroups = Cgroups::new(cgroups)?;
     check_resolv_conf(config);
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
@@ -71,7 +73,7 @@ pub(super) fn tools(
         dirs.clone(),
         VolumesConfig {
             mounter: config.paths.mounter.clone(),
-            allocatable_memory_bytes: memory_of(&allocatable),
+            allocatable_memory_bytes: resources::memory_of(&allocatable),
         },
     );
     let client = runtime.runtime();
@@ -157,154 +159,19 @@ fn check_machine(config: &Config) -> Result<(), AgentError> {
     if config.node.fail_on_swap && !swaps.is_empty() {
         return Err(AgentError::Swap(swaps));
     }
+    if !swaps.is_empty() && !volumes::tmpfs_noswap() {
+        About::node(&config.node.name).warning("PossibleMemoryBackedVolumesOnDisk", TMPFS_SWAPS);
+    }
     if Cgroups::detect(Path::new(cgroups::MOUNT_ROOT))? == Version::V1 {
         if config.node.fail_on_cgroup_v1 {
             return Err(AgentError::CgroupV1);
         }
+        if config.cgroups.limited_swap {
+            return Err(AgentError::LimitedSwap);
+        }
         About::node(&config.node.name).warning("CgroupV1", CGROUP_V1);
     }
     Ok(())
-}
-
-/// What is reserved for the system and for Kubernetes, thousandths, by resource.
-fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
-    let cgroups = &config.cgroups;
-    let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
-    for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
-        let sum = reserved.entry(resource).or_insert(0);
-        *sum = sum.saturating_add(amount);
-    }
-    Ok(reserved)
-}
-
-/// What is left of `milli` thousandths of `resource`.
-fn less(reserved: &BTreeMap<String, i64>, resource: &str, milli: i64) -> u64 {
-    let reserved = reserved.get(resource).copied().unwrap_or(0);
-    milli.saturating_sub(reserved).max(0).unsigned_abs()
-}
-
-/// Thousandths of `amount`.
-fn milli(amount: impl TryInto<i64>) -> i64 {
-    let amount: i64 = amount.try_into().unwrap_or(i64::MAX);
-    amount.saturating_mul(1000)
-}
-
-/// What of processor and memory is for pods, as a container without limits is told.
-fn quantities(allocatable: &admission::Amounts) -> ResourceList {
-    let amount = |name: &str| {
-        let amount = allocatable.get(name).copied().unwrap_or(0);
-        amount.max(0).unsigned_abs()
-    };
-    ResourceList::from([
-        ("memory".to_owned(), Quantity::of(amount("memory"))),
-        ("cpu".to_owned(), Quantity::of_milli(amount("cpu"))),
-    ])
-}
-
-/// What all pods together are held below: the machine's capacity, less what is reserved where that is enforced.
-fn node_limits(
-    config: &Config,
-    capacity: &NodeCapacity,
-    cores: usize,
-) -> Result<NodeLimits, AgentError> {
-    let reserved = match enforces_pods(config) {
-        true => reserved(config)?,
-        false => BTreeMap::new(),
-    };
-    let whole = |resource: &str, amount: i64| {
-        let left = less(&reserved, resource, amount) / 1000;
-        i64::try_from(left).unwrap_or(i64::MAX)
-    };
-    let cpu = less(&reserved, "cpu", milli(cores));
-    let sizes = capacity.huge_page_sizes.iter();
-    let huge_pages = sizes.map(|&size| {
-        let bytes = cgroups::huge_page_bytes(Path::new(HUGE_PAGES), size);
-        let is_this = |name: &str| {
-            let text = name.strip_prefix("hugepages-").unwrap_or_default();
-            Quantity::parse_amount(text).is_ok_and(|own| own == Quantity::of(size))
-        };
-        let name = reserved.keys().find(|name| is_this(name));
-        let left = less(&reserved, name.map_or("", String::as_str), milli(bytes));
-        (size, left / 1000)
-    });
-    Ok(NodeLimits {
-        memory_bytes: Some(whole("memory", milli(capacity.memory_bytes))),
-        cpu_milli: Some(i64::try_from(cpu).unwrap_or(i64::MAX)),
-        pids: node::max_pids().map(|most| whole("pid", milli(most))),
-        huge_pages: Some(huge_pages.collect()),
-    })
-}
-
-/// What the machine has, and what of it is for pods.
-pub(super) struct NodeResources {
-    pub(super) capacity: admission::Capacity,
-    pub(super) allocatable: admission::Amounts,
-}
-
-/// Reads what the machine has.
-pub(super) fn node_resources(config: &Config) -> Result<NodeResources, AgentError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let capacity = NodeCapacity {
-        memory_bytes: node::memory_bytes()?,
-        huge_page_sizes: cgroups::huge_page_sizes(Path::new(HUGE_PAGES)),
-    };
-    resources(config, &capacity, cores)
-}
-
-/// What pods may ask for in sum: less than what the agent enforces for all of them, by the eviction thresholds.
-fn resources(
-    config: &Config,
-    capacity: &NodeCapacity,
-    cores: usize,
-) -> Result<NodeResources, AgentError> {
-    let ephemeral_bytes = match config.node.local_storage_isolation {
-        true => Some(node::file_system_bytes(&config.paths.root)?),
-        false => None,
-    };
-    let sizes = capacity.huge_page_sizes.iter();
-    let huge_pages = sizes.map(|size| {
-        let bytes = cgroups::huge_page_bytes(Path::new(HUGE_PAGES), *size);
-        (*size, bytes)
-    });
-    let has = admission::Capacity {
-        cores: u32::try_from(cores).unwrap_or(u32::MAX),
-        memory_bytes: capacity.memory_bytes,
-        ephemeral_bytes,
-        huge_pages: huge_pages.collect(),
-    };
-    let reserved = admission::Reserved {
-        system: &config.cgroups.system_reserved,
-        kube: &config.cgroups.kube_reserved,
-        eviction: &config.eviction.hard,
-        max_pods: config.node.max_pods,
-        pods_per_core: config.node.pods_per_core,
-    };
-    Ok(NodeResources {
-        allocatable: admission::allocatable(&has, &reserved),
-        capacity: has,
-    })
-}
-
-/// Thousandths, by resource.
-fn amounts(
-    field: &'static str,
-    texts: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, i64>, AgentError> {
-    let read = |(resource, text): (&String, &String)| match Quantity::parse_amount(text) {
-        Ok(amount) => Ok((resource.clone(), amount.milli())),
-        Err(_) => Err(AgentError::Reserved {
-            field,
-            resource: resource.clone(),
-            text: text.clone(),
-        }),
-    };
-    texts.iter().map(read).collect()
-}
-
-fn memory_of(allocatable: &ResourceList) -> u64 {
-    allocatable
-        .get("memory")
-        .map_or(0, |amount| amount.value().max(0).unsigned_abs())
 }
 
 fn cpu_quota(config: &Config) -> CpuQuotaConfig {
@@ -314,23 +181,13 @@ fn cpu_quota(config: &Config) -> CpuQuotaConfig {
     }
 }
 
-/// Whether all pods together are held below what is theirs.
-fn enforces_pods(config: &Config) -> bool {
-    let levels = &config.cgroups.enforce_allocatable;
-    config.cgroups.per_qos && levels.iter().any(|level| level == "pods")
-}
-
 fn cgroups_config(
     config: &Config,
     capacity: &NodeCapacity,
     cores: usize,
+    version: Version,
+    allocatable: &ResourceList,
 ) -> Result<CgroupsConfig, AgentError> {
-    let levels = &config.cgroups.enforce_allocatable;
-    for level in levels.iter().filter(|level| *level != "pods") {
-        tracing::warn!(
-            "enforceNodeAllocatable: {level} has no effect: this agent enforces pods only"
-        );
-    }
     let cpus = std::fs::read_to_string(POSSIBLE_CPUS).ok();
     Ok(CgroupsConfig {
         mount_root: cgroups::MOUNT_ROOT.into(),
@@ -341,7 +198,9 @@ fn cgroups_config(
             .node
             .pod_pids_limit
             .and_then(|limit| i64::try_from(limit).ok()),
-        node: node_limits(config, capacity, cores)?,
+        node: resources::node_limits(config, capacity, cores)?,
+        memory_qos: resources::memory_qos(config, version),
+        class_reserve: resources::class_reserve(config, allocatable)?,
         huge_page_sizes: capacity.huge_page_sizes.clone(),
         cpus: cpus.map(|cpus| cpus.trim().to_owned()),
         systemd: SystemdConfig::default(),
@@ -349,8 +208,8 @@ fn cgroups_config(
 }
 
 /// What makes the cgroups above the pods, once the runtime has said how.
-pub(super) fn node_levels(config: &Config, tools: &Tools) -> NodeLevels {
-    NodeLevels {
+pub(super) fn node_levels(config: &Config, tools: &Tools) -> Result<NodeLevels, AgentError> {
+    Ok(NodeLevels {
         cgroups: tools.cgroups.clone(),
         runtime: tools.runtime.clone(),
         configured: match config.cgroups.driver {
@@ -358,8 +217,9 @@ pub(super) fn node_levels(config: &Config, tools: &Tools) -> NodeLevels {
             CgroupDriver::Systemd => Driver::Systemd,
         },
         per_qos: config.cgroups.per_qos,
+        reserved: resources::reserved_levels(config)?,
         node_name: config.node.name.clone(),
-    }
+    })
 }
 
 fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::ImageClient> {
@@ -419,6 +279,11 @@ fn node_facts(
         none if none.is_empty() => node::default_route_addresses(),
         configured => configured,
     };
+    let swap_controller = cgroups::limits_swap(
+        version,
+        Path::new(cgroups::MOUNT_ROOT),
+        &node::own_cgroup_v2(),
+    );
     let possible_cpus = std::fs::read_to_string(POSSIBLE_CPUS).unwrap_or_default();
     let cluster_domain = config.network.cluster_domain.clone().unwrap_or_default();
     let settings = NodeSettings {
@@ -431,7 +296,13 @@ fn node_facts(
         group_oom_kill: v2 && !config.cgroups.single_process_oom_kill.unwrap_or(false),
         stop_signals: config.gates.enabled("ContainerStopSignals"),
         env_files: config.gates.enabled("EnvFiles"),
-        swap_controller: v2 && Path::new("/proc/swaps").exists(),
+        swap_controller,
+        limited_swap: match config.cgroups.limited_swap && v2 && swap_controller {
+            true => Some(node::swap_bytes()?),
+            false => None,
+        },
+        memory_qos: resources::memory_qos(config, version),
+        page_bytes: rustix::param::page_size(),
         capacity,
         cpu_quota: cpu_quota(config),
         allocatable,

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::{Singletons, build};
+use super::Singletons;
+use super::resources::NodeResources;
 use crate::api::{self, Clients};
 use crate::config::{ApiConfig, Config};
 use crate::errors::error_chain;
@@ -87,7 +88,7 @@ pub(super) struct Cluster {
     /// The pods of all sources.
     pub(super) desired: watch::Receiver<Arc<Desired>>,
     /// What the machine has, and what of it is for pods.
-    pub(super) resources: build::NodeResources,
+    pub(super) resources: NodeResources,
     pub(super) feeds: Feeds,
     /// What asks for the certificate of the node's API; none where that is not configured.
     pub(super) serving: Option<ServingCertificate>,

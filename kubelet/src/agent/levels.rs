@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::AgentError;
 use super::driver::{self, Choice};
-use crate::cgroups::{Cgroups, Driver};
+use crate::cgroups::{Cgroups, Driver, NodeLimits};
 use crate::errors::error_chain;
 use crate::events::About;
 
@@ -30,7 +30,18 @@ pub(super) struct NodeLevels {
     pub(super) configured: Driver,
     /// `cgroupsPerQOS`.
     pub(super) per_qos: bool,
+    pub(super) reserved: Vec<ReservedLevel>,
     pub(super) node_name: String,
+}
+
+/// A cgroup of daemons that is held to what is reserved for them.
+pub(super) struct ReservedLevel {
+    /// The word of `enforceNodeAllocatable`: `kube-reserved`.
+    pub(super) word: &'static str,
+    /// `kubeReservedCgroup` or `systemReservedCgroup`.
+    pub(super) cgroup: String,
+    /// None where nothing is reserved.
+    pub(super) limits: Option<NodeLimits>,
 }
 
 impl NodeLevels {
@@ -58,7 +69,31 @@ impl NodeLevels {
 
     async fn begin(&self, choice: Choice) -> Result<(), AgentError> {
         choice.log(self.configured);
-        Ok(self.cgroups.begin(choice.driver).await?)
+        self.cgroups.begin(choice.driver).await?;
+        for level in &self.reserved {
+            self.limit_daemons(level).await?;
+        }
+        Ok(())
+    }
+
+    /// Limits the cgroup of daemons, with upstream's events.
+    async fn limit_daemons(&self, level: &ReservedLevel) -> Result<(), AgentError> {
+        let (cgroup, node) = (&level.cgroup, About::node(&self.node_name));
+        let limited = match &level.limits {
+            Some(limits) => self.cgroups.limit_reserved(cgroup, limits).await,
+            None => {
+                let why =
+                    format!("cgroup {cgroup:?} is not configured properly: nothing is reserved");
+                return Err(refused(&node, level, &why));
+            }
+        };
+        limited.map_err(|error| refused(&node, level, &error_chain(&error)))?;
+        let whose = level.word.split('-').next().unwrap_or_default();
+        node.normal(
+            "NodeAllocatableEnforced",
+            &format!("Updated limits on {whose} reserved cgroup {cgroup}"),
+        );
+        Ok(())
     }
 
     /// Lives as long as the agent: makes the levels when the runtime answers, if it did not at the start, and sees that
@@ -101,4 +136,20 @@ impl NodeLevels {
             "Updated Node Allocatable limit across pods",
         );
     }
+}
+
+/// Says why the cgroup of daemons is not limited: the agent does not go on without.
+fn refused(node: &About, level: &ReservedLevel, why: &str) -> AgentError {
+    // As upstream writes it: `System Reserved Compressible`.
+    let words = level.word.split('-').map(|word| {
+        let (first, rest) = word.split_at(1);
+        format!("{}{rest}", first.to_uppercase())
+    });
+    let what = words.collect::<Vec<_>>().join(" ");
+    let message = format!(
+        "Failed to enforce {what} Cgroup Limits on {:?}: {why}",
+        level.cgroup
+    );
+    node.warning("FailedNodeAllocatableEnforcement", &message);
+    AgentError::ReservedCgroup(message)
 }

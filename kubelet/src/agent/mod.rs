@@ -10,6 +10,7 @@ mod levels;
 mod metrics_routes;
 mod ports;
 mod pressure;
+mod resources;
 mod shutting_down;
 mod socket_routes;
 mod sources;
@@ -70,6 +71,9 @@ pub enum AgentError {
         .0.join(", ")
     )]
     Swap(Vec<String>),
+    /// Swap for pods where the kernel cannot share it out.
+    #[error("swap feature is enabled and LimitedSwap but it is only supported with cgroupv2")]
+    LimitedSwap,
     /// cgroup v1, and it must not be.
     #[error(
         "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode; set failCgroupV1 to false to run on it all the same"
@@ -103,6 +107,26 @@ pub enum AgentError {
         /// What the configuration has.
         text: String,
     },
+    /// More is reserved than there is.
+    #[error("invalid Node Allocatable configuration. {0}")]
+    Allocatable(String),
+    /// `reservedSystemCPUs` that are not there.
+    #[error("reserved-cpus: {reserved} is not a subset of online-cpus: {online}")]
+    ReservedCpus {
+        /// What the configuration has.
+        reserved: String,
+        /// What the kernel has.
+        online: String,
+    },
+    /// A share of `qosReserved`.
+    #[error("--qos-reserved value failed to parse: {0:?} is no percentage from 0% to 100%")]
+    QosReserved(String),
+    /// What `qosReserved` knows nothing of.
+    #[error("--qos-reserved value failed to parse: cannot reserve {0:?} resource")]
+    QosReservedResource(String),
+    /// The cgroup of daemons cannot be held to what is reserved for them.
+    #[error("{0}")]
+    ReservedCgroup(String),
     /// A node of a cluster without the files that kubeadm writes.
     #[error(
         "neither --kubeconfig={} nor {} is there: join the node to a cluster, or run it by itself, without --kubeconfig",
@@ -238,7 +262,7 @@ pub async fn run(
     let tools = Arc::new(tools);
     let mut singletons = Singletons::default();
     let (refuse, refused) = oneshot::channel();
-    let levels = build::node_levels(&config, &tools);
+    let levels = build::node_levels(&config, &tools)?;
     let begun = levels.at_start().await?;
     singletons.spawn("cgroups of all pods", levels.keep(begun, refuse));
     let heartbeat = Heartbeat::new(clock.clone());
@@ -323,7 +347,7 @@ pub async fn run(
         };
         singletons.spawn("checkpoint of pods", Box::pin(run_checkpoint(kept)));
         let cluster = Cluster {
-            resources: build::node_resources(&config)?,
+            resources: resources::node_resources(&config)?,
             config: config.clone(),
             api,
             tools: tools.clone(),

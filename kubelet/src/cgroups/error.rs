@@ -88,6 +88,22 @@ pub enum CgroupsError {
     /// `cgroupRoot` does not exist.
     #[error("the cgroup {} of cgroupRoot does not exist: make it, or set cgroupRoot to one that does", .0.display())]
     RootMissing(PathBuf),
+    /// The cgroup of daemons does not exist.
+    #[error("cgroup {name} has some missing paths: {missing}")]
+    ReservedMissing {
+        /// The parts of its name.
+        name: String,
+        /// Where it should be.
+        missing: String,
+    },
+    /// The cgroup of daemons of version 2 lacks controllers.
+    #[error("cgroup {name} has some missing controllers: {missing}")]
+    ReservedControllers {
+        /// The parts of its name.
+        name: String,
+        /// The controllers.
+        missing: String,
+    },
     /// The mount table or the cgroup filesystem could not be looked at.
     #[error("cannot find the cgroup filesystems at {}", path.display())]
     Lookup {

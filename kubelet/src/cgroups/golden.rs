@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::systemd::tests::{FakeSystemd, Script};
+use super::tests::weight_of;
 use crate::pod::{Pod, PodUid};
 
 const GUARANTEED: &str = "0d5ee94e-5e25-4e1c-8a7b-000000000001";
@@ -251,8 +252,8 @@ async fn run(
     for (pod, uid) in pods() {
         parents.push(cgroups.ensure_pod(&pod, &uid).await.unwrap());
     }
-    cgroups.set_qos_shares(250).await.unwrap();
-    cgroups.set_qos_shares(250).await.unwrap();
+    cgroups.set_classes(&weight_of(250)).await.unwrap();
+    cgroups.set_classes(&weight_of(250)).await.unwrap();
     assert_eq!(cgroups.list_pods().unwrap().len(), 3);
     parents
 }
@@ -286,6 +287,83 @@ fn expected(expected: Expected, levels: &[&str]) -> Vec<String> {
             .map(move |(file, value)| format!("{level}/{file} = {value}"))
     });
     lines.collect()
+}
+
+#[tokio::test]
+async fn memory_is_kept_by_class_and_lesser_classes_leave_theirs() {
+    let kept = |reserves| {
+        Some(MemoryQos {
+            throttling_factor: 0.9,
+            reserves,
+        })
+    };
+    let requests = ClassRequests {
+        burstable_cpu_milli: 250,
+        burstable_memory: 8 << 20,
+        guaranteed_memory: 24 << 20,
+    };
+    for (memory_qos, class_reserve, values) in [
+        (
+            kept(true),
+            None,
+            [
+                "kubepods memory.min 33554432",
+                "kubepods/burstable memory.low 8388608",
+                "pod1 memory.min 25165824",
+                "pod2 memory.low 8388608",
+            ]
+            .as_slice(),
+        ),
+        (
+            kept(false),
+            None,
+            &["kubepods memory.min 0", "kubepods/burstable memory.low 0"],
+        ),
+        (
+            None,
+            Some((50, 100 << 20)),
+            &[
+                "kubepods/burstable memory.max 92274688",
+                "kubepods/besteffort memory.max 88080384",
+            ],
+        ),
+    ] {
+        let (temp, hierarchy) = tree(Version::V2, &LEVELS);
+        for level in LEVELS {
+            for file in ["memory.min", "memory.low"] {
+                fs::write(temp.path().join(level).join(file), "").unwrap();
+            }
+        }
+        let config = CgroupsConfig {
+            memory_qos,
+            class_reserve,
+            ..config()
+        };
+        let version = Version::V2;
+        let cgroups = Arc::new(Cgroups::with_hierarchies(config, version, vec![hierarchy]));
+        cgroups.begin(Driver::Cgroupfs).await.unwrap();
+        for (pod, uid) in pods() {
+            cgroups.ensure_pod(&pod, &uid).await.unwrap();
+        }
+        cgroups.set_classes(&requests).await.unwrap();
+        let (classes, pods) = LEVELS.split_at(3);
+        let mut present = Vec::new();
+        let named = classes.iter().map(|level| (*level, level.to_string()));
+        let numbered = pods
+            .iter()
+            .zip(1..)
+            .map(|(pod, n)| (*pod, format!("pod{n}")));
+        for (level, name) in named.chain(numbered) {
+            for file in ["memory.min", "memory.low", "memory.max"] {
+                let text = fs::read_to_string(temp.path().join(level).join(file)).unwrap();
+                let is_class = !name.starts_with("pod");
+                if !text.is_empty() && (is_class || file != "memory.max") {
+                    present.push(format!("{name} {file} {text}"));
+                }
+            }
+        }
+        assert_eq!(present, values);
+    }
 }
 
 #[tokio::test]

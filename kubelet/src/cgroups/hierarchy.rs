@@ -188,6 +188,20 @@ impl Hierarchy {
     }
 }
 
+/// Whether the kernel can limit swap: `own` is the cgroup of this process on version 2, `/` and the path from the root.
+/// The root itself has no such file there.
+#[must_use]
+pub fn limits_swap(version: Version, root: &Path, own: &str) -> bool {
+    let file = match version {
+        Version::V1 => root.join("memory/memory.memsw.limit_in_bytes"),
+        Version::V2 => {
+            let own = root.join(own.trim_start_matches('/'));
+            own.join("memory.swap.max")
+        }
+    };
+    file.exists()
+}
+
 fn missing_controllers<'a>(
     present: &'a [String],
     enabled: &'a [String],
@@ -397,6 +411,20 @@ mod tests {
         std::fs::write(temp.path().join("hugepages-2048kB/nr_hugepages"), "3\n").unwrap();
         assert_eq!(huge_page_bytes(temp.path(), 2 << 20), 6 << 20);
         assert_eq!(huge_page_bytes(temp.path(), 1 << 30), 0);
+    }
+
+    #[test]
+    fn swap_can_be_limited_where_the_kernel_has_a_file_for_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let limits = |version, own| limits_swap(version, temp.path(), own);
+        assert!(!limits(Version::V1, "/") && !limits(Version::V2, "/a.slice/b"));
+        std::fs::create_dir_all(temp.path().join("a.slice/b")).unwrap();
+        std::fs::create_dir(temp.path().join("memory")).unwrap();
+        std::fs::write(temp.path().join("a.slice/b/memory.swap.max"), "max").unwrap();
+        assert!(!limits(Version::V1, "/") && limits(Version::V2, "/a.slice/b"));
+        assert!(!limits(Version::V2, "/"));
+        std::fs::write(temp.path().join("memory/memory.memsw.limit_in_bytes"), "1").unwrap();
+        assert!(limits(Version::V1, "/"));
     }
 
     #[test]

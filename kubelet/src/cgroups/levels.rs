@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::hierarchy::{FILE_LIMIT, Version};
+use super::memory_qos::{Kept, MEMORY_LOW, MEMORY_MIN};
 use super::resources::{huge_page_name, weight};
 use crate::dir::{Dir, DirError};
 
@@ -27,6 +28,8 @@ pub(super) struct Limits {
     /// Microseconds.
     pub(super) cpu_period: Option<i64>,
     pub(super) memory_bytes: Option<i64>,
+    /// Version 2.
+    pub(super) memory_kept: Kept,
     pub(super) pids: Option<i64>,
     /// The cpus of a level of version 2, as the kernel writes them: `0-3`.
     pub(super) cpus: Option<String>,
@@ -91,6 +94,14 @@ pub(super) fn settings(version: Version, limits: &Limits, page_sizes: &[u64]) ->
         };
         set("memory", file, bytes.to_string());
     }
+    for (file, kept) in [
+        (MEMORY_MIN, limits.memory_kept.min),
+        (MEMORY_LOW, limits.memory_kept.low),
+    ] {
+        if let (false, Some(bytes)) = (v1, kept) {
+            set("memory", file, bytes.to_string());
+        }
+    }
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", pids.to_string());
     }
@@ -135,6 +146,10 @@ mod tests {
             cpu_quota: Some(50_000),
             cpu_period: Some(100_000),
             memory_bytes: Some(1 << 20),
+            memory_kept: Kept {
+                min: Some(4096),
+                low: Some(8192),
+            },
             pids: Some(100),
             cpus: Some("0-1".into()),
             huge_pages: HugePages::Exactly([(2 << 20, 4 << 20)].into()),
@@ -172,6 +187,8 @@ mod tests {
                 "cpu: cpu.weight=39",
                 "cpu: cpu.max=50000 100000",
                 "memory: memory.max=1048576",
+                "memory: memory.min=4096",
+                "memory: memory.low=8192",
                 "pids: pids.max=100",
                 "cpuset: cpuset.cpus=0-1",
                 "hugetlb: hugetlb.2MB.max=4194304",

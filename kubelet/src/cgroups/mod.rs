@@ -19,11 +19,13 @@
 mod error;
 mod hierarchy;
 mod levels;
+mod memory_qos;
 mod names;
 mod node_levels;
 mod places;
 mod pod_level;
 mod removal;
+mod reserved_level;
 pub mod resources;
 mod systemd;
 
@@ -41,7 +43,8 @@ use resources::CpuQuotaConfig;
 use systemd::Systemd;
 
 pub use error::CgroupsError;
-pub use hierarchy::{Version, huge_page_bytes, huge_page_sizes};
+pub use hierarchy::{Version, huge_page_bytes, huge_page_sizes, limits_swap};
+pub use memory_qos::{ClassRequests, MemoryQos};
 pub use places::CgroupMount;
 pub use systemd::{Deadlines, Endpoint, SystemdConfig, SystemdError};
 
@@ -73,12 +76,12 @@ impl fmt::Display for Driver {
     }
 }
 
-/// What the level of all pods is limited to (`enforceNodeAllocatable: [pods]`); `None` sets no limit.
+/// What the level of all pods, or that of daemons, is limited to (`enforceNodeAllocatable`); `None` sets no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeLimits {
-    /// Capacity less what is reserved, bytes.
+    /// For pods capacity less what is reserved, for daemons what is; bytes.
     pub memory_bytes: Option<i64>,
-    /// Capacity less what is reserved, thousandths of a cpu.
+    /// The same, thousandths of a cpu.
     pub cpu_milli: Option<i64>,
     /// Processes.
     pub pids: Option<i64>,
@@ -101,6 +104,11 @@ pub struct CgroupsConfig {
     pub pod_pids_limit: Option<i64>,
     /// What all pods together may use.
     pub node: NodeLimits,
+    /// What is kept of memory; none unless the feature gate `MemoryQoS` is on, and there is cgroup v2.
+    pub memory_qos: Option<MemoryQos>,
+    /// What lesser classes leave of memory: percent of what better ones ask for (`qosReserved`, behind the feature gate
+    /// `QOSReserved`), and what pods may ask for in sum, bytes.
+    pub class_reserve: Option<(i64, i64)>,
     /// The sizes of huge page the kernel supports, bytes ([`huge_page_sizes`]).
     pub huge_page_sizes: Vec<u64>,
     /// The cpus the machine can have, as the kernel lists them: `0-3`. systemd leaves pods the controller `cpuset` only
@@ -120,6 +128,8 @@ impl Default for CgroupsConfig {
             cpu_quota: CpuQuotaConfig::default(),
             pod_pids_limit: None,
             node: NodeLimits::default(),
+            memory_qos: None,
+            class_reserve: None,
             huge_page_sizes: Vec::new(),
             cpus: None,
             systemd: SystemdConfig::default(),
@@ -141,6 +151,15 @@ pub struct Cgroups {
 struct Begun {
     names: Names,
     systemd: Option<Systemd>,
+}
+
+impl Begun {
+    fn driver(&self) -> Driver {
+        match self.systemd {
+            Some(_) => Driver::Systemd,
+            None => Driver::Cgroupfs,
+        }
+    }
 }
 
 impl Cgroups {

@@ -142,6 +142,22 @@ impl Names {
     }
 }
 
+/// The directories from the root to the cgroup of daemons that the configuration calls `name`: a path, or with systemd
+/// the name of a slice, of which only the last part of a path counts, as upstream has it.
+pub(super) fn reserved_levels(driver: Driver, name: &str) -> Vec<String> {
+    let parts = name.split('/').filter(|part| !part.is_empty());
+    match driver {
+        Driver::Cgroupfs => parts.map(str::to_owned).collect(),
+        Driver::Systemd => {
+            let unit = parts.last().unwrap_or_default();
+            let unit = unit.strip_suffix(SLICE).unwrap_or(unit);
+            let ends = unit.match_indices('-').map(|(at, _)| at);
+            let ends = ends.chain([unit.len()]);
+            ends.map(|end| format!("{}{SLICE}", &unit[..end])).collect()
+        }
+    }
+}
+
 fn class_word(class: QosClass) -> Option<&'static str> {
     match class {
         QosClass::Guaranteed => None,
@@ -165,6 +181,19 @@ mod tests {
     use super::*;
 
     const UID: &str = "0d5ee94e-5e25-4e1c-8a7b-1d2f3a4b5c6d";
+
+    #[test]
+    fn cgroups_of_daemons_are_paths_or_slices() {
+        let levels = |driver, name| reserved_levels(driver, name).join("/");
+        assert_eq!(levels(Driver::Cgroupfs, "/kube/own"), "kube/own");
+        assert_eq!(levels(Driver::Cgroupfs, "system.slice"), "system.slice");
+        assert_eq!(levels(Driver::Systemd, "/system.slice"), "system.slice");
+        assert_eq!(levels(Driver::Systemd, "system"), "system.slice");
+        assert_eq!(
+            levels(Driver::Systemd, "/a.slice/a-b_c.slice"),
+            "a.slice/a-b_c.slice"
+        );
+    }
 
     fn paths(driver: Driver, root: &str) -> Vec<String> {
         let names = Names::new(driver, root, true).unwrap();

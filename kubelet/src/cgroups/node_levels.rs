@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::hierarchy::Hierarchy;
+use super::hierarchy::{FILE_LIMIT, Hierarchy};
 use super::levels::{self, HugePages, Limits};
 use super::systemd::{self, Slice};
-use super::{Begun, Cgroups, CgroupsError, Version, resources};
+use super::{Begun, Cgroups, CgroupsError, ClassRequests, Version, memory_qos, resources};
 use crate::dir::Dir;
 use crate::pod::QosClass;
 
@@ -36,18 +36,18 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Sets the weight of all burstable pods together to the sum of their cpu requests, and the rest of what the levels
-    /// of the classes are to have. A value that is already right is not written again, nor systemd asked then.
+    /// Sets the weight of all burstable pods together to the sum of their cpu requests, what is kept of memory for whom
+    /// where that is configured, and the rest of what the levels of the classes are to have. A value that is already
+    /// right is not written again, nor systemd asked then.
     ///
     /// # Errors
     /// When a level cannot be set, or the driver is not known yet.
-    pub async fn set_qos_shares(&self, burstable_milli_cpu: i64) -> Result<(), CgroupsError> {
+    pub async fn set_classes(&self, requests: &ClassRequests) -> Result<(), CgroupsError> {
         let begun = self.begun()?;
         if !self.config.per_qos {
             return Ok(());
         }
-        let shares = resources::shares(burstable_milli_cpu);
-        for (class, limits) in classes(Some(shares)) {
+        for (class, limits) in self.class_limits(requests) {
             let mut differing = Vec::new();
             for hierarchy in &self.hierarchies {
                 if self.settings(hierarchy, &limits).next().is_none() {
@@ -67,15 +67,58 @@ impl Cgroups {
                 continue;
             }
             // systemd first: a file that is right says that the property is.
-            if let (Some(systemd), Some(unit)) = (&begun.systemd, begun.names.class(class)) {
+            if let Some(systemd) = &begun.systemd {
+                let unit = begun.names.class(class);
+                let unit = unit.unwrap_or_else(|| begun.names.base_slices().0.to_owned());
                 let properties = systemd::properties(self.version, &limits);
                 systemd.set(&unit, &properties).await?;
             }
             for (hierarchy, level) in &differing {
-                self.apply(hierarchy, level, &limits)?;
+                let applied = self.apply(hierarchy, level, &limits);
+                match (applied, self.used_instead(level, &limits)?) {
+                    // What is used already cannot be taken back: no more than that.
+                    (Err(_), Some(used)) => self.apply(hierarchy, level, &used)?,
+                    (applied, _) => applied?,
+                }
             }
         }
         Ok(())
+    }
+
+    /// What the levels of the classes are to have; that of Guaranteed pods is the one of all pods.
+    fn class_limits(&self, requests: &ClassRequests) -> Vec<(QosClass, Limits)> {
+        let shares = resources::shares(requests.burstable_cpu_milli);
+        let mut all = classes(Some(shares)).to_vec();
+        if self.config.memory_qos.is_some() {
+            all.insert(0, (QosClass::Guaranteed, Limits::default()));
+        }
+        for (class, limits) in &mut all {
+            if let Some(qos) = self.config.memory_qos {
+                limits.memory_kept = qos.class(*class, requests);
+            }
+            if let Some((percent, allocatable)) = self.config.class_reserve {
+                limits.memory_bytes =
+                    memory_qos::class_limit(*class, requests, allocatable, percent);
+            }
+        }
+        all
+    }
+
+    /// `limits` with what is used of memory now in place of a limit below that; none where there is no such limit.
+    fn used_instead(&self, level: &Dir, limits: &Limits) -> Result<Option<Limits>, CgroupsError> {
+        let Some(limit) = limits.memory_bytes else {
+            return Ok(None);
+        };
+        let file = match self.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        let text = level.read_file(file, FILE_LIMIT)?.unwrap_or_default();
+        let used = String::from_utf8_lossy(&text).trim().parse::<i64>().ok();
+        Ok(used.filter(|used| *used > limit).map(|used| Limits {
+            memory_bytes: Some(used),
+            ..limits.clone()
+        }))
     }
 
     /// Makes the levels above the pods. Idempotent.
@@ -92,7 +135,7 @@ impl Cgroups {
         }
         for hierarchy in &self.hierarchies {
             let pods = self.ensure_base(begun, hierarchy)?;
-            // The shares of burstable follow its pods (`set_qos_shares`) and are left as they are here.
+            // The shares of burstable follow its pods (`set_classes`) and are left as they are here.
             for (class, limits) in classes(None) {
                 let Some(name) = begun.names.class(class) else {
                     continue;
@@ -145,7 +188,7 @@ impl Cgroups {
     }
 
     /// The cpus that the slice of all pods is told of (version 2).
-    fn slice_cpus(&self) -> Option<String> {
+    pub(super) fn slice_cpus(&self) -> Option<String> {
         let cpus = self.config.cpus.clone();
         cpus.filter(|_| {
             self.version == Version::V2 && self.hierarchies.iter().any(|h| h.has("cpuset"))

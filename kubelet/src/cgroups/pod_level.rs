@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::levels::{HugePages, Limits};
+use super::memory_qos::Kept;
 use super::systemd::{self, Slice};
 use super::{Begun, CLASSES, Cgroups, CgroupsError, removal, resources};
 use crate::dir::Dir;
@@ -61,17 +62,21 @@ impl Cgroups {
     }
 
     fn pod_limits(&self, pod: &Pod) -> Result<Limits, CgroupsError> {
-        let numbers = resources::pod_resources(pod, &self.config.cpu_quota).map_err(|source| {
-            CgroupsError::Resources {
-                pod: long_name(pod),
-                source,
-            }
-        })?;
+        let unreadable = |source| CgroupsError::Resources {
+            pod: long_name(pod),
+            source,
+        };
+        let numbers = resources::pod_resources(pod, &self.config.cpu_quota).map_err(unreadable)?;
+        let memory_kept = match self.config.memory_qos {
+            Some(qos) => qos.pod(pod).map_err(unreadable)?,
+            None => Kept::default(),
+        };
         Ok(Limits {
             cpu_shares: Some(numbers.cpu_shares),
             cpu_quota: numbers.cpu_quota,
             cpu_period: numbers.cpu_period,
             memory_bytes: numbers.memory_limit_bytes.filter(|bytes| *bytes > 0),
+            memory_kept,
             pids: self.config.pod_pids_limit.filter(|limit| *limit > 0),
             cpus: None,
             huge_pages: HugePages::Exactly(numbers.hugepages),

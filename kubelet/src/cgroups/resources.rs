@@ -315,6 +315,16 @@ pub fn container_resources(
     })
 }
 
+/// What the container `c` itself asks for of memory, and what it may use; bytes, 0 where it does not say. A limit alone is
+/// the request too.
+///
+/// # Errors
+/// When a quantity of the container cannot be read.
+pub fn container_memory(c: &Container) -> Result<(i64, i64), ResourceError> {
+    let of = |list: &ResourceList| amount(list, MEMORY).value();
+    Ok((of(&requests_of(c)?), of(&limits_of(c)?)))
+}
+
 /// How much sooner or later than others the kernel kills the container `c` of `pod` when memory runs out.
 ///
 /// # Errors

@@ -113,6 +113,14 @@ fn pod(spec: serde_json::Value) -> (Pod, PodUid) {
     (pod, uid)
 }
 
+/// Burstable pods that ask for so much cpu, and for nothing else.
+pub(super) fn weight_of(burstable_cpu_milli: i64) -> ClassRequests {
+    ClassRequests {
+        burstable_cpu_milli,
+        ..ClassRequests::default()
+    }
+}
+
 fn burstable() -> (Pod, PodUid) {
     pod(json!({"containers": [{"name": "c", "resources":
         {"requests": {"cpu": "250m", "memory": "8Mi"}, "limits": {"cpu": "500m", "memory": "16Mi"}}}]}))
@@ -169,7 +177,7 @@ async fn version_1_levels_have_their_values() {
     assert_eq!(cgroups.ensure_pod(&pod, &uid).await.unwrap(), parent);
     assert!(cgroups.list_pods().unwrap().contains(&uid));
     assert_eq!(cgroups.list_pods().unwrap(), std::slice::from_ref(&uid));
-    cgroups.set_qos_shares(250).await.unwrap();
+    cgroups.set_classes(&weight_of(250)).await.unwrap();
 
     let pod_dir = format!("kubepods/burstable/pod{uid}");
     for (controller, file, value) in [
@@ -201,6 +209,47 @@ async fn version_1_levels_have_their_values() {
     cgroups.remove_pod(&uid).await.unwrap();
     assert!(!cgroups.list_pods().unwrap().contains(&uid));
     assert!(cgroups.list_pods().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn cgroups_of_daemons_are_held_to_what_is_theirs_and_never_made() {
+    let Some(sandbox) = v1() else { return };
+    let cgroups = sandbox.cgroups(CgroupsConfig::default()).await;
+    let limits = NodeLimits {
+        memory_bytes: Some(64 << 20),
+        cpu_milli: Some(250),
+        pids: Some(100),
+        huge_pages: Some(BTreeMap::new()),
+    };
+    let name = format!("/{}/daemons", sandbox.name);
+    let error = cgroups.limit_reserved(&name, &limits).await.unwrap_err();
+    let said = error.to_string();
+    let begins = format!(
+        "cgroup [\"{}\", \"daemons\"] has some missing paths: ",
+        sandbox.name
+    );
+    assert!(
+        said.starts_with(&begins) && said.contains("/memory/"),
+        "{said}"
+    );
+    assert!(sandbox.paths("daemons").iter().all(|path| !path.exists()));
+
+    let whole = sandbox.hierarchies.clone();
+    for hierarchy in &whole {
+        let root = Dir::open(&hierarchy.root).unwrap();
+        let root = root.child(&sandbox.name).unwrap().unwrap();
+        hierarchy.ensure_level(&root, "daemons").unwrap();
+    }
+    cgroups.limit_reserved(&name, &limits).await.unwrap();
+    cgroups.limit_reserved(&name, &limits).await.unwrap();
+    for (controller, file, value) in [
+        ("cpu", "daemons/cpu.shares", "256"),
+        ("memory", "daemons/memory.limit_in_bytes", "67108864"),
+        ("pids", "daemons/pids.max", "100"),
+    ] {
+        let present = sandbox.read(controller, file);
+        assert!(present.is_none_or(|present| present == value), "{file}");
+    }
 }
 
 #[tokio::test]

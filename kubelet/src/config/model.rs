@@ -358,6 +358,8 @@ pub struct CgroupsConfig {
     pub memory_notice: bool,
     /// `memoryThrottlingFactor`.
     pub memory_throttling_factor: f64,
+    /// `memoryReservationPolicy` is `TieredReservation`.
+    pub memory_reservation: bool,
 }
 
 /// CPU, memory and topology managers, by the names of their policies.

@@ -356,6 +356,7 @@ impl Resolver<'_> {
             single_process_oom_kill: s.bool_if_set("singleProcessOOMKill"),
             memory_notice: s.bool("kernelMemcgNotification"),
             memory_throttling_factor: s.float("memoryThrottlingFactor"),
+            memory_reservation: s.text("memoryReservationPolicy") == "TieredReservation",
         }
     }
 

@@ -4,15 +4,17 @@
 //! Owns: those directories and links, the rotation of the files, reading them, the removal of both.
 //! Inputs: pods by name and UID, log paths as the runtime has them. Outputs: directories for the runtime, the number
 //! of the next instance of a container whose history is lost, the end of a log, or what somebody wants of it (`read`).
-//! Tasks: `rotation` (one, for the life of the agent): looks at the logs of running containers, rotates them and has
-//! the runtime begin new ones. All other functions block on the disk.
+//! Tasks: `rotation` (one, for the life of the agent): looks at the logs of running containers that are written to,
+//! rotates them and has the runtime begin new ones. All other functions block on the disk.
 //! Deliberately not here: writing logs (the runtime does).
 
+mod look;
 mod read;
 mod rotation;
 mod schedule;
 mod tail;
 mod task;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -40,7 +42,7 @@ pub enum LogsError {
     /// A log could not be read or compressed.
     #[error("cannot {action} the log {}", path.display())]
     File {
-        /// `read` or `compress`.
+        /// `read`, `look at` or `compress`.
         action: &'static str,
         /// The log.
         path: PathBuf,
@@ -214,20 +216,11 @@ impl PodLogs {
         })
     }
 
-    /// Holds the directory of logs, to look at many of them.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn sizes(&self) -> Result<LogSizes<'_>, LogsError> {
-        let root = Dir::open(&self.config.pod_logs_dir)?;
-        Ok(LogSizes { logs: self, root })
-    }
-
     /// Rotates the log of a running container if it has grown beyond the limits, and says what to do next. `now` is
-    /// the node's local time and names the rotated file. Compresses older files; blocks for as long as that takes.
+    /// the node's local time and names the rotated file. Needs no room on the disk.
     ///
     /// # Errors
-    /// When a file cannot be compressed, renamed or removed.
+    /// When a file cannot be renamed or removed.
     pub fn rotate(
         &self,
         log_path: &Path,
@@ -237,6 +230,29 @@ impl PodLogs {
         match self.file_of(log_path)? {
             Some((dir, name)) => rotation::rotate(&dir, &name, limits, now),
             None => Ok(Rotation::NotNeeded),
+        }
+    }
+
+    /// Removes the oldest rotated file of a log, so that it goes on on a disk that is full; says whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn make_room(&self, log_path: &Path) -> Result<bool, LogsError> {
+        match self.file_of(log_path)? {
+            Some((dir, name)) => rotation::remove_oldest(&dir, &name),
+            None => Ok(false),
+        }
+    }
+
+    /// Compresses what was rotated of a log but the newest file; what there is no room for stays as it is. Blocks for as
+    /// long as that takes, and may go on while the log is rotated again.
+    ///
+    /// # Errors
+    /// When a file cannot be read, compressed or renamed.
+    pub fn compress_older(&self, log_path: &Path) -> Result<(), LogsError> {
+        match self.file_of(log_path)? {
+            Some((dir, name)) => rotation::compress_older(&dir, &name),
+            None => Ok(()),
         }
     }
 
@@ -389,27 +405,6 @@ impl PodLogs {
         match root.child(&pod_dir_name(name, uid))? {
             Some(pod) => Ok(pod.child(container)?),
             None => Ok(None),
-        }
-    }
-}
-
-/// The directory of logs while its files are looked at: three system calls each.
-#[derive(Debug)]
-pub struct LogSizes<'a> {
-    logs: &'a PodLogs,
-    root: Dir,
-}
-
-impl LogSizes<'_> {
-    /// How large a log is, bytes; none where there is none. A log that is not below the directory of logs is not
-    /// looked after here, and reads as empty.
-    ///
-    /// # Errors
-    /// When it cannot be asked.
-    pub fn of(&self, log_path: &Path) -> Result<Option<u64>, LogsError> {
-        match self.logs.names_of(log_path) {
-            Some(names) => Ok(self.root.file_size_below(&names)?),
-            None => Ok(Some(0)),
         }
     }
 }

@@ -235,20 +235,17 @@ fn a_log_is_rotated_when_it_has_grown() {
     };
     let rotate = |second| node.logs.rotate(&log, &limits, now(second)).unwrap();
     assert_eq!(rotate(0), Rotation::Missing);
-    assert_eq!(node.logs.sizes().unwrap().of(&log).unwrap(), None);
     std::fs::write(&log, "nine byte").unwrap();
     assert_eq!(rotate(0), Rotation::NotNeeded);
-    assert_eq!(node.logs.sizes().unwrap().of(&log).unwrap(), Some(9));
     std::fs::write(&log, "ten bytes.").unwrap();
-    let elsewhere = Path::new("/elsewhere/c/0.log");
-    assert_eq!(node.logs.sizes().unwrap().of(elsewhere).unwrap(), Some(0));
 
     std::fs::write(dir.join("0.log.20240506-070700.tmp"), "half").unwrap();
     for second in 1..=4 {
-        grow(&format!("{}, round {second}", "ten bytes."));
+        grow(&format!("ten, round {second}"));
         let name = format!("0.log.20240506-07080{second}");
         assert_eq!(rotate(second), Rotation::Rotated { name });
         std::fs::write(&log, "").unwrap();
+        node.logs.compress_older(&log).unwrap();
     }
     // The one that is written, one rotated, one compressed: three files.
     assert_eq!(
@@ -260,32 +257,89 @@ fn a_log_is_rotated_when_it_has_grown() {
     flate2::read::GzDecoder::new(compressed)
         .read_to_string(&mut text)
         .unwrap();
-    assert_eq!(text, "ten bytes., round 3");
+    assert_eq!(text, "ten, round 3");
     let mode = std::fs::metadata(dir.join("0.log.20240506-070803.gz")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o604, "that of the log");
 
-    // Twice in a second loses nothing.
-    std::fs::write(&log, "more than ten bytes again").unwrap();
-    assert_eq!(rotate(4), Rotation::NotNeeded);
     // The runtime could not reopen it.
+    std::fs::write(&log, "more than ten bytes again").unwrap();
     assert!(matches!(rotate(5), Rotation::Rotated { .. }));
     assert!(!log.exists());
-    node.logs
-        .undo_rotation(&log, "0.log.20240506-070805")
-        .unwrap();
+    let undo = |name| node.logs.undo_rotation(&log, name).unwrap();
+    undo("0.log.20240506-070805");
     assert_eq!(std::fs::read(&log).unwrap(), b"more than ten bytes again");
 
     // It did, and only its answer was lost: what it writes now stays.
     assert!(matches!(rotate(6), Rotation::Rotated { .. }));
     std::fs::write(&log, "new").unwrap();
-    node.logs
-        .undo_rotation(&log, "0.log.20240506-070806")
-        .unwrap();
+    undo("0.log.20240506-070806");
     assert_eq!(std::fs::read(&log).unwrap(), b"new");
     assert_eq!(
         std::fs::read(dir.join("0.log.20240506-070806")).unwrap(),
         b"more than ten bytes again"
     );
+}
+
+#[test]
+fn logs_rotated_within_a_second_or_a_clock_set_back_keep_their_order() {
+    let node = Node::new();
+    let dir = node.container("u1");
+    let log = dir.join("0.log");
+    let limits = RotationLimits {
+        max_size: 10,
+        max_files: 9,
+    };
+    let mut expected = Vec::new();
+    for (second, suffix) in [(4, ""), (4, "_001"), (4, "_002"), (3, "_003"), (2, "_004")] {
+        std::fs::write(&log, format!("ten bytes.{suffix}")).unwrap();
+        let rotated = node.logs.rotate(&log, &limits, now(second)).unwrap();
+        let name = format!("0.log.20240506-070804{suffix}");
+        assert_eq!(rotated, Rotation::Rotated { name: name.clone() });
+        expected.push(name);
+    }
+    assert_eq!(names(&dir), expected);
+    // Compressed ones sort as they did.
+    node.logs.compress_older(&log).unwrap();
+    std::fs::write(&log, "ten bytes. and more").unwrap();
+    let rotated = node.logs.rotate(&log, &limits, now(4)).unwrap();
+    let name = "0.log.20240506-070804_005".to_owned();
+    assert_eq!(rotated, Rotation::Rotated { name });
+    let plain = |name: &String| !name.ends_with(".gz");
+    let newest = ["0.log.20240506-070804_004", "0.log.20240506-070804_005"];
+    let names: Vec<_> = names(&dir).into_iter().filter(plain).collect();
+    assert_eq!(names, newest);
+}
+
+#[test]
+fn logs_that_have_overshot_the_limit_stay_within_the_bound_together() {
+    let node = Node::new();
+    let dir = node.container("u1");
+    let log = dir.join("0.log");
+    let limits = RotationLimits {
+        max_size: 10,
+        max_files: 4,
+    };
+    // 40 bytes for the rotated ones.
+    for (second, size) in [(1, 12), (2, 12), (3, 12), (4, 20), (5, 100), (6, 12)] {
+        std::fs::write(&log, "x".repeat(size)).unwrap();
+        let rotated = node.logs.rotate(&log, &limits, now(second)).unwrap();
+        assert!(matches!(rotated, Rotation::Rotated { .. }), "{rotated:?}");
+        let sizes = names(&dir).into_iter().map(|name| {
+            let size = std::fs::metadata(dir.join(&name)).unwrap().len();
+            (name.chars().last().unwrap(), size)
+        });
+        let sizes: Vec<(char, u64)> = sizes.collect();
+        let expected: &[(char, u64)] = match second {
+            1 => &[('1', 12)],
+            2 => &[('1', 12), ('2', 12)],
+            3 => &[('1', 12), ('2', 12), ('3', 12)],
+            4 => &[('3', 12), ('4', 20)],
+            // The newest is kept, whatever its size.
+            5 => &[('5', 100)],
+            _ => &[('6', 12)],
+        };
+        assert_eq!(sizes, expected, "second {second}");
+    }
 }
 
 #[test]
@@ -318,6 +372,7 @@ fn a_crash_while_compressing_loses_nothing() {
         .logs
         .rotate(&dir.join("0.log"), &limits, now(9))
         .unwrap();
+    node.logs.compress_older(&dir.join("0.log")).unwrap();
     assert_eq!(
         rotated,
         Rotation::Rotated {
@@ -332,4 +387,19 @@ fn a_crash_while_compressing_loses_nothing() {
             "0.log.20240506-070809"
         ]
     );
+}
+
+#[test]
+fn the_oldest_file_makes_room() {
+    let node = Node::new();
+    let dir = node.container("u1");
+    for name in ["0.log", "0.log.20240506-070802", "0.log.20240506-070801.gz"] {
+        std::fs::write(dir.join(name), "text").unwrap();
+    }
+    let room = || node.logs.make_room(&dir.join("0.log")).unwrap();
+    assert!(room());
+    assert_eq!(names(&dir), ["0.log", "0.log.20240506-070802"]);
+    assert!(room());
+    assert!(!room());
+    assert_eq!(names(&dir), ["0.log"]);
 }

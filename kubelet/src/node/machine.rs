@@ -186,6 +186,24 @@ pub fn swaps() -> Result<Vec<String>, NodeError> {
     }
 }
 
+/// Swap of the machine, bytes (`SwapTotal`).
+///
+/// # Errors
+/// When `/proc/meminfo` cannot be read.
+pub fn swap_bytes() -> Result<u64, NodeError> {
+    let path = "/proc/meminfo";
+    let text = std::fs::read_to_string(path).map_err(|source| NodeError::Read { path, source })?;
+    Ok(meminfo_bytes(&text, "SwapTotal").unwrap_or(0))
+}
+
+/// The cgroup of this process on version 2, from the root; the root itself where there is no such thing.
+#[must_use]
+pub fn own_cgroup_v2() -> String {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = text.lines().find_map(|line| line.strip_prefix("0::"));
+    own.unwrap_or("/").to_owned()
+}
+
 fn swap_files(text: &str) -> Vec<String> {
     let words = text
         .lines()

@@ -29,7 +29,7 @@ pub(crate) use self::gather::{initial_labels, machine_info};
 pub use self::lease::{LeaseSettings, run_lease};
 pub use self::machine::{
     NodeError, architecture, default_route_addresses, file_system_bytes, has_apparmor,
-    kernel_release, max_pids, memory_bytes, swaps,
+    kernel_release, max_pids, memory_bytes, own_cgroup_v2, swap_bytes, swaps,
 };
 pub use self::object::NodeObject;
 pub use self::own::{OwnNode, run_own_node};

@@ -242,6 +242,13 @@ fn mount_tmpfs(dir: &Dir, size: Option<u64>) -> io::Result<()> {
     })
 }
 
+/// Whether the kernel can promise not to swap out what is in a tmpfs.
+#[must_use]
+pub fn tmpfs_noswap() -> bool {
+    let made = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC);
+    made.is_ok_and(|tmpfs| mount::fsconfig_set_flag(&tmpfs, "noswap").is_ok())
+}
+
 /// Mounts a new file system of the kind `kind`, with what `configure` says of it, on `dir`, by handle.
 pub(super) fn mount_new(
     kind: &str,

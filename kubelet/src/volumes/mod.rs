@@ -54,6 +54,7 @@ use crate::poddir::{PodDir, PodDirs};
 use contents::Written;
 pub use contents::{Contents, Inputs};
 use device::Devices;
+pub use empty_dir::tmpfs_noswap;
 pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use ownership::{ChangePolicy, apply_by as give_to_group};

@@ -1,11 +1,12 @@
-//! The weight of all burstable pods together: it follows what they ask for in sum (upstream's QoS cgroups).
+//! The levels of the QoS classes follow what their pods ask for in sum (upstream's QoS cgroups): the weight of all
+//! burstable pods together, and where it is configured what is kept of memory for whom.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::cgroups::{Cgroups, CgroupsError, resources};
+use crate::cgroups::{Cgroups, CgroupsError, ClassRequests, resources};
 use crate::errors::error_chain;
 use crate::pod::{Pod, QosClass};
 use crate::sources::Desired;
@@ -15,10 +16,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// And this often while it is not known where to write.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Tells the task that writes the weight. Dropped, it ends the task.
+/// Tells the task that writes to the levels. Dropped, it ends the task.
 pub(super) struct QosShares {
     counted: Arc<Desired>,
-    asked: watch::Sender<Option<i64>>,
+    asked: watch::Sender<Option<ClassRequests>>,
 }
 
 impl QosShares {
@@ -32,14 +33,14 @@ impl QosShares {
         }
     }
 
-    /// Has the weight follow the desired pods, when they are others than before. An incomplete set, as at the start
+    /// Has the levels follow the desired pods, when they are others than before. An incomplete set, as at the start
     /// of the agent, would take weight from pods that run.
     pub(super) fn follow(&mut self, desired: &Arc<Desired>) {
         if !desired.ready || Arc::ptr_eq(&self.counted, desired) {
             return;
         }
         self.counted = desired.clone();
-        let sum = Some(burstable_milli_cpu(desired.pods.values()));
+        let sum = Some(class_requests(desired.pods.values()));
         self.asked.send_if_modified(|asked| {
             let news = *asked != sum;
             *asked = sum;
@@ -49,7 +50,7 @@ impl QosShares {
 }
 
 /// Writes the latest sum, one at a time, so that an older one never comes last.
-async fn write_latest(cgroups: Arc<Cgroups>, mut asks: watch::Receiver<Option<i64>>) {
+async fn write_latest(cgroups: Arc<Cgroups>, mut asks: watch::Receiver<Option<ClassRequests>>) {
     let mut rest = LOOK_AGAIN;
     loop {
         // Cancel-safe: the channel keeps its news.
@@ -60,13 +61,13 @@ async fn write_latest(cgroups: Arc<Cgroups>, mut asks: watch::Receiver<Option<i6
         let Some(sum) = *asks.borrow_and_update() else {
             continue;
         };
-        rest = match cgroups.set_qos_shares(sum).await {
+        rest = match cgroups.set_classes(&sum).await {
             Ok(()) => LOOK_AGAIN,
             Err(CgroupsError::DriverUnknown) => ASK_AGAIN,
             Err(error) => {
                 tracing::warn!(
                     error = error_chain(&error),
-                    "cannot set the weight of burstable pods"
+                    "cannot set the cgroups of the QoS classes"
                 );
                 LOOK_AGAIN
             }
@@ -74,15 +75,28 @@ async fn write_latest(cgroups: Arc<Cgroups>, mut asks: watch::Receiver<Option<i6
     }
 }
 
-/// Thousandths of a cpu that the burstable ones among `pods` ask for. A pod whose requests cannot be read counts
-/// nothing; its own start reports why.
-fn burstable_milli_cpu<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> i64 {
-    let burstable = pods.filter(|pod| resources::qos_class(pod) == QosClass::Burstable);
-    let milli = burstable.filter_map(|pod| {
-        let requests = resources::pod_requests(pod).ok()?;
-        Some(requests.get("cpu")?.milli())
-    });
-    milli.fold(0, i64::saturating_add)
+/// What pods ask for by class. A pod whose requests cannot be read counts nothing; its own start reports why.
+fn class_requests<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> ClassRequests {
+    let mut sums = ClassRequests::default();
+    for pod in pods {
+        let class = resources::qos_class(pod);
+        if class == QosClass::BestEffort {
+            continue;
+        }
+        let Ok(requests) = resources::pod_requests(pod) else {
+            continue;
+        };
+        let memory = requests.get("memory").map_or(0, |amount| amount.value());
+        let add = |sum: &mut i64, amount| *sum = sum.saturating_add(amount);
+        if class == QosClass::Guaranteed {
+            add(&mut sums.guaranteed_memory, memory);
+        } else {
+            add(&mut sums.burstable_memory, memory);
+            let cpu = requests.get("cpu").map_or(0, |amount| amount.milli());
+            add(&mut sums.burstable_cpu_milli, cpu);
+        }
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -97,16 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn burstable_pods_alone_count() {
+    fn pods_count_by_class() {
         let pods = [
             pod(serde_json::json!({"requests": {"cpu": "250m"}})),
             pod(serde_json::json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Mi"}})),
             pod(serde_json::json!({"requests": {"memory": "1Mi"}})),
-            pod(serde_json::json!({"limits": {"cpu": "4", "memory": "1Mi"}})),
+            pod(serde_json::json!({"limits": {"cpu": "4", "memory": "4Mi"}})),
             pod(serde_json::json!({})),
             pod(serde_json::json!({"requests": {"cpu": "1x", "memory": "1Mi"}})),
         ];
-        assert_eq!(burstable_milli_cpu(pods.iter()), 1250);
-        assert_eq!(burstable_milli_cpu([].iter()), 0);
+        let expected = ClassRequests {
+            burstable_cpu_milli: 1250,
+            burstable_memory: 2 << 20,
+            guaranteed_memory: 4 << 20,
+        };
+        assert_eq!(class_requests(pods.iter()), expected);
+        assert_eq!(class_requests([].iter()), ClassRequests::default());
     }
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tests::agent::PodView as _;
-use tests::vm::guest;
+use tests::vm::guest::{self, POD};
 use tests::vm::machine::COMMAND;
 
-use super::{CONFIG, NOTES, PODS, Session};
+use super::{CONFIG, GOOD_CONFIG, NOTES, PODS, Session};
 
 const MIB: u64 = 1 << 20;
 /// Requested by the burstable pod.
@@ -50,6 +50,22 @@ spec:
   - name: main
     image: busybox:1.36
     command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 3600 & wait $!; done']
+";
+
+/// A pod that comes once memory is kept, and goes before it is no more.
+const KEPT: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: kept}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.36
+    command: [sleep, '100000']
+    resources:
+      requests: {memory: 16Mi}
+      limits: {memory: 48Mi}
 ";
 
 /// The pod of the hooks: each writes a line.
@@ -188,6 +204,58 @@ pub(super) fn pods_have_the_slices_of_the_formulas(session: &mut Session) -> Res
         ensure!(found.memory == "max", "{class}: {found:?}");
     }
     node_level(session, capacity)
+}
+
+pub(super) fn memory_is_kept_and_throttled(session: &mut Session) -> Result<()> {
+    let vm = &mut session.vm;
+    vm.ok(&format!("cp -p {CONFIG} {GOOD_CONFIG}"))?;
+    let gates = vm.run(&format!("grep -q '^featureGates:' {CONFIG}"), COMMAND)?;
+    ensure!(gates.status != 0, "the package's configuration has gates");
+    let fields = "'featureGates: {MemoryQoS: true}' 'memoryReservationPolicy: TieredReservation'";
+    vm.ok(&format!(
+        "printf '%s\\n' {fields} >>{CONFIG}; systemctl restart kubelet"
+    ))?;
+    guest::active(vm)?;
+    session.manifest("kept", KEPT)?;
+    let mut names = PODS.to_vec();
+    names.push("default/kept-node");
+    let pods = guest::all_ready(&mut session.vm, &names)?;
+    let pod = pods.get("default/kept-node").context("no pod kept")?;
+    let id = pod.container("main")?.container_id.as_deref();
+    let id = id.and_then(|id| id.strip_prefix("containerd://"));
+    let id = id.context("kept has no container")?;
+    let uid = pod.uid().replace('-', "_");
+    let class = "/kubepods.slice/kubepods-burstable.slice";
+    let slice = format!("{class}/kubepods-burstable-pod{uid}.slice");
+    let own = format!("{slice}/cri-containerd-{id}.scope");
+    // 64 MiB of the Guaranteed pod, 32 and 16 of the Burstable ones; 16 and nine tenths of 32 MiB, in whole pages.
+    let high = (16 * MIB + 32 * MIB * 9 / 10) / 4096 * 4096;
+    let wanted = [
+        ("/kubepods.slice/memory.min".to_owned(), 112 * MIB),
+        (format!("{class}/memory.low"), 48 * MIB),
+        (format!("{slice}/memory.low"), 16 * MIB),
+        (format!("{own}/memory.low"), 16 * MIB),
+        (format!("{own}/memory.high"), high),
+    ];
+    session.vm.eventually("memory is kept", POD, |vm| {
+        for (file, bytes) in &wanted {
+            let found = vm.ok(&format!("cat /sys/fs/cgroup{file}"))?;
+            ensure!(found == bytes.to_string(), "{file}: {found}, not {bytes}");
+        }
+        Ok(())
+    })?;
+    let vm = &mut session.vm;
+    let told = vm.ok("systemctl show kubepods.slice -P MemoryMin")?;
+    ensure!(told == (112 * MIB).to_string(), "MemoryMin is {told}");
+    vm.ok("rm /etc/kubernetes/manifests/kept.yaml")?;
+    guest::all_ready(vm, &PODS)?;
+    vm.ok(&format!(
+        "cp -p {GOOD_CONFIG} {CONFIG}; systemctl restart kubelet"
+    ))?;
+    // What was kept stays until somebody says otherwise, as with upstream.
+    vm.ok("systemctl set-property --runtime kubepods.slice MemoryMin=0")?;
+    vm.ok("systemctl set-property --runtime kubepods-burstable.slice MemoryLow=0")?;
+    guest::active(vm)
 }
 
 /// The level of all pods: what the machine has, less what the configuration reserves.

@@ -50,6 +50,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("install", install::installs_by_the_readme),
     ("unit", service::unit_is_as_systemd_wants_it),
     ("cgroups", cgroups::pods_have_the_slices_of_the_formulas),
+    ("memory-qos", cgroups::memory_is_kept_and_throttled),
     ("status", service::status_and_journal_can_be_read),
     ("reload", service::reload_reads_what_can_be_read_anew),
     ("restart-kubelet", restarts::a_restart_ends_nothing),

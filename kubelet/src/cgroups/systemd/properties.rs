@@ -66,6 +66,13 @@ pub(in super::super) fn properties(version: Version, limits: &Limits) -> Vec<Pro
         let name = if v1 { "MemoryLimit" } else { "MemoryMax" };
         properties.push(Property::new(name, number(bytes)));
     }
+    let kept = limits.memory_kept;
+    if let (false, Some(bytes)) = (v1, kept.min) {
+        properties.push(Property::new("MemoryMin", number(bytes)).since(240));
+    }
+    if let (false, Some(bytes)) = (v1, kept.low) {
+        properties.push(Property::new("MemoryLow", number(bytes)));
+    }
     if let Some(shares) = limits.cpu_shares {
         properties.push(match v1 {
             true => Property::new("CPUShares", shares),

@@ -26,6 +26,7 @@ mod service_env;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::cgroups::MemoryQos;
 use crate::cgroups::resources::{CpuQuotaConfig, NodeCapacity, ResourceList};
 
 pub(crate) use container::signal_name;
@@ -41,7 +42,7 @@ pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
 pub use mounts::{ImageVolumes, MountError, wants_recursive_read_only};
-pub use resources::resized_container;
+pub use resources::{may_swap, resized_container};
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
 pub use security::{SecurityError, default_masked_paths, share_processes};
 
@@ -68,8 +69,16 @@ pub struct NodeSettings {
     pub stop_signals: bool,
     /// Variables may come from files in volumes (feature gate `EnvFiles`).
     pub env_files: bool,
-    /// The kernel can limit swap. Containers then get none (`NoSwap`).
+    /// The kernel can limit swap. Containers then get none (`NoSwap`), but for `limited_swap`.
     pub swap_controller: bool,
+    /// Swap of the machine, bytes, where containers of burstable pods get their share of it (`LimitedSwap`; cgroup v2
+    /// only).
+    pub limited_swap: Option<u64>,
+    /// What the kernel keeps of memory for containers, and where it slows them (feature gate `MemoryQoS`; cgroup v2
+    /// only).
+    pub memory_qos: Option<MemoryQos>,
+    /// The size of a page of memory, bytes.
+    pub page_bytes: usize,
     /// Memory and huge pages of the machine.
     pub capacity: NodeCapacity,
     /// How cpu limits are enforced.

@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::Container;
 use static_pods::quantity::Quantity;
 
 use super::NodeSettings;
+use crate::admission::is_critical;
 use crate::cgroups::resources::{
-    CpuQuotaConfig, ResourceError, ResourceList, container_resources, pod_limits, pod_requests,
-    quota, shares,
+    CpuQuotaConfig, ResourceError, ResourceList, container_memory, container_resources, pod_limits,
+    pod_requests, qos_class, quota, shares,
 };
-use crate::pod::{self, Pod};
+use crate::pod::{self, Pod, QosClass};
 
 /// The resources of one container.
 pub(super) fn of_container(
@@ -40,15 +41,58 @@ pub(super) fn of_container(
     if node.swap_controller {
         match node.cgroup_v2 {
             true => {
+                let most = swap_limit(pod, container, node)?;
                 resources
                     .unified
-                    .insert("memory.swap.max".to_owned(), "0".to_owned());
+                    .insert("memory.swap.max".to_owned(), most.to_string());
             }
             // Memory and swap together no more than memory alone.
             false => resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes,
         }
     }
+    if let Some(qos) = &node.memory_qos {
+        let allocatable = node.allocatable.get("memory");
+        let allocatable = allocatable.map_or(0, Quantity::value);
+        let page = i64::try_from(node.page_bytes).unwrap_or(i64::MAX);
+        for (file, value) in qos.container(pod, container, allocatable, page)? {
+            let file = file.to_owned();
+            resources.unified.insert(file, value.to_string());
+        }
+    }
     Ok(resources)
+}
+
+/// Whether a container may be swapped out (KEP-2400): on a node with `LimitedSwap` one of a burstable pod that is not
+/// critical, if it asks for some memory and not for all it may use.
+///
+/// # Errors
+/// When a quantity cannot be read.
+pub fn may_swap(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeSettings,
+) -> Result<bool, ResourceError> {
+    let (request, limit) = container_memory(container)?;
+    let limited = node.limited_swap.is_some() && !is_critical(pod);
+    Ok(limited && qos_class(pod) == QosClass::Burstable && request != limit)
+}
+
+/// The most that a container may have swapped out, bytes: the part of the node's swap that its request is of the node's
+/// memory.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "bytes in the precision that upstream computes them in, so that they are the same"
+)]
+fn swap_limit(pod: &Pod, container: &Container, node: &NodeSettings) -> Result<u64, ResourceError> {
+    let (request, _) = container_memory(container)?;
+    let (request, memory) = (request.max(0).unsigned_abs(), node.capacity.memory_bytes);
+    let swap = match may_swap(pod, container, node)? && memory != 0 && request <= memory {
+        true => node.limited_swap.unwrap_or(0),
+        false => return Ok(0),
+    };
+    Ok((request as f64 / memory as f64 * swap as f64) as u64)
 }
 
 /// The resources of a container that changes them while it runs: cpu and memory. What is zero stays as it is.
@@ -67,6 +111,10 @@ pub fn resized_container(
         cpu_shares: all.cpu_shares,
         memory_limit_in_bytes: all.memory_limit_in_bytes,
         memory_swap_limit_in_bytes: all.memory_swap_limit_in_bytes,
+        unified: match node.memory_qos {
+            Some(_) => all.unified,
+            None => BTreeMap::new(),
+        },
         ..v1::LinuxContainerResources::default()
     })
 }

@@ -1,6 +1,7 @@
 mod devices;
 mod env;
 mod image_volumes;
+mod memory;
 mod security;
 mod sub_paths;
 
@@ -34,6 +35,9 @@ fn node() -> NodeSettings {
         stop_signals: false,
         env_files: true,
         swap_controller: true,
+        limited_swap: None,
+        memory_qos: None,
+        page_bytes: 4096,
         capacity: NodeCapacity {
             memory_bytes: 8 << 30,
             huge_page_sizes: vec![2 << 20, 1 << 30],

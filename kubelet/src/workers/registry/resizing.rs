@@ -6,17 +6,23 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Container;
 use tokio::sync::watch;
 
 use super::{Orders, Place, Places, Registry};
+use crate::cgroups::resources::container_memory;
 use crate::events::About;
 use crate::pod::{self, Pod, PodUid};
 use crate::record::{Loaded, RecordFile};
 use crate::resize::{self, Allocation, Pending, PendingReason};
+use crate::runtime::convert::{NodeSettings, may_swap};
 use crate::workers::queue::{Stage, Wanted};
 
 /// Why resources of the whole pod are not changed.
 const WHOLE_POD: &str = "In-place resize of pod-level resources is not supported in this version";
+
+/// Why memory of a container that may be swapped out is not changed; upstream's words.
+const SWAP: &str = "In-place resize of containers with swap is not supported.";
 
 /// What a pod of the API server asks for, and what it was given.
 pub(super) struct Asked {
@@ -77,6 +83,36 @@ impl Asked {
                 resized.map_err(|message| (PendingReason::Deferred, message))
             }
         };
+        self.settle(verdict, orders);
+    }
+
+    /// Whether it asks for other memory for a container that may be swapped out, before or after, and is not started
+    /// again for it.
+    fn changes_what_swaps(&self, node: &NodeSettings) -> bool {
+        let given = self.given();
+        let has =
+            |pod: &Pod, container: &Container| may_swap(pod, container, node).unwrap_or(false);
+        pod::containers(&self.pod).any(|(_, wanted)| {
+            let before = pod::containers(&given).find(|(_, other)| other.name == wanted.name);
+            let Some((_, before)) = before else {
+                return false;
+            };
+            let [one, other] = [before, wanted].map(|c| container_memory(c).ok());
+            let changes = one.map(|(request, _)| request) != other.map(|(request, _)| request);
+            let policies = before.resize_policy.iter().flatten();
+            let mut of_memory = policies.filter(|policy| policy.resource_name == "memory");
+            let starts_again = of_memory.any(|policy| policy.restart_policy == "RestartContainer");
+            changes && !starts_again && (has(&given, before) || has(&self.pod, wanted))
+        })
+    }
+
+    /// Tells the worker what was given, or why not.
+    fn settle(
+        &mut self,
+        verdict: Result<(), (PendingReason, String)>,
+        orders: &watch::Sender<Orders>,
+    ) {
+        let pod = &self.pod;
         let refused = match verdict {
             Ok(()) => {
                 self.given = Allocation::of(pod);
@@ -146,7 +182,13 @@ impl Registry {
         if let Some(handle) = self.handles.get_mut(uid)
             && let Some(asked) = &mut handle.asked
         {
-            asked.resize(uid, &mut self.places, &handle.orders);
+            match asked.changes_what_swaps(&self.tools.node.settings) {
+                true => {
+                    let why = (PendingReason::Infeasible, SWAP.to_owned());
+                    asked.settle(Err(why), &handle.orders);
+                }
+                false => asked.resize(uid, &mut self.places, &handle.orders),
+            }
         }
     }
 }

@@ -186,6 +186,32 @@ fn resources_of_the_whole_pod_are_refused_once() {
 }
 
 #[test]
+fn memory_of_what_may_be_swapped_out_is_not_changed() {
+    let with_memory = |memory: &str, policy: &str| {
+        let mut new = Pod::clone(&pod("a", "100m", 0));
+        let spec = new.spec.as_mut().unwrap();
+        let resources = json!({ "requests": { "cpu": "100m", "memory": memory } });
+        let policies = json!([{ "resourceName": "memory", "restartPolicy": policy }]);
+        spec.containers[0].resources = serde_json::from_value(resources).unwrap();
+        spec.containers[0].resize_policy = serde_json::from_value(policies).unwrap();
+        Arc::new(new)
+    };
+    let swaps = NodeSettings {
+        limited_swap: Some(1 << 30),
+        ..NodeSettings::default()
+    };
+    let refuses = |policy: &str, memory: &str, node: &NodeSettings| {
+        let (mut asked, orders) = running(&with_memory("1Mi", policy));
+        wants(&mut asked, &orders, &with_memory(memory, policy));
+        asked.changes_what_swaps(node)
+    };
+    assert!(refuses("NotRequired", "2Mi", &swaps));
+    assert!(!refuses("NotRequired", "1Mi", &swaps));
+    assert!(!refuses("RestartContainer", "2Mi", &swaps));
+    assert!(!refuses("NotRequired", "2Mi", &NodeSettings::default()));
+}
+
+#[test]
 fn who_shrinks_comes_first_and_then_who_is_more_important() {
     let turn = |name: &str, to: &str, priority| {
         let before = pod(name, "500m", priority);
