@@ -66,6 +66,10 @@ pub(super) fn tools(
     check_resolv_conf(config);
     let managers = ManagersInputs {
         config: &config.managers,
+        gates: &config.gates,
+        root: &config.paths.root,
+        reserved_cpu_milli: reserved(config)?.get("cpu").copied(),
+        reserved_memory: admission::reserved_memory(capacity.memory_bytes, &kept(config)),
         system: Path::new(managers::SYSTEM),
     };
     let managers = Managers::new(&managers, Vec::new())?;
@@ -279,17 +283,21 @@ fn resources(
         ephemeral_bytes,
         huge_pages: huge_pages.collect(),
     };
-    let reserved = admission::Reserved {
+    Ok(NodeResources {
+        allocatable: admission::allocatable(&has, &kept(config)),
+        capacity: has,
+    })
+}
+
+/// What is kept from pods.
+fn kept(config: &Config) -> admission::Reserved<'_> {
+    admission::Reserved {
         system: &config.cgroups.system_reserved,
         kube: &config.cgroups.kube_reserved,
         eviction: &config.eviction.hard,
         max_pods: config.node.max_pods,
         pods_per_core: config.node.pods_per_core,
-    };
-    Ok(NodeResources {
-        allocatable: admission::allocatable(&has, &reserved),
-        capacity: has,
-    })
+    }
 }
 
 /// Thousandths, by resource.
@@ -471,6 +479,7 @@ fn node_facts(
         resolv_conf: config.network.resolv_conf.clone(),
         admission: Arc::new(admission),
         status_ips,
+        pin_retry: config.managers.cpu_reconcile_every,
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }

@@ -361,9 +361,13 @@ const HEEDED_GATES: &[&str] = &[
     "AllAlpha",
     "AllBeta",
     "AllowDNSOnlyNodeCSR",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "CPUManagerPolicyOptions",
     "ClusterTrustBundle",
     "ClusterTrustBundleProjection",
     "ContainerStopSignals",
+    "DisableCPUQuotaWithExclusiveCPUs",
     "EnvFiles",
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",
@@ -372,6 +376,9 @@ const HEEDED_GATES: &[&str] = &[
     "PodCertificateRequest",
     "ReloadKubeletServerCertificateFile",
     "RotateKubeletServerCertificate",
+    "TopologyManagerPolicyAlphaOptions",
+    "TopologyManagerPolicyBetaOptions",
+    "TopologyManagerPolicyOptions",
 ];
 
 fn unbuilt_gates(gates: &FeatureGates, origin: Origin) -> Option<Issue> {

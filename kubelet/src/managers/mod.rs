@@ -10,27 +10,38 @@
 //!
 //! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
 
+mod cpu;
 pub mod cpuset;
 mod error;
 mod grants;
 mod machine;
+mod memory;
+mod recovery;
 mod setup;
+mod state_file;
 mod topology;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::core::v1::Container;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::admission::Rejection;
 use crate::errors::error_chain;
+use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodName, PodUid};
 
+pub use cpu::CpuError;
 pub use cpuset::CpuSet;
 pub use error::AllocateError;
 pub use grants::ContainerGrants;
 pub use machine::{Machine, MachineError, NumaNode, SYSTEM};
+pub use memory::MemoryError;
+pub use recovery::{RunningContainer, running_containers};
 pub use setup::{ManagersError, ManagersInputs};
+pub use state_file::StateError;
 pub use topology::{
     Asking, Hint, HintProvider, Hints, NumaMask, TopologyError, TopologyOptions, TopologyPolicy,
     TopologyScope,
@@ -43,6 +54,8 @@ pub struct Managers {
     inner: Mutex<Inner>,
     /// Goes up when what containers have that run may have changed.
     changes: watch::Sender<u64>,
+    refuses_cpu_resize: bool,
+    refuses_memory_resize: bool,
 }
 
 struct Inner {
@@ -61,6 +74,8 @@ impl Managers {
                 providers,
             }),
             changes: watch::Sender::default(),
+            refuses_cpu_resize: false,
+            refuses_memory_resize: false,
         }
     }
 
@@ -82,12 +97,14 @@ impl Managers {
     /// # Errors
     /// When it cannot be had, or not from the nodes that the policy wants.
     pub fn allocate(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
+        let began = Instant::now();
         let mut inner = self.lock();
         let given = inner.allocate(uid, pod);
         if given.is_err() {
             inner.release(uid);
         }
         self.commit(inner);
+        kubelet().managers.admitted(began.elapsed(), given.is_err());
         given.map_err(|error| error.rejection())
     }
 
@@ -99,6 +116,9 @@ impl Managers {
             let name = PodName::of(pod);
             let error = error_chain(&error);
             tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
+        }
+        for provider in &mut inner.providers {
+            provider.adopted(uid);
         }
         self.commit(inner);
     }
@@ -123,6 +143,43 @@ impl Managers {
             inner.release(uid);
         }
         self.commit(inner);
+    }
+
+    /// Whether the state of earlier lives of the agent was lost: then [`Managers::recover`] comes before all pods.
+    #[must_use]
+    pub fn are_lost(&self) -> bool {
+        self.lock().providers.iter().any(|p| p.is_lost())
+    }
+
+    /// Tells what runs, so that what was lost can be made out.
+    pub fn recover(&self, running: &[RunningContainer]) {
+        let mut inner = self.lock();
+        for provider in &mut inner.providers {
+            provider.recover(running);
+        }
+        self.commit(inner);
+    }
+
+    /// Why a Guaranteed pod cannot have other CPUs, or other memory, while it runs; none where it can.
+    #[must_use]
+    pub fn refuses_resize(&self, cpu: bool, memory: bool) -> Option<String> {
+        let (manager, policy) = if cpu && self.refuses_cpu_resize {
+            ("CPU", cpu::POLICY)
+        } else if memory && self.refuses_memory_resize {
+            ("Memory", memory::POLICY)
+        } else {
+            return None;
+        };
+        Some(format!(
+            "Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy \"{policy}\""
+        ))
+    }
+
+    /// Whether a container of the pod has CPUs for itself, and is not held to a quota on them.
+    #[must_use]
+    pub fn lift_quota(&self, uid: &PodUid, pod: &Pod) -> bool {
+        let own = |(_, container): (_, &Container)| self.grants(uid, &container.name).lifts_quota;
+        self.are_any() && pod::containers(pod).any(own)
     }
 
     /// What `container` of the pod was given.
@@ -162,32 +219,33 @@ impl Managers {
 impl Inner {
     fn allocate(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
         let Some(topology) = &self.topology else {
-            return self.give_all(uid, pod, Hint::default());
+            for asking in askings(uid, pod) {
+                give(&mut self.providers, &asking, Hint::default())?;
+            }
+            return Ok(());
         };
         match topology.scope {
             TopologyScope::Pod => {
                 let hints = self.providers.iter().map(|p| p.pod_hints(uid, pod));
                 let hint = topology.merge(hints.collect());
-                let hint = hint.ok_or_else(AllocateError::topology)?;
-                self.give_all(uid, pod, hint)
+                let hint = hint.ok_or_else(|| topology.refused())?;
+                for asking in askings(uid, pod) {
+                    give(&mut self.providers, &asking, hint)?;
+                }
+                topology.given();
+                Ok(())
             }
             TopologyScope::Container => {
                 for asking in askings(uid, pod) {
                     let hints = self.providers.iter().map(|p| p.container_hints(&asking));
                     let hint = topology.merge(hints.collect());
-                    let hint = hint.ok_or_else(AllocateError::topology)?;
+                    let hint = hint.ok_or_else(|| topology.refused())?;
                     give(&mut self.providers, &asking, hint)?;
+                    topology.given();
                 }
                 Ok(())
             }
         }
-    }
-
-    fn give_all(&mut self, uid: &PodUid, pod: &Pod, hint: Hint) -> Result<(), AllocateError> {
-        for asking in askings(uid, pod) {
-            give(&mut self.providers, &asking, hint)?;
-        }
-        Ok(())
     }
 
     fn release(&mut self, uid: &PodUid) {
