@@ -54,8 +54,10 @@ pub struct Managers {
     inner: Mutex<Inner>,
     /// Goes up when what containers have that run may have changed.
     changes: watch::Sender<u64>,
-    refuses_cpu_resize: bool,
-    refuses_memory_resize: bool,
+    /// Containers can have CPUs for themselves.
+    static_cpus: bool,
+    /// Containers can have memory of certain NUMA nodes.
+    static_memory: bool,
 }
 
 struct Inner {
@@ -74,8 +76,8 @@ impl Managers {
                 providers,
             }),
             changes: watch::Sender::default(),
-            refuses_cpu_resize: false,
-            refuses_memory_resize: false,
+            static_cpus: false,
+            static_memory: false,
         }
     }
 
@@ -89,6 +91,12 @@ impl Managers {
     #[must_use]
     pub fn are_any(&self) -> bool {
         !self.lock().providers.is_empty()
+    }
+
+    /// Whether containers run on CPUs that change while they run.
+    #[must_use]
+    pub fn pin_cpus(&self) -> bool {
+        self.static_cpus
     }
 
     /// Gives the containers of a pod that is admitted what they ask for: all of it or nothing. What the pod has already
@@ -163,9 +171,9 @@ impl Managers {
     /// Why a Guaranteed pod cannot have other CPUs, or other memory, while it runs; none where it can.
     #[must_use]
     pub fn refuses_resize(&self, cpu: bool, memory: bool) -> Option<String> {
-        let (manager, policy) = if cpu && self.refuses_cpu_resize {
+        let (manager, policy) = if cpu && self.static_cpus {
             ("CPU", cpu::POLICY)
-        } else if memory && self.refuses_memory_resize {
+        } else if memory && self.static_memory {
             ("Memory", memory::POLICY)
         } else {
             return None;
@@ -179,7 +187,7 @@ impl Managers {
     #[must_use]
     pub fn lift_quota(&self, uid: &PodUid, pod: &Pod) -> bool {
         let own = |(_, container): (_, &Container)| self.grants(uid, &container.name).lifts_quota;
-        self.are_any() && pod::containers(pod).any(own)
+        self.static_cpus && pod::containers(pod).any(own)
     }
 
     /// What `container` of the pod was given.

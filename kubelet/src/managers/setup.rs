@@ -125,8 +125,8 @@ impl Managers {
             providers.push(Box::new(memory));
         }
         Ok(Self {
-            refuses_cpu_resize: static_cpus,
-            refuses_memory_resize: static_memory,
+            static_cpus,
+            static_memory,
             ..Self::of(topology, providers)
         })
     }

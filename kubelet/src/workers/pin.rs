@@ -40,7 +40,7 @@ impl Worker {
     /// Tells the runtime which CPUs the running containers are to have, where that is news.
     pub(super) async fn pin(&mut self, observed: &ObservedPod) {
         let managers = &self.tools.managers;
-        if !managers.are_any() {
+        if !managers.pin_cpus() {
             return;
         }
         let now = self.tools.clock.now().monotonic;

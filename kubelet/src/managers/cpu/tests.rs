@@ -85,7 +85,10 @@ impl Around {
     }
 
     fn managers(&self) -> Managers {
-        Managers::of(None, vec![Box::new(self.manager().unwrap())])
+        Managers {
+            static_cpus: true,
+            ..Managers::of(None, vec![Box::new(self.manager().unwrap())])
+        }
     }
 
     fn file(&self) -> String {
