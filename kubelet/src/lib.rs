@@ -58,6 +58,7 @@ mod inotify;
 pub mod join;
 pub mod logging;
 pub mod logs;
+pub mod managers;
 pub mod metrics;
 pub mod mirror;
 pub mod mounts;

@@ -21,6 +21,7 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
+use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
@@ -65,6 +66,15 @@ pub(super) fn tools(
     let cgroups = cgroups_config(config, &capacity, cores, version, &allocatable)?;
     let cgroups = Cgroups::new(cgroups)?;
     check_resolv_conf(config);
+    let managers = ManagersInputs {
+        config: &config.managers,
+        gates: &config.gates,
+        root: &config.paths.root,
+        reserved_cpu_milli: resources::reserved(config)?.get("cpu").copied(),
+        reserved_memory: resources::reserved_memory(config, &capacity)?,
+        system: Path::new(managers::SYSTEM),
+    };
+    let managers = Managers::new(&managers, Vec::new())?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -102,6 +112,7 @@ pub(super) fn tools(
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
+        managers: Arc::new(managers),
         cgroups: Arc::new(cgroups),
         dirs,
         logs,
@@ -334,6 +345,7 @@ fn node_facts(
         resolv_conf: config.network.resolv_conf.clone(),
         admission: Arc::new(admission),
         status_ips,
+        pin_retry: config.managers.cpu_reconcile_every,
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }

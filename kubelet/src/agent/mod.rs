@@ -35,6 +35,7 @@ use crate::images::archives::run_archives;
 use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
+use crate::managers::ManagersError;
 use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
@@ -88,6 +89,9 @@ pub enum AgentError {
     /// Thresholds of eviction.
     #[error(transparent)]
     Eviction(#[from] ThresholdError),
+    /// CPU, memory and topology managers.
+    #[error(transparent)]
+    Managers(#[from] ManagersError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),
@@ -110,14 +114,6 @@ pub enum AgentError {
     /// More is reserved than there is.
     #[error("invalid Node Allocatable configuration. {0}")]
     Allocatable(String),
-    /// `reservedSystemCPUs` that are not there.
-    #[error("reserved-cpus: {reserved} is not a subset of online-cpus: {online}")]
-    ReservedCpus {
-        /// What the configuration has.
-        reserved: String,
-        /// What the kernel has.
-        online: String,
-    },
     /// A share of `qosReserved`.
     #[error("--qos-reserved value failed to parse: {0:?} is no percentage from 0% to 100%")]
     QosReserved(String),

@@ -11,12 +11,11 @@ use crate::admission;
 use crate::cgroups::resources::{NodeCapacity, ResourceList};
 use crate::cgroups::{self, MemoryQos, NodeLimits, Version};
 use crate::config::Config;
+use crate::managers::{CpuSet, ManagersError};
 use crate::node;
 
 /// Where the kernel has its huge pages.
 pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
-/// The cpus that are there, as the kernel lists them.
-const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 
 /// What is reserved of which resource, as the configuration writes it.
 type Reservation = BTreeMap<String, String>;
@@ -27,34 +26,16 @@ fn reservations(config: &Config) -> Result<(Reservation, Reservation), AgentErro
     let mut system = cgroups.system_reserved.clone();
     let mut kube = cgroups.kube_reserved.clone();
     if let Some(list) = &config.managers.reserved_cpus {
-        let online = std::fs::read_to_string(ONLINE_CPUS).unwrap_or_default();
-        let (reserved, there) = (cpus(list), cpus(&online));
-        if !there.is_empty() && reserved.iter().any(|cpu| !there.contains(cpu)) {
-            return Err(AgentError::ReservedCpus {
-                reserved: list.clone(),
-                online: online.trim().to_owned(),
-            });
-        }
+        // That the machine has them is for the managers to check.
+        let reserved: CpuSet = list.parse().map_err(ManagersError::from)?;
         kube.remove("cpu");
         system.insert("cpu".to_owned(), reserved.len().to_string());
     }
     Ok((system, kube))
 }
 
-/// The cpus of a list such as `0-1,4`, in order; those that cannot be read are left out, since the list was checked.
-fn cpus(list: &str) -> Vec<u16> {
-    let ranges = list.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse::<u16>().ok()?..=last.parse().ok()?)
-    });
-    let mut cpus: Vec<u16> = ranges.flatten().collect();
-    cpus.sort_unstable();
-    cpus.dedup();
-    cpus
-}
-
 /// What is reserved in all, thousandths, by resource.
-fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
+pub(super) fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
     let (system, kube) = reservations(config)?;
     let mut reserved = amounts("systemReserved", &system)?;
     for (resource, amount) in amounts("kubeReserved", &kube)? {
@@ -234,13 +215,7 @@ pub(super) fn resources(
         huge_pages: huge_pages.collect(),
     };
     let (system, kube) = reservations(config)?;
-    let reserved = admission::Reserved {
-        system: &system,
-        kube: &kube,
-        eviction: &config.eviction.hard,
-        max_pods: config.node.max_pods,
-        pods_per_core: config.node.pods_per_core,
-    };
+    let reserved = kept(config, (&system, &kube));
     let too_much = admission::reserved_beyond(&has, &reserved);
     if !too_much.is_empty() {
         return Err(AgentError::Allocatable(too_much.join(" ")));
@@ -249,6 +224,27 @@ pub(super) fn resources(
         allocatable: admission::allocatable(&has, &reserved),
         capacity: has,
     })
+}
+
+/// Memory that is reserved, or that the hard eviction threshold keeps free, bytes.
+pub(super) fn reserved_memory(config: &Config, capacity: &NodeCapacity) -> Result<u64, AgentError> {
+    let (system, kube) = reservations(config)?;
+    let kept = kept(config, (&system, &kube));
+    Ok(admission::reserved_memory(capacity.memory_bytes, &kept))
+}
+
+/// What is kept from pods, of the reservations for the system and for Kubernetes.
+fn kept<'a>(
+    config: &'a Config,
+    (system, kube): (&'a Reservation, &'a Reservation),
+) -> admission::Reserved<'a> {
+    admission::Reserved {
+        system,
+        kube,
+        eviction: &config.eviction.hard,
+        max_pods: config.node.max_pods,
+        pods_per_core: config.node.pods_per_core,
+    }
 }
 
 /// Thousandths, by resource.
@@ -280,12 +276,6 @@ fn enforces_pods(config: &Config) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_of_cpus_are_read() {
-        assert_eq!(cpus("0-2,5,1\n"), [0, 1, 2, 5]);
-        assert!(cpus("").is_empty());
-    }
 
     #[test]
     fn compressible_is_the_processor_alone() {

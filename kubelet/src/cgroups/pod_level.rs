@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::levels::{HugePages, Limits};
 use super::memory_qos::Kept;
+use super::resources::CpuQuotaConfig;
 use super::systemd::{self, Slice};
 use super::{Begun, CLASSES, Cgroups, CgroupsError, removal, resources};
 use crate::dir::Dir;
@@ -21,12 +22,37 @@ impl Cgroups {
     /// # Errors
     /// When the cgroup cannot be made or set, a quantity of the pod cannot be read, or the driver is not known yet.
     pub async fn ensure_pod(&self, pod: &Pod, uid: &PodUid) -> Result<String, CgroupsError> {
+        self.ensure(pod, uid, &self.config.cpu_quota).await
+    }
+
+    /// The same for a pod with CPUs for itself: its limit on CPUs is no quota.
+    ///
+    /// # Errors
+    /// As [`Cgroups::ensure_pod`].
+    pub async fn ensure_pod_without_quota(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+    ) -> Result<String, CgroupsError> {
+        let quota = CpuQuotaConfig {
+            enabled: false,
+            ..self.config.cpu_quota.clone()
+        };
+        self.ensure(pod, uid, &quota).await
+    }
+
+    async fn ensure(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+        quota: &CpuQuotaConfig,
+    ) -> Result<String, CgroupsError> {
         let begun = self.begun()?;
         if !self.config.per_qos {
             return Ok(format!("/{}", begun.names.base().join("/")));
         }
         let began = tokio::time::Instant::now();
-        let limits = self.kept(begun, self.pod_limits(pod)?);
+        let limits = self.kept(begun, self.pod_limits(pod, quota)?);
         let class = resources::qos_class(pod);
         let name = begun.names.pod(class, uid);
         let operation = match self.parents_of(begun, class, &name)?.is_empty() {
@@ -61,12 +87,12 @@ impl Cgroups {
         Ok(begun.names.path(class, &name))
     }
 
-    fn pod_limits(&self, pod: &Pod) -> Result<Limits, CgroupsError> {
+    fn pod_limits(&self, pod: &Pod, quota: &CpuQuotaConfig) -> Result<Limits, CgroupsError> {
         let unreadable = |source| CgroupsError::Resources {
             pod: long_name(pod),
             source,
         };
-        let numbers = resources::pod_resources(pod, &self.config.cpu_quota).map_err(unreadable)?;
+        let numbers = resources::pod_resources(pod, quota).map_err(unreadable)?;
         let memory_kept = match self.config.memory_qos {
             Some(qos) => qos.pod(pod).map_err(unreadable)?,
             None => Kept::default(),

@@ -47,6 +47,7 @@ pub use agent::{
 };
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
+pub(crate) use flags::boolean as parse_bool;
 pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
 pub use issue::{Issue, Issues, Origin};
@@ -360,9 +361,13 @@ const HEEDED_GATES: &[&str] = &[
     "AllAlpha",
     "AllBeta",
     "AllowDNSOnlyNodeCSR",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "CPUManagerPolicyOptions",
     "ClusterTrustBundle",
     "ClusterTrustBundleProjection",
     "ContainerStopSignals",
+    "DisableCPUQuotaWithExclusiveCPUs",
     "EnvFiles",
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",
@@ -371,6 +376,9 @@ const HEEDED_GATES: &[&str] = &[
     "PodCertificateRequest",
     "ReloadKubeletServerCertificateFile",
     "RotateKubeletServerCertificate",
+    "TopologyManagerPolicyAlphaOptions",
+    "TopologyManagerPolicyBetaOptions",
+    "TopologyManagerPolicyOptions",
 ];
 
 fn unbuilt_gates(gates: &FeatureGates, origin: Origin) -> Option<Issue> {

@@ -51,6 +51,7 @@ impl Worker {
             hosts_file: hosts_file.as_deref(),
             termination_log: Some(&termination_log),
             recursive_read_only: self.can_mount_recursively_read_only(pod, spec).await?,
+            grants: &self.tools.managers.grants(&self.uid, &spec.name),
             node: &self.tools.node.settings,
         };
         let wanted = convert::sub_paths(pod, spec, &inputs)?;

@@ -32,6 +32,7 @@ mod memory;
 mod network;
 mod objects;
 mod permits;
+mod pin;
 mod places;
 mod post_start;
 mod qos;
@@ -68,6 +69,7 @@ use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::images::archives::ImageArchives;
 use crate::logs::PodLogs;
+use crate::managers::Managers;
 use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
@@ -109,6 +111,8 @@ pub struct Tools {
     pub volumes: Arc<Volumes>,
     /// Volumes of storage drivers.
     pub csi: Csi,
+    /// Who has CPUs, memory and devices of its own.
+    pub managers: Arc<Managers>,
     /// The cgroups above the containers.
     pub cgroups: Arc<Cgroups>,
     /// `<root>/pods`.
@@ -148,6 +152,8 @@ pub struct NodeFacts {
     /// The node's addresses as pods' statuses have them, primary first; none on a node without an API server, as
     /// upstream.
     pub status_ips: Arc<[IpAddr]>,
+    /// How long after a failure a container is told its CPUs again (`cpuManagerReconcilePeriod`).
+    pub pin_retry: Duration,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
 }
@@ -210,6 +216,8 @@ struct Worker {
     /// Counts the times that ended containers were to go.
     reclaim: watch::Receiver<u64>,
     drivers: CsiChanges,
+    /// Goes up when running containers may have to run on other CPUs.
+    pins: watch::Receiver<u64>,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
@@ -244,6 +252,7 @@ impl Worker {
             imported: tools.archives.imported(),
             reclaim: tools.reclaim.subscribe(),
             drivers: tools.csi.changes(),
+            pins: tools.managers.changes(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
             republish: republish::Republish::default(),

@@ -42,7 +42,7 @@ pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
 pub use mounts::{ImageVolumes, MountError, wants_recursive_read_only};
-pub use resources::{may_swap, resized_container};
+pub use resources::{cpuset_of, lift_sandbox_quota, may_swap, resized_container};
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
 pub use security::{SecurityError, default_masked_paths, share_processes};
 

@@ -17,6 +17,7 @@ use static_pods::quantity::Quantity;
 use super::dns::{DnsSettings, ResolvConf, pod_dns};
 use super::*;
 use crate::images::ImageUser;
+use crate::managers::ContainerGrants;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::{self, Pod, PodName, QosClass};
 use crate::runtime::ImageRef;
@@ -191,6 +192,7 @@ fn with_inputs<T>(
         hosts_file: Some(Path::new("/var/lib/kubelet/pods/u/etc-hosts")),
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
         recursive_read_only: around.recursive_read_only,
+        grants: &ContainerGrants::default(),
         node,
     };
     ask(pod, container, &inputs)
