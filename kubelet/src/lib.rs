@@ -57,6 +57,7 @@ pub mod images;
 pub mod join;
 pub mod logging;
 pub mod logs;
+pub mod managers;
 pub mod metrics;
 pub mod mirror;
 pub mod mounts;

@@ -100,6 +100,12 @@ impl Ledger {
         });
     }
 
+    /// The node as those who ask are held against it.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Decides on a pod that asks for a place, and gives it one where it may have it.
     pub fn decide(&mut self, uid: &PodUid, pod: &Pod) -> Decision {
         let others: Vec<Other<'_>> = self.others(uid).collect();

@@ -133,7 +133,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+    /// With upstream's reason.
+    pub(crate) fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
             message: message.into(),
@@ -164,8 +165,8 @@ pub fn admit_features(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     admit_last(pod, node)
 }
 
-/// What upstream looks at before a pod's place.
-fn admit_first(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+/// What upstream looks at before a pod's place, and before the resource managers.
+pub(crate) fn admit_first(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     sysctls::admit(pod, &node.sysctls)?;
     admit_os(pod)?;
     admit_groups_policy(pod, node)

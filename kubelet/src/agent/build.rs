@@ -23,6 +23,7 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
+use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
@@ -63,6 +64,11 @@ pub(super) fn tools(
     let allocatable = quantities(&for_pods);
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
+    let managers = ManagersInputs {
+        config: &config.managers,
+        system: Path::new(managers::SYSTEM),
+    };
+    let managers = Managers::new(&managers, Vec::new())?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -100,6 +106,7 @@ pub(super) fn tools(
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
+        managers: Arc::new(managers),
         cgroups: Arc::new(cgroups),
         dirs,
         logs,

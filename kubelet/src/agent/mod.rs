@@ -34,6 +34,7 @@ use crate::images::archives::run_archives;
 use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
+use crate::managers::ManagersError;
 use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
@@ -84,6 +85,9 @@ pub enum AgentError {
     /// Thresholds of eviction.
     #[error(transparent)]
     Eviction(#[from] ThresholdError),
+    /// CPU, memory and topology managers.
+    #[error(transparent)]
+    Managers(#[from] ManagersError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),

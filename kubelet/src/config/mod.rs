@@ -47,6 +47,7 @@ pub use agent::{
 };
 pub use changes::{Change, Values};
 pub use durations::{DurationError, GoDuration};
+pub(crate) use flags::boolean as parse_bool;
 pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
 pub use issue::{Issue, Issues, Origin};

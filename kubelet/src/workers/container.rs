@@ -50,6 +50,7 @@ impl Worker {
             files: &env_files(spec, &prepared.volumes),
             hosts_file: hosts_file.as_deref(),
             termination_log: Some(&termination_log),
+            grants: &self.tools.managers.grants(&self.uid, &spec.name),
             node: &self.tools.node.settings,
         };
         let wanted = convert::sub_paths(pod, spec, &inputs)?;

@@ -68,6 +68,7 @@ use crate::hooks::HookRunner;
 use crate::images::ImagePuller;
 use crate::images::archives::ImageArchives;
 use crate::logs::PodLogs;
+use crate::managers::Managers;
 use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
@@ -109,6 +110,8 @@ pub struct Tools {
     pub volumes: Arc<Volumes>,
     /// Volumes of storage drivers.
     pub csi: Csi,
+    /// Who has CPUs, memory and devices of its own.
+    pub managers: Arc<Managers>,
     /// The cgroups above the containers.
     pub cgroups: Arc<Cgroups>,
     /// `<root>/pods`.

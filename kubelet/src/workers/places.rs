@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use super::Place;
 use super::queue::{Stage, Wanted};
-use crate::admission::{self, Decision, Ledger};
+use crate::admission::{self, Decision, Ledger, Rejection};
+use crate::managers::Managers;
 use crate::observe::FoundPod;
 use crate::pod::{self, CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid};
 use crate::runtime::{ContainerState, ObservedPod};
@@ -19,6 +20,8 @@ use crate::runtime::{ContainerState, ObservedPod};
 /// The places of the node.
 pub(super) struct Places {
     ledger: Ledger,
+    /// Who gives containers CPUs, memory and devices of their own, for as long as their pod has its place.
+    managers: Arc<Managers>,
     /// What the runtime held when it was first seen, and nobody has asked for since. None before that.
     from_before: Option<BTreeSet<PodUid>>,
 }
@@ -39,7 +42,7 @@ pub(super) struct Seat<'a> {
 
 impl Seat<'_> {
     /// Whether nothing of the pod runs, nor will before somebody asks for a place again.
-    fn is_left(self) -> bool {
+    pub(super) fn is_left(self) -> bool {
         match self.stage {
             Stage::Live | Stage::Terminating => false,
             Stage::Over => true,
@@ -61,9 +64,10 @@ impl Seat<'_> {
 }
 
 impl Places {
-    pub(super) fn new(node: Arc<admission::Node>) -> Self {
+    pub(super) fn new(node: Arc<admission::Node>, managers: Arc<Managers>) -> Self {
         Self {
             ledger: Ledger::new(node),
+            managers,
             from_before: None,
         }
     }
@@ -82,7 +86,11 @@ impl Places {
     /// Has the ledger follow what became of one worker's pod. True when a place became free.
     pub(super) fn follow(&mut self, uid: &PodUid, pod: &Pod, seat: Seat<'_>) -> bool {
         if seat.is_left() {
-            return self.ledger.release(uid);
+            let freed = self.ledger.release(uid);
+            if freed {
+                self.managers.release(uid);
+            }
+            return freed;
         }
         if seat.is_taken() && !self.ledger.has(uid) {
             self.ledger.adopt(uid, pod);
@@ -109,7 +117,15 @@ impl Places {
 
     /// The worker has gone for good, and left nothing behind. True when a place became free.
     pub(super) fn gone(&mut self, uid: &PodUid) -> bool {
+        self.managers.release(uid);
         self.ledger.release(uid)
+    }
+
+    /// Takes back what earlier lives of the agent gave to pods that are no more: all but those with these seats.
+    pub(super) fn retain<'a>(&self, seats: impl Iterator<Item = (&'a PodUid, bool)>) {
+        let living = seats.filter(|(_, left)| !left);
+        let living = living.map(|(uid, _)| uid.clone()).collect();
+        self.managers.retain(&living);
     }
 
     /// What ran of the pod before this life of the agent is dealt with.
@@ -141,6 +157,7 @@ impl Places {
     /// The pod gets no place, whatever there is room for.
     pub(super) fn refuse(&mut self, uid: &PodUid) {
         self.dealt_with(uid);
+        self.managers.release(uid);
         self.ledger.release(uid);
     }
 
@@ -162,17 +179,35 @@ impl Places {
             return seat.is_fresh().then_some(Asked::Leaves);
         }
         if runs || self.ledger.may_begin(uid) {
+            if runs {
+                self.managers.adopt(uid, pod);
+            }
             self.ledger.adopt(uid, pod);
             return Some(Asked::Granted);
         }
         if self.ledger.has(uid) {
             return None;
         }
+        if let Err(rejection) = self.allocate(uid, pod) {
+            return Some(Asked::Refused(Arc::new(rejection)));
+        }
         Some(match self.ledger.decide(uid, pod) {
             Decision::Admitted => Asked::Granted,
-            Decision::Refused(rejection) => Asked::Refused(Arc::new(rejection)),
+            Decision::Refused(rejection) => {
+                self.managers.release(uid);
+                Asked::Refused(Arc::new(rejection))
+            }
             Decision::Preempts(victims) => Asked::Preempts(victims),
         })
+    }
+
+    /// What containers get for themselves comes before the pod's place, as upstream: nobody is pushed off the node for it.
+    fn allocate(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
+        if !self.managers.are_any() {
+            return Ok(());
+        }
+        admission::admit_first(pod, &self.ledger.node().features)?;
+        self.managers.allocate(uid, pod)
     }
 }
 

@@ -100,7 +100,7 @@ pub async fn run_registry(
     let mut runtime = tools.observer.state();
     let mut qos = QosShares::new(tools.cgroups.clone());
     let mut registry = Registry {
-        places: Places::new(tools.node.admission.clone()),
+        places: Places::new(tools.node.admission.clone(), tools.managers.clone()),
         object: None,
         freed: false,
         tools,
@@ -278,6 +278,7 @@ impl Registry {
         self.have_pods_leave();
         if desired.ready && runtime_seen && !self.logs_collected {
             self.on_disk.clear();
+            self.take_back();
             self.collect_logs(in_runtime);
         }
     }

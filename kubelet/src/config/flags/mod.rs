@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::fields;
 use super::nearest::nearest;
 pub use shown::FlagValues;
+pub(crate) use syntax::boolean;
 pub(crate) use table::FLAGS;
 pub(crate) use usage::usage;
 

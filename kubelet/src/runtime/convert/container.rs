@@ -13,6 +13,7 @@ use super::security::{self, SecurityError};
 use super::{NodeSettings, identity, resources};
 use crate::cgroups::resources::ResourceError;
 use crate::images::ImageUser;
+use crate::managers::ContainerGrants;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::Pod;
 use crate::runtime::ImageRef;
@@ -45,6 +46,8 @@ pub struct ContainerInputs<'a> {
     pub hosts_file: Option<&'a Path>,
     /// The file, made and empty, that takes the termination message.
     pub termination_log: Option<&'a Path>,
+    /// What it was given for itself: CPUs, memory, devices.
+    pub grants: &'a ContainerGrants,
     /// The node.
     pub node: &'a NodeSettings,
 }
@@ -168,7 +171,10 @@ pub fn container_config(
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(v1::LinuxContainerConfig {
-            resources: Some(resources::of_container(pod, container, inputs.node)?),
+            resources: Some(resources::with_grants(
+                resources::of_container(pod, container, inputs.node)?,
+                inputs.grants,
+            )),
             security_context: Some(security::of_container(
                 pod,
                 container,

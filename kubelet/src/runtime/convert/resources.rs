@@ -11,6 +11,7 @@ use crate::cgroups::resources::{
     CpuQuotaConfig, ResourceError, ResourceList, container_resources, pod_limits, pod_requests,
     quota, shares,
 };
+use crate::managers::ContainerGrants;
 use crate::pod::{self, Pod};
 
 /// The resources of one container.
@@ -49,6 +50,18 @@ pub(super) fn of_container(
         }
     }
     Ok(resources)
+}
+
+/// The same resources on the CPUs and the memory that the container was given for itself.
+pub(super) fn with_grants(
+    resources: v1::LinuxContainerResources,
+    grants: &ContainerGrants,
+) -> v1::LinuxContainerResources {
+    v1::LinuxContainerResources {
+        cpuset_cpus: grants.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: grants.cpuset_mems.clone().unwrap_or_default(),
+        ..resources
+    }
 }
 
 /// The resources of a container that changes them while it runs: cpu and memory. What is zero stays as it is.

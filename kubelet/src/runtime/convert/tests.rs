@@ -16,6 +16,7 @@ use static_pods::quantity::Quantity;
 use super::dns::{DnsSettings, ResolvConf, pod_dns};
 use super::*;
 use crate::images::ImageUser;
+use crate::managers::ContainerGrants;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::{self, Pod, PodName, QosClass};
 use crate::runtime::ImageRef;
@@ -185,6 +186,7 @@ fn with_inputs<T>(
         files: &around.files,
         hosts_file: Some(Path::new("/var/lib/kubelet/pods/u/etc-hosts")),
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
+        grants: &ContainerGrants::default(),
         node,
     };
     ask(pod, container, &inputs)

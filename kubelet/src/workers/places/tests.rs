@@ -1,5 +1,6 @@
 use super::*;
 use crate::admission::{Amounts, Node};
+use crate::managers::Managers;
 use crate::runtime::{ObservedSandbox, SandboxId};
 
 fn uid(text: &str) -> PodUid {
@@ -18,10 +19,13 @@ fn pod(name: &str, priority: i32) -> Pod {
 
 /// A node with room for one pod.
 fn places() -> Places {
-    Places::new(Arc::new(Node {
-        allocatable: Amounts::from([("pods".to_owned(), 1)]),
-        ..Node::default()
-    }))
+    Places::new(
+        Arc::new(Node {
+            allocatable: Amounts::from([("pods".to_owned(), 1)]),
+            ..Node::default()
+        }),
+        Arc::new(Managers::none()),
+    )
 }
 
 fn seat(wanted: Wanted, stage: Stage, place: &Place) -> Seat<'_> {

@@ -1,6 +1,6 @@
 //! Gives the workers' pods their places: asks for one pod after the other, and tells each worker what came of it.
 
-use super::Registry;
+use super::{Handle, Registry};
 use crate::pod::{self, PodName, PodUid};
 use crate::workers::places::{Asked, Rank, Seat};
 use crate::workers::queue::{Stage, Wanted};
@@ -58,6 +58,17 @@ impl Registry {
                 orders.place = place;
             });
         }
+    }
+
+    /// Takes back what earlier lives of the agent gave to single containers of pods that are no more.
+    pub(super) fn take_back(&self) {
+        let left = |handle: &Handle| {
+            let (stage, orders) = (*handle.stage.borrow(), handle.orders.borrow());
+            orders.seat(stage).is_left()
+        };
+        let seats = self.handles.iter().map(|(uid, handle)| (uid, left(handle)));
+        let lost = self.panicked.keys().map(|uid| (uid, false));
+        self.places.retain(seats.chain(lost));
     }
 
     fn preempt(&self, by: &PodName, victims: &[PodUid]) {

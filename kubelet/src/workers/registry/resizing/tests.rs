@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::admission::{Amounts, Node};
+use crate::managers::Managers;
 use crate::workers::places::Seat;
 
 fn uid(text: &str) -> PodUid {
@@ -23,10 +24,11 @@ fn pod(name: &str, cpu: &str, priority: i32) -> Arc<Pod> {
 /// A node with two cpus, and pods that run on it with these requests.
 fn places(pods: &[&Arc<Pod>]) -> Places {
     let allocatable = [("pods", 10), ("cpu", 2000), ("memory", 1 << 30)];
-    let mut places = Places::new(Arc::new(Node {
+    let node = Node {
         allocatable: Amounts::from(allocatable.map(|(name, amount)| (name.to_owned(), amount))),
         ..Node::default()
-    }));
+    };
+    let mut places = Places::new(Arc::new(node), Arc::new(Managers::none()));
     let fresh = Seat {
         wanted: Wanted::Wait,
         stage: Stage::Live,

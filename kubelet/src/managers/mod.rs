@@ -1,0 +1,219 @@
+//! The node's resources that are given to single containers: CPUs, memory of NUMA nodes, devices.
+//!
+//! Owns: who has which of them ([`Managers`]), the policy on where they come from (`topology`), the CPU manager (`cpu`),
+//! the memory manager (`memory`), and their state files in the root directory, which are upstream's.
+//! Inputs: the configuration, the machine's topology (`machine`), pods that are admitted, that run already, that are gone.
+//! Outputs: a refusal, or what each container is made with ([`ContainerGrants`]); word that the CPUs which all others share
+//! have changed ([`Managers::changes`]).
+//! Spawns no task: the registry asks for pods, one after the other; workers read what their containers were given.
+//! Does not: talk to the runtime (workers do), or decide whether the node has room for a pod (`admission/` does).
+//!
+//! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
+
+pub mod cpuset;
+mod error;
+mod grants;
+mod machine;
+mod setup;
+mod topology;
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::admission::Rejection;
+use crate::errors::error_chain;
+use crate::pod::{self, Pod, PodName, PodUid};
+
+pub use cpuset::CpuSet;
+pub use error::AllocateError;
+pub use grants::ContainerGrants;
+pub use machine::{Machine, MachineError, NumaNode, SYSTEM};
+pub use setup::{ManagersError, ManagersInputs};
+pub use topology::{
+    Asking, Hint, HintProvider, Hints, NumaMask, TopologyError, TopologyOptions, TopologyPolicy,
+    TopologyScope,
+};
+
+use topology::Topology;
+
+/// All of them, for the whole agent.
+pub struct Managers {
+    inner: Mutex<Inner>,
+    /// Goes up when what containers have that run may have changed.
+    changes: watch::Sender<u64>,
+}
+
+struct Inner {
+    /// None for `topologyManagerPolicy: none`.
+    topology: Option<Topology>,
+    /// In the order in which they are asked: devices, CPUs, memory.
+    providers: Vec<Box<dyn HintProvider>>,
+}
+
+impl Managers {
+    /// Those of `providers`, in this order, under a topology policy; none for `topologyManagerPolicy: none`.
+    fn of(topology: Option<Topology>, providers: Vec<Box<dyn HintProvider>>) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                topology,
+                providers,
+            }),
+            changes: watch::Sender::default(),
+        }
+    }
+
+    /// Those of a node where nothing is configured.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::of(None, Vec::new())
+    }
+
+    /// Whether there is any at all.
+    #[must_use]
+    pub fn are_any(&self) -> bool {
+        !self.lock().providers.is_empty()
+    }
+
+    /// Gives the containers of a pod that is admitted what they ask for: all of it or nothing. What the pod has already
+    /// it keeps.
+    ///
+    /// # Errors
+    /// When it cannot be had, or not from the nodes that the policy wants.
+    pub fn allocate(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
+        let mut inner = self.lock();
+        let given = inner.allocate(uid, pod);
+        if given.is_err() {
+            inner.release(uid);
+        }
+        self.commit(inner);
+        given.map_err(|error| error.rejection())
+    }
+
+    /// Takes over a pod that runs already: it keeps what it has, and gets what it asks for besides where that can be had. It
+    /// is never refused.
+    pub fn adopt(&self, uid: &PodUid, pod: &Pod) {
+        let mut inner = self.lock();
+        if let Err(error) = inner.allocate(uid, pod) {
+            let name = PodName::of(pod);
+            let error = error_chain(&error);
+            tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
+        }
+        self.commit(inner);
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn release(&self, uid: &PodUid) {
+        let mut inner = self.lock();
+        inner.release(uid);
+        self.commit(inner);
+    }
+
+    /// Takes back what pods have that are not among `living`.
+    pub fn retain(&self, living: &BTreeSet<PodUid>) {
+        let mut inner = self.lock();
+        let holders = inner.providers.iter().flat_map(|p| p.holders());
+        let gone: BTreeSet<PodUid> = holders.filter(|uid| !living.contains(uid)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        for uid in &gone {
+            tracing::info!(%uid, "takes back the resources of a pod that is gone");
+            inner.release(uid);
+        }
+        self.commit(inner);
+    }
+
+    /// What `container` of the pod was given.
+    #[must_use]
+    pub fn grants(&self, uid: &PodUid, container: &str) -> ContainerGrants {
+        let mut grants = ContainerGrants::default();
+        for provider in &self.lock().providers {
+            provider.grants(uid, container, &mut grants);
+        }
+        grants
+    }
+
+    /// Goes up when containers that run may have to have something else than before.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Has the providers write down what was changed, and tells of it.
+    fn commit(&self, mut inner: MutexGuard<'_, Inner>) {
+        let mut changed = false;
+        for provider in &mut inner.providers {
+            changed |= provider.commit();
+        }
+        drop(inner);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What a panic left half done is at worst an allocation that is taken back with its pod.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn allocate(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
+        let Some(topology) = &self.topology else {
+            return self.give_all(uid, pod, Hint::default());
+        };
+        match topology.scope {
+            TopologyScope::Pod => {
+                let hints = self.providers.iter().map(|p| p.pod_hints(uid, pod));
+                let hint = topology.merge(hints.collect());
+                let hint = hint.ok_or_else(AllocateError::topology)?;
+                self.give_all(uid, pod, hint)
+            }
+            TopologyScope::Container => {
+                for asking in askings(uid, pod) {
+                    let hints = self.providers.iter().map(|p| p.container_hints(&asking));
+                    let hint = topology.merge(hints.collect());
+                    let hint = hint.ok_or_else(AllocateError::topology)?;
+                    give(&mut self.providers, &asking, hint)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn give_all(&mut self, uid: &PodUid, pod: &Pod, hint: Hint) -> Result<(), AllocateError> {
+        for asking in askings(uid, pod) {
+            give(&mut self.providers, &asking, hint)?;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, uid: &PodUid) {
+        for provider in &mut self.providers {
+            provider.release(uid);
+        }
+    }
+}
+
+/// The containers of `pod` that can ask for resources, in the order in which they do.
+fn askings<'a>(uid: &'a PodUid, pod: &'a Pod) -> impl Iterator<Item = Asking<'a>> {
+    pod::containers(pod).map(move |(kind, container)| Asking {
+        uid,
+        pod,
+        kind,
+        container,
+    })
+}
+
+fn give(
+    providers: &mut [Box<dyn HintProvider>],
+    asking: &Asking<'_>,
+    hint: Hint,
+) -> Result<(), AllocateError> {
+    for provider in providers {
+        provider.allocate(asking, hint)?;
+    }
+    Ok(())
+}
