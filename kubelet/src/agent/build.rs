@@ -23,6 +23,7 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
+use crate::managers::devices::Devices;
 use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
@@ -68,7 +69,10 @@ pub(super) fn tools(
         config: &config.managers,
         system: Path::new(managers::SYSTEM),
     };
-    let managers = Managers::new(&managers, Vec::new())?;
+    let devices = Devices::open(&config.paths.root, surroundings.clock.clone())
+        .map_err(AgentError::Devices)?;
+    let provider = devices.provider(managers.numa_nodes()?);
+    let managers = Managers::new(&managers, vec![provider])?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -106,6 +110,7 @@ pub(super) fn tools(
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
+        devices,
         managers: Arc::new(managers),
         cgroups: Arc::new(cgroups),
         dirs,
@@ -471,6 +476,7 @@ fn node_facts(
         resolv_conf: config.network.resolv_conf.clone(),
         admission: Arc::new(admission),
         status_ips,
+        device_health: config.gates.enabled("ResourceHealthStatus"),
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }

@@ -11,9 +11,12 @@
 //! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
 
 pub mod cpuset;
+pub mod devices;
 mod error;
 mod grants;
+mod grpc;
 mod machine;
+pub mod pod_resources;
 mod setup;
 mod topology;
 
@@ -36,6 +39,7 @@ pub use topology::{
     TopologyScope,
 };
 
+use pod_resources::{MemoryBlock, Pinned};
 use topology::Topology;
 
 /// All of them, for the whole agent.
@@ -83,7 +87,7 @@ impl Managers {
     /// When it cannot be had, or not from the nodes that the policy wants.
     pub fn allocate(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
         let mut inner = self.lock();
-        let given = inner.allocate(uid, pod);
+        let given = inner.allocate(uid, pod, Give::New);
         if given.is_err() {
             inner.release(uid);
         }
@@ -95,7 +99,7 @@ impl Managers {
     /// is never refused.
     pub fn adopt(&self, uid: &PodUid, pod: &Pod) {
         let mut inner = self.lock();
-        if let Err(error) = inner.allocate(uid, pod) {
+        if let Err(error) = inner.allocate(uid, pod, Give::Running) {
             let name = PodName::of(pod);
             let error = error_chain(&error);
             tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
@@ -141,6 +145,11 @@ impl Managers {
         self.changes.subscribe()
     }
 
+    fn gathered<T>(&self, of: impl Fn(&dyn HintProvider) -> Vec<T>) -> Vec<T> {
+        let inner = self.lock();
+        inner.providers.iter().flat_map(|p| of(&**p)).collect()
+    }
+
     /// Has the providers write down what was changed, and tells of it.
     fn commit(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut changed = false;
@@ -159,33 +168,66 @@ impl Managers {
     }
 }
 
+impl Pinned for Managers {
+    fn cpus_of(&self, uid: &PodUid, container: &str) -> Vec<u32> {
+        self.gathered(|provider| provider.exclusive_cpus(uid, container).iter().collect())
+    }
+
+    fn allocatable_cpus(&self) -> Vec<u32> {
+        self.gathered(|provider| provider.allocatable_cpus().iter().collect())
+    }
+
+    fn memory_of(&self, uid: &PodUid, container: &str) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.memory(uid, container))
+    }
+
+    fn allocatable_memory(&self) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.allocatable_memory())
+    }
+}
+
+/// To whom something is given.
+#[derive(Clone, Copy)]
+enum Give {
+    /// To a pod that is admitted.
+    New,
+    /// To one that runs already.
+    Running,
+}
+
 impl Inner {
-    fn allocate(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
+    fn allocate(&mut self, uid: &PodUid, pod: &Pod, how: Give) -> Result<(), AllocateError> {
         let Some(topology) = &self.topology else {
-            return self.give_all(uid, pod, Hint::default());
+            return self.give_all(uid, pod, Hint::default(), how);
         };
         match topology.scope {
             TopologyScope::Pod => {
                 let hints = self.providers.iter().map(|p| p.pod_hints(uid, pod));
                 let hint = topology.merge(hints.collect());
                 let hint = hint.ok_or_else(AllocateError::topology)?;
-                self.give_all(uid, pod, hint)
+                self.give_all(uid, pod, hint, how)
             }
             TopologyScope::Container => {
                 for asking in askings(uid, pod) {
                     let hints = self.providers.iter().map(|p| p.container_hints(&asking));
                     let hint = topology.merge(hints.collect());
                     let hint = hint.ok_or_else(AllocateError::topology)?;
-                    give(&mut self.providers, &asking, hint)?;
+                    give(&mut self.providers, &asking, hint, how)?;
                 }
                 Ok(())
             }
         }
     }
 
-    fn give_all(&mut self, uid: &PodUid, pod: &Pod, hint: Hint) -> Result<(), AllocateError> {
+    fn give_all(
+        &mut self,
+        uid: &PodUid,
+        pod: &Pod,
+        hint: Hint,
+        how: Give,
+    ) -> Result<(), AllocateError> {
         for asking in askings(uid, pod) {
-            give(&mut self.providers, &asking, hint)?;
+            give(&mut self.providers, &asking, hint, how)?;
         }
         Ok(())
     }
@@ -211,9 +253,13 @@ fn give(
     providers: &mut [Box<dyn HintProvider>],
     asking: &Asking<'_>,
     hint: Hint,
+    how: Give,
 ) -> Result<(), AllocateError> {
     for provider in providers {
-        provider.allocate(asking, hint)?;
+        match how {
+            Give::New => provider.allocate(asking, hint)?,
+            Give::Running => provider.adopt(asking, hint)?,
+        }
     }
     Ok(())
 }

@@ -230,6 +230,9 @@ impl Worker {
             stuck.mark_unchanged();
             let why = match *self.runtime.borrow() {
                 RuntimeState::NeverSeen => "waiting for the container runtime to answer".to_owned(),
+                _ if self.tools.devices.is_pending(&self.uid) => {
+                    "waiting for the plugins of its devices to answer".to_owned()
+                }
                 _ => {
                     let waits = "waiting for the pod that had this name before to stop";
                     match self.tools.stuck.why(&self.name) {

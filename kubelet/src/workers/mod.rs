@@ -69,6 +69,7 @@ use crate::images::ImagePuller;
 use crate::images::archives::ImageArchives;
 use crate::logs::PodLogs;
 use crate::managers::Managers;
+use crate::managers::devices::Devices;
 use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
@@ -110,6 +111,8 @@ pub struct Tools {
     pub volumes: Arc<Volumes>,
     /// Volumes of storage drivers.
     pub csi: Csi,
+    /// Devices of plugins.
+    pub devices: Devices,
     /// Who has CPUs, memory and devices of its own.
     pub managers: Arc<Managers>,
     /// The cgroups above the containers.
@@ -151,6 +154,8 @@ pub struct NodeFacts {
     /// The node's addresses as pods' statuses have them, primary first; none on a node without an API server, as
     /// upstream.
     pub status_ips: Arc<[IpAddr]>,
+    /// Whether a pod's status says how its devices are (`ResourceHealthStatus`).
+    pub device_health: bool,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
 }
