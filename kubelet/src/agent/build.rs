@@ -488,10 +488,10 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         node_name: config.node.name.clone(),
         labels: node::initial_labels(config),
         sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
-        supplemental_groups_policy: false,
         app_armor: node::has_apparmor(),
         pod_level_resources: true,
         hugepages: true,
         api_server: config.api.is_some(),
+        ..NodeFeatures::default()
     })
 }

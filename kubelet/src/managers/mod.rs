@@ -114,6 +114,13 @@ impl Managers {
         self.commit(inner);
     }
 
+    /// Whether the pod has something.
+    #[must_use]
+    pub fn has(&self, uid: &PodUid) -> bool {
+        let inner = self.lock();
+        inner.providers.iter().any(|p| p.holders().contains(uid))
+    }
+
     /// Takes back what pods have that are not among `living`.
     pub fn retain(&self, living: &BTreeSet<PodUid>) {
         let mut inner = self.lock();

@@ -12,7 +12,7 @@ use super::memory::{
 };
 use super::queue::{Stage, Wanted};
 use super::{Orders, Place, Worker, apply::Applied};
-use crate::admission;
+use crate::admission::{self, NodeFeatures};
 use crate::events::About;
 use crate::eviction::EVICTED;
 use crate::observe::RuntimeState;
@@ -364,7 +364,11 @@ impl Worker {
         if self.memory.is_over() || !self.observed.borrow().is_empty() {
             return;
         }
-        for warning in admission::warnings(pod) {
+        let node = NodeFeatures {
+            devices: self.tools.devices.resources(),
+            ..NodeFeatures::default()
+        };
+        for warning in admission::warnings(pod, &node) {
             About::pod(pod).warning("NotBuilt", &warning);
         }
     }

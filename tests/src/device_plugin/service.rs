@@ -1,6 +1,5 @@
 //! The calls.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use cri_proto::deviceplugin::device_plugin_server::DevicePlugin;
@@ -13,8 +12,9 @@ use cri_proto::pluginregistration::registration_server::Registration;
 use cri_proto::pluginregistration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
-use tokio_stream::{Stream, StreamExt as _};
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{Call, Shared};
@@ -56,15 +56,12 @@ impl Service {
 
 #[tonic::async_trait]
 impl DevicePlugin for Service {
-    type ListAndWatchStream =
-        Pin<Box<dyn Stream<Item = Result<ListAndWatchResponse, Status>> + Send>>;
-
     async fn get_device_plugin_options(&self, _: Request<Empty>) -> Answer<DevicePluginOptions> {
         self.enter("GetDevicePluginOptions", &[], 0).await?;
         Ok(Response::new(self.0.state().options))
     }
 
-    async fn list_and_watch(&self, _: Request<Empty>) -> Answer<Self::ListAndWatchStream> {
+    async fn list_and_watch(&self, _: Request<Empty>) -> Answer<BoxStream<ListAndWatchResponse>> {
         self.enter("ListAndWatch", &[], 0).await?;
         let lists = WatchStream::new(self.0.devices.subscribe());
         let lists = lists.map(|devices| Ok(ListAndWatchResponse { devices }));

@@ -3,17 +3,21 @@
 //! A container's devices are reserved when its pod is admitted, which takes no time; its plugin is asked for them after
 //! that. What is reserved is nobody else's meanwhile.
 
+mod promises;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cri_proto::deviceplugin::{ContainerAllocateResponse, Device};
+use cri_proto::deviceplugin::Device;
 use k8s_openapi::api::core::v1::Container;
 use static_pods::quantity::Quantity;
 
 use super::checkpoint::Kept;
-use super::choice::{Choice, Offer, Places};
-use super::holdings::{ByNode, Holding, Holdings, Ids, NO_NODE};
+use super::choice::Places;
+use super::holdings::{Holdings, Ids};
 use super::plugin::{HEALTHY, Plugin, nodes_of};
 use crate::managers::NumaMask;
 use crate::pod::{self, ContainerKind, Pod};
@@ -137,6 +141,14 @@ impl Inventory {
     pub(super) fn is_known(&self, resource: &str) -> bool {
         let registered = self.resources.get(resource).is_some_and(|r| r.registered);
         registered || self.holdings.knows(resource)
+    }
+
+    /// All such resources.
+    pub(super) fn known(&self) -> BTreeSet<String> {
+        let held = self.holdings.iter().map(|(_, _, resource, _)| resource);
+        let registered = self.resources.iter().filter(|(_, r)| r.registered);
+        let registered = registered.map(|(name, _)| name.as_str());
+        registered.chain(held).map(str::to_owned).collect()
     }
 
     /// Whether a container of `pod` asks for devices.
@@ -314,182 +326,6 @@ impl Inventory {
         reusable
     }
 
-    /// Promises the containers of a pod, one after the other, what they ask for.
-    ///
-    /// # Errors
-    /// In upstream's words, when there is too little.
-    pub(super) fn reserve(
-        &mut self,
-        uid: &str,
-        pod: &Pod,
-        container: &Container,
-        affinity: Option<NumaMask>,
-    ) -> Result<(), String> {
-        for (resource, wanted) in limits(container) {
-            if !self.is_known(resource) {
-                continue;
-            }
-            let request = Request {
-                container: container.name.clone(),
-                resource: resource.to_owned(),
-                wanted,
-                affinity,
-            };
-            if self.was_promised(uid, &request) {
-                continue;
-            }
-            let Some(choice) = self.choose(uid, pod, &request, true)? else {
-                continue;
-            };
-            let ids = choice.made(&Ids::new())?;
-            let pending = self.pending.entry(uid.to_owned()).or_default();
-            let key = (request.container.clone(), request.resource.clone());
-            pending.reserved.insert(key, ids);
-            pending.requests.push(request);
-        }
-        Ok(())
-    }
-
-    fn was_promised(&self, uid: &str, request: &Request) -> bool {
-        let pending = self.pending.get(uid);
-        pending.is_some_and(|pending| pending.requests.contains(request))
-    }
-
-    /// Which devices `request` gets; none where its container has them. `own` counts what the pod was promised as taken.
-    fn choose(
-        &self,
-        uid: &str,
-        pod: &Pod,
-        request: &Request,
-        own: bool,
-    ) -> Result<Option<Choice>, String> {
-        let (name, wanted) = (&request.resource, request.wanted);
-        let held = self.holdings.ids(uid, &request.container, name);
-        if let Some(held) = &held
-            && held.len() != wanted
-        {
-            return Err(format!(
-                "pod {uid:?} container {:?} changed request for resource {name:?} from {} to {wanted}",
-                request.container,
-                held.len(),
-            ));
-        }
-        let offered = self.resources.get(name).filter(|r| r.registered);
-        let Some(offered) = offered else {
-            return Err(format!("cannot allocate unregistered device {name}"));
-        };
-        if offered.healthy.is_empty() {
-            return Err(format!(
-                "no healthy devices present; cannot allocate unhealthy devices {name}"
-            ));
-        }
-        if let Some(held) = &held {
-            return match held.is_subset(&offered.healthy) {
-                true => Ok(None),
-                false => Err(format!(
-                    "previously allocated devices are no longer healthy; cannot allocate unhealthy devices {name}"
-                )),
-            };
-        }
-        if wanted == 0 {
-            return Ok(None);
-        }
-        let choice = Choice::of(&Offer {
-            resource: name,
-            healthy: &offered.healthy,
-            in_use: &self.in_use(uid, name, own),
-            places: &offered.places(),
-            reusable: &self.reusable(uid, pod, &request.container, name),
-            wanted,
-            affinity: request.affinity,
-        });
-        choice.map(Some)
-    }
-
-    /// Promises a container that has begun before what it is to have again.
-    pub(super) fn ask_again(&mut self, uid: &str, request: Request) {
-        let pending = self.pending.entry(uid.to_owned()).or_default();
-        if !pending.requests.contains(&request) {
-            pending.requests.push(request);
-        }
-    }
-
-    /// What the pod was promised and does not have yet, first come.
-    pub(super) fn next_request(&self, uid: &str) -> Option<Request> {
-        self.pending.get(uid)?.requests.first().cloned()
-    }
-
-    /// Whether the pod was promised something that it does not have yet.
-    pub(super) fn is_pending(&self, uid: &str) -> bool {
-        self.next_request(uid).is_some()
-    }
-
-    /// Which devices `request`, the pod's next, is to have, and whom to ask for them; none where it has them.
-    ///
-    /// # Errors
-    /// In upstream's words, when it cannot have them any more.
-    pub(super) fn plan(
-        &self,
-        uid: &str,
-        pod: &Pod,
-        request: &Request,
-    ) -> Result<Option<(Arc<Plugin>, Choice)>, String> {
-        let Some(choice) = self.choose(uid, pod, request, false)? else {
-            return Ok(None);
-        };
-        match self.plugin(&request.resource) {
-            Some(plugin) => Ok(Some((plugin, choice))),
-            None => Err(format!("unknown Device Plugin {}", request.resource)),
-        }
-    }
-
-    /// `ids` are what the plugin is asked for: they are what the container is promised now. False where the pod has gone.
-    pub(super) fn promise(&mut self, uid: &str, request: &Request, ids: Ids) -> bool {
-        let Some(pending) = self.pending.get_mut(uid) else {
-            return false;
-        };
-        let key = (request.container.clone(), request.resource.clone());
-        pending.reserved.insert(key, ids);
-        true
-    }
-
-    /// The container of `request` has `ids`, or needs none. False where the pod has gone meanwhile.
-    pub(super) fn given(
-        &mut self,
-        uid: &str,
-        request: &Request,
-        given: Option<(Ids, ContainerAllocateResponse)>,
-    ) -> bool {
-        let Some(pending) = self.pending.get_mut(uid) else {
-            return false;
-        };
-        pending.requests.retain(|one| one != request);
-        let key = (request.container.clone(), request.resource.clone());
-        pending.reserved.remove(&key);
-        if pending.requests.is_empty() {
-            self.pending.remove(uid);
-        }
-        if let Some((ids, response)) = given {
-            let devices = self.by_node(&request.resource, ids);
-            let held = Holding { devices, response };
-            let (container, resource) = (&request.container, &request.resource);
-            self.holdings.insert(uid, container, resource, held);
-        }
-        true
-    }
-
-    fn by_node(&self, resource: &str, ids: Ids) -> ByNode {
-        let mut by_node = ByNode::default();
-        let places = self.places(resource);
-        for id in ids {
-            let nodes = places.get(&id).filter(|nodes| !nodes.is_empty());
-            for node in nodes.unwrap_or(&vec![NO_NODE]) {
-                by_node.0.entry(*node).or_default().push(id.clone());
-            }
-        }
-        by_node
-    }
-
     /// The pod has nothing any more.
     pub(super) fn release(&mut self, uid: &str) {
         self.pending.remove(uid);
@@ -512,6 +348,3 @@ impl Inventory {
             .collect()
     }
 }
-
-#[cfg(test)]
-mod tests;

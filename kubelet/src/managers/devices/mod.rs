@@ -161,6 +161,12 @@ impl Devices {
         counts
     }
 
+    /// The resources that plugins offer, or offered.
+    #[must_use]
+    pub fn resources(&self) -> BTreeSet<String> {
+        self.inventory().known()
+    }
+
     /// Whether a container of `pod` asks for devices that a plugin offers, or offered.
     #[must_use]
     pub fn are_asked_by(&self, pod: &Pod) -> bool {

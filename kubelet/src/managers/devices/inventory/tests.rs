@@ -1,3 +1,4 @@
+use cri_proto::deviceplugin::ContainerAllocateResponse;
 use serde_json::json;
 
 use super::*;
