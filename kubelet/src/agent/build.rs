@@ -9,6 +9,7 @@ use static_pods::quantity::Quantity;
 use tokio::sync::watch;
 
 use super::levels::NodeLevels;
+use super::managers::managers;
 use super::{AgentError, Surroundings};
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
@@ -23,7 +24,6 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
-use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
@@ -64,15 +64,7 @@ pub(super) fn tools(
     let allocatable = quantities(&for_pods);
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
-    let managers = ManagersInputs {
-        config: &config.managers,
-        gates: &config.gates,
-        root: &config.paths.root,
-        reserved_cpu_milli: reserved(config)?.get("cpu").copied(),
-        reserved_memory: admission::reserved_memory(capacity.memory_bytes, &kept(config)),
-        system: Path::new(managers::SYSTEM),
-    };
-    let managers = Managers::new(&managers, Vec::new())?;
+    let (devices, managers) = managers(config, capacity.memory_bytes, &surroundings.clock)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -110,6 +102,7 @@ pub(super) fn tools(
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
+        devices,
         managers: Arc::new(managers),
         cgroups: Arc::new(cgroups),
         dirs,
@@ -178,7 +171,7 @@ fn check_machine(config: &Config) -> Result<(), AgentError> {
 }
 
 /// What is reserved for the system and for Kubernetes, thousandths, by resource.
-fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
+pub(super) fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
     let cgroups = &config.cgroups;
     let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
     for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
@@ -290,7 +283,7 @@ fn resources(
 }
 
 /// What is kept from pods.
-fn kept(config: &Config) -> admission::Reserved<'_> {
+pub(super) fn kept(config: &Config) -> admission::Reserved<'_> {
     admission::Reserved {
         system: &config.cgroups.system_reserved,
         kube: &config.cgroups.kube_reserved,
@@ -480,6 +473,7 @@ fn node_facts(
         admission: Arc::new(admission),
         status_ips,
         pin_retry: config.managers.cpu_reconcile_every,
+        device_health: config.gates.enabled("ResourceHealthStatus"),
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }
@@ -491,10 +485,10 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         node_name: config.node.name.clone(),
         labels: node::initial_labels(config),
         sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
-        supplemental_groups_policy: false,
         app_armor: node::has_apparmor(),
         pod_level_resources: true,
         hugepages: true,
         api_server: config.api.is_some(),
+        ..NodeFeatures::default()
     })
 }

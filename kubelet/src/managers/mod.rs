@@ -12,10 +12,13 @@
 
 mod cpu;
 pub mod cpuset;
+pub mod devices;
 mod error;
 mod grants;
+mod grpc;
 mod machine;
 mod memory;
+pub mod pod_resources;
 mod recovery;
 mod setup;
 mod state_file;
@@ -47,6 +50,7 @@ pub use topology::{
     TopologyScope,
 };
 
+use pod_resources::{MemoryBlock, Pinned};
 use topology::Topology;
 
 /// All of them, for the whole agent.
@@ -120,13 +124,10 @@ impl Managers {
     /// is never refused.
     pub fn adopt(&self, uid: &PodUid, pod: &Pod) {
         let mut inner = self.lock();
-        if let Err(error) = inner.allocate(uid, pod) {
+        if let Err(error) = inner.adopt(uid, pod) {
             let name = PodName::of(pod);
             let error = error_chain(&error);
             tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
-        }
-        for provider in &mut inner.providers {
-            provider.adopted(uid);
         }
         self.commit(inner);
     }
@@ -136,6 +137,13 @@ impl Managers {
         let mut inner = self.lock();
         inner.release(uid);
         self.commit(inner);
+    }
+
+    /// Whether the pod has something.
+    #[must_use]
+    pub fn has(&self, uid: &PodUid) -> bool {
+        let inner = self.lock();
+        inner.providers.iter().any(|p| p.holders().contains(uid))
     }
 
     /// Takes back what pods have that are not among `living`.
@@ -206,6 +214,11 @@ impl Managers {
         self.changes.subscribe()
     }
 
+    fn gathered<T>(&self, of: impl Fn(&dyn HintProvider) -> Vec<T>) -> Vec<T> {
+        let inner = self.lock();
+        inner.providers.iter().flat_map(|p| of(&**p)).collect()
+    }
+
     /// Has the providers write down what was changed, and tells of it.
     fn commit(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut changed = false;
@@ -221,6 +234,24 @@ impl Managers {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // What a panic left half done is at worst an allocation that is taken back with its pod.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pinned for Managers {
+    fn cpus_of(&self, uid: &PodUid, container: &str) -> Vec<u32> {
+        self.gathered(|provider| provider.exclusive_cpus(uid, container).iter().collect())
+    }
+
+    fn allocatable_cpus(&self) -> Vec<u32> {
+        self.gathered(|provider| provider.allocatable_cpus().iter().collect())
+    }
+
+    fn memory_of(&self, uid: &PodUid, container: &str) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.memory(uid, container))
+    }
+
+    fn allocatable_memory(&self) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.allocatable_memory())
     }
 }
 
@@ -254,6 +285,30 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+
+    /// Gives a pod that runs what can be had, whatever else of it cannot; the first thing that stood against it.
+    fn adopt(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
+        let mut first = Ok(());
+        for asking in askings(uid, pod) {
+            let hint = match &self.topology {
+                None => Hint::default(),
+                Some(topology) => {
+                    let hints = self.providers.iter().map(|p| match topology.scope {
+                        TopologyScope::Pod => p.pod_hints(uid, pod),
+                        TopologyScope::Container => p.container_hints(&asking),
+                    });
+                    topology.merge(hints.collect()).unwrap_or_default()
+                }
+            };
+            for provider in &mut self.providers {
+                first = first.and(provider.adopt(&asking, hint));
+            }
+        }
+        for provider in &mut self.providers {
+            provider.adopted(uid);
+        }
+        first
     }
 
     fn release(&mut self, uid: &PodUid) {

@@ -411,6 +411,7 @@ fn status(phase: Phase, message: Option<&str>) -> PodStatus {
         name: name.into(),
         user: None,
         stop_signal: None,
+        devices: Vec::new(),
         kind: ContainerKind::Regular,
         state,
         last: None,

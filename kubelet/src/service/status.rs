@@ -217,6 +217,7 @@ mod tests {
             id: None,
             user: None,
             stop_signal: None,
+            devices: Vec::new(),
         });
     }
 

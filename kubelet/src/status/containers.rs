@@ -254,6 +254,7 @@ impl<'a> Scene<'a> {
                 .stop_signal
                 .clone()
                 .filter(|_| self.input.stop_signals),
+            devices: Vec::new(),
         }
     }
 
@@ -277,6 +278,7 @@ impl<'a> Scene<'a> {
             id: None,
             user: None,
             stop_signal: None,
+            devices: Vec::new(),
         };
         let Some(before) = before else {
             return status;

@@ -78,6 +78,7 @@ fn container(kind: ContainerKind, shown: &api::ContainerStatus) -> ContainerStat
         id: shown.container_id.as_deref().and_then(instance),
         user: None,
         stop_signal: None,
+        devices: Vec::new(),
     }
 }
 

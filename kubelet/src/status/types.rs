@@ -216,6 +216,17 @@ pub struct ContainerStatus {
     pub user: Option<Box<LinuxUser>>,
     /// What asks the newest instance to stop, where the runtime says so and the gate is open.
     pub stop_signal: Option<Arc<str>>,
+    /// Whether the devices work that it was given, by resource; empty where nobody is to know.
+    pub devices: Vec<ResourceHealth>,
+}
+
+/// Whether a container's devices of one resource work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceHealth {
+    /// The resource.
+    pub resource: String,
+    /// The devices by id, and whether each works.
+    pub devices: Vec<(String, bool)>,
 }
 
 /// The status of a pod.

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::Worker;
 use super::start::{Prepared, StartError};
 use crate::images::ImageReady;
+use crate::managers::devices::DeviceError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::etc_hosts;
@@ -59,6 +60,20 @@ impl Worker {
             ..inputs
         };
         Ok(convert::container_config(pod, spec, &inputs)?)
+    }
+
+    /// Has the plugins make ready what the container has of devices.
+    pub(super) async fn ready_devices(
+        &self,
+        pod: &Pod,
+        container: &str,
+    ) -> Result<(), DeviceError> {
+        let devices = &self.tools.devices;
+        if !devices.are_asked_by(pod) {
+            return Ok(());
+        }
+        self.say_at(&format!("asks for the devices of container {container}"));
+        devices.before_start(&self.uid, pod, container).await
     }
 
     /// Mounts what `container` has of volumes. Cancel-safe: once nobody waits for it, nothing is mounted any more.

@@ -220,6 +220,7 @@ mod tests {
             id: Some(id.into()),
             user: None,
             stop_signal: None,
+            devices: Vec::new(),
         };
         PodStatus {
             phase: crate::status::Phase::Running,

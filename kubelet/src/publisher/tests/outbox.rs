@@ -266,6 +266,7 @@ fn container(state: State) -> ContainerStatus {
         id: None,
         user: None,
         stop_signal: None,
+        devices: Vec::new(),
     }
 }
 
