@@ -43,9 +43,14 @@ fn static_cpus(node: &FakeNode, machine: &Machine) {
     node.configure("reservedSystemCPUs", json!(reserved));
 }
 
+/// Each pod's only container has the pod's name.
+fn of(name: &str) -> String {
+    format!("{name}/{name}")
+}
+
 /// The CPUs that the container runs on by the runtime's account.
 fn cpus(node: &FakeNode, container: &str) -> Result<String> {
-    let running = node.running_now(container);
+    let running = node.running_now(&of(container));
     let [container] = running.as_slice() else {
         anyhow::bail!("{} of {container} run", running.len());
     };
@@ -84,7 +89,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
         let own = node.ready("own").await?;
         runs_on(node, "own", &others).await?;
         runs_on(node, "shares", &rest).await?;
-        let quota = node.running_now("own")[0]
+        let quota = node.running_now(&of("own"))[0]
             .resources
             .clone()
             .unwrap_or_default();
@@ -111,7 +116,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
         );
 
         // The next agent changes nothing.
-        let before = node.running_now("own")[0].id.clone();
+        let before = node.running_now(&of("own"))[0].id.clone();
         node.kill_agent()?;
         node.start_agent()?;
         node.ready("own").await?;
@@ -121,7 +126,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
             Duration::from_secs(2),
             async || {
                 ensure!(cpus(node, "own")? == others && cpus(node, "shares")? == rest);
-                ensure!(node.running_now("own")[0].id == before);
+                ensure!(node.running_now(&of("own"))[0].id == before);
                 Ok(())
             },
         )
@@ -151,7 +156,7 @@ fn a_corrupt_state_is_made_anew_from_what_runs() {
         node.ready("shares").await?;
         runs_on(node, "shares", &rest).await?;
         let before: Vec<String> = ["own", "shares"]
-            .map(|name| node.running_now(name)[0].id.clone())
+            .map(|name| node.running_now(&of(name))[0].id.clone())
             .into();
         node.kill_agent()?;
         let state = node.path("kubelet").join("cpu_manager_state");
@@ -182,7 +187,7 @@ fn a_corrupt_state_is_made_anew_from_what_runs() {
             async || {
                 ensure!(cpus(node, "own")? == others && cpus(node, "shares")? == rest);
                 let now: Vec<String> = ["own", "shares"]
-                    .map(|name| node.running_now(name)[0].id.clone())
+                    .map(|name| node.running_now(&of(name))[0].id.clone())
                     .into();
                 ensure!(now == before, "they were restarted");
                 Ok(())
@@ -243,7 +248,7 @@ fn memory_of_a_guaranteed_pod_comes_from_its_nodes() {
         node.ready("own").await?;
         node.ready("shares").await?;
         let mems = |name: &str| -> Result<String> {
-            let running = node.running_now(name);
+            let running = node.running_now(&of(name));
             let container = running.first().context("it does not run")?;
             let resources = container.resources.clone().context("no resources")?;
             Ok(resources.cpuset_mems)
