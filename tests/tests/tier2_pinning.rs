@@ -3,6 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cri_proto::plugin_channel;
+use cri_proto::podresources::pod_resources_lister_client::PodResourcesListerClient;
+use cri_proto::podresources::{
+    AllocatableResourcesRequest, ContainerResources, ListPodResourcesRequest,
+};
 use kubelet::managers::{CpuSet, Machine, SYSTEM};
 use serde_json::json;
 use tests::agent::PodView as _;
@@ -58,6 +63,24 @@ fn cpus(node: &FakeNode, container: &str) -> Result<String> {
     Ok(resources.cpuset_cpus.clone())
 }
 
+/// What the only container of a pod has, as a monitoring agent is told.
+async fn told(node: &FakeNode, pod: &str) -> Result<ContainerResources> {
+    let socket = node.path("kubelet/pod-resources/kubelet.sock");
+    let mut client = PodResourcesListerClient::new(plugin_channel(&socket));
+    let list = client.list(ListPodResourcesRequest {}).await?.into_inner();
+    let name = format!("{pod}-node");
+    let mut pods = list.pod_resources.into_iter();
+    let pod = pods
+        .find(|pod| pod.name == name)
+        .context("it is not listed")?;
+    pod.containers.into_iter().next().context("no container")
+}
+
+fn set(ids: &[i64]) -> Result<String> {
+    let ids: Result<CpuSet, _> = ids.iter().map(|id| u32::try_from(*id)).collect();
+    Ok(ids?.to_string())
+}
+
 async fn runs_on(node: &FakeNode, container: &str, expected: &str) -> Result<()> {
     eventually(
         &format!("{container} runs on {expected}"),
@@ -98,6 +121,13 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
             "it is held to a quota: {}",
             quota.cpu_quota
         );
+
+        ensure!(set(&told(node, "own").await?.cpu_ids)? == others);
+        ensure!(told(node, "shares").await?.cpu_ids.is_empty());
+        let socket = node.path("kubelet/pod-resources/kubelet.sock");
+        let mut client = PodResourcesListerClient::new(plugin_channel(&socket));
+        let allocatable = client.get_allocatable_resources(AllocatableResourcesRequest {});
+        ensure!(set(&allocatable.await?.into_inner().cpu_ids)? == others);
 
         // There is no room for another.
         node.put("second.yaml", &guaranteed("second", 1))?;
@@ -261,6 +291,11 @@ fn memory_of_a_guaranteed_pod_comes_from_its_nodes() {
         let uid = node.pod("own")?.uid().to_owned();
         let expected = json!([{"numaAffinity": [of_own], "type": "memory", "size": 32 << 20}]);
         ensure!(state["entries"][&uid]["own"] == expected, "{state}");
+        let memory = told(node, "own").await?.memory;
+        ensure!(
+            memory.len() == 1 && memory[0].memory_type == "memory" && memory[0].size == 32 << 20,
+            "{memory:?}"
+        );
         Ok(())
     });
 }
