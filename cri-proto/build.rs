@@ -3,10 +3,13 @@
 use std::error::Error;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 3] = [
+const FILES: [&str; 6] = [
     "runtime/v1/api.proto",
     "csi/v1/csi.proto",
     "pluginregistration/v1/api.proto",
+    "deviceplugin/v1beta1/api.proto",
+    "podresources/v1/api.proto",
+    "podresources/v1alpha1/api.proto",
 ];
 
 /// Messages whose Debug is written by hand in `src/redact.rs`, because a field of theirs is, or may carry, a secret.

@@ -1,10 +1,11 @@
 //! The interfaces between a node agent and what it works with by gRPC: CRI v1 (a container runtime), CSI v1 (storage
-//! drivers), and the registration of plugins.
+//! drivers), the registration of plugins, device plugins, and what the agent tells of the devices that pods have.
 //!
 //! Owns: the wire types ([`v1`], generated from `proto/runtime/v1/api.proto`), the connection to the runtime's unix
 //! socket ([`Connection`]), one method per call with its deadline ([`RuntimeClient`], [`ImageClient`]), and the one error
-//! type of them all ([`CriError`]). Of CSI ([`csi`]) and of plugins ([`pluginregistration`]) the wire types, and the channel to
-//! a plugin's socket ([`plugin_channel`]).
+//! type of them all ([`CriError`]). Of CSI ([`csi`]), of plugins ([`pluginregistration`], [`deviceplugin`]) and of
+//! `PodResources` ([`podresources`], [`podresources_alpha`]) the wire types, and the channel to a plugin's socket
+//! ([`plugin_channel`]).
 //!
 //! Inputs: an endpoint and [`ConnectOptions`]. Outputs: answers and `CriError`s; no gRPC type is needed to use them.
 //!
@@ -62,4 +63,31 @@ pub mod csi {
 )]
 pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");
+}
+
+/// The generated messages, clients and server traits of device plugins (package `v1beta1`).
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod deviceplugin {
+    tonic::include_proto!("v1beta1");
+}
+
+/// The generated messages, client and server trait of `PodResources` (package `v1`).
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod podresources {
+    tonic::include_proto!("v1");
+}
+
+/// The same in its first form (package `v1alpha1`).
+#[expect(
+    missing_docs,
+    reason = "generated: what there is to say of a field stands in the proto file"
+)]
+pub mod podresources_alpha {
+    tonic::include_proto!("v1alpha1");
 }

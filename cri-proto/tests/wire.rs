@@ -187,3 +187,18 @@ fn and_that_of_plugins() {
         8,
     );
 }
+
+#[test]
+fn that_of_device_plugins() {
+    compare("deviceplugin/v1beta1/api.proto", "deviceplugin.txt", 30);
+}
+
+#[test]
+fn and_that_of_what_pods_were_given() {
+    compare("podresources/v1/api.proto", "podresources.txt", 30);
+    compare(
+        "podresources/v1alpha1/api.proto",
+        "podresources_alpha.txt",
+        8,
+    );
+}

@@ -8,6 +8,7 @@ pub mod cis;
 pub mod cluster;
 pub mod containerd;
 pub mod csi_driver;
+pub mod device_plugin;
 pub mod differential;
 pub mod fake_runtime;
 pub mod faults;

@@ -240,7 +240,7 @@ fn request(resource: &str, node: &NodeFeatures) -> Asked {
             Asked::Refused("is not supported in this version")
         }
         // As upstream: what no device plugin of the node offers is counted by somebody else, or by nobody.
-        extended if is_extended(extended) => {
+        extended if is_extended(extended) && !node.devices.contains(extended) => {
             Asked::Warned("is ignored: nothing on this node offers it")
         }
         _ => Asked::Built,

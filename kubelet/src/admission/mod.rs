@@ -25,7 +25,7 @@ pub mod sysctls;
 mod walk;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::node::NodeObject;
 use crate::pod::{self, Pod, PodUid};
@@ -60,6 +60,8 @@ pub struct NodeFeatures {
     pub pod_level_resources: bool,
     /// `hugepages-<size>` limits reach the pod's and the containers' cgroups.
     pub hugepages: bool,
+    /// Resources that device plugins of the node offer, or offered.
+    pub devices: BTreeSet<String>,
     /// The node is one of a cluster: objects of its API server can be read.
     pub api_server: bool,
 }

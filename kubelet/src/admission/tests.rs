@@ -277,7 +277,11 @@ fn restart_policies_and_deadlines_are_built() {
         "containers": [{"name": "c", "restartPolicy": "OnFailure"}],
     }));
     admitted(&pod);
-    assert!(warnings(&pod).is_empty(), "{:?}", warnings(&pod));
+    assert!(
+        warnings(&pod, &NodeFeatures::default()).is_empty(),
+        "{:?}",
+        warnings(&pod, &NodeFeatures::default())
+    );
     admitted(&with_container(json!({
         "securityContext": {"procMount": "Default", "privileged": true},
         "resources": {"requests": {"ephemeral-storage": "1Gi", "example.com/gpu": "0"}, "limits": {"cpu": "1", "memory": "1Gi"}},
@@ -349,10 +353,10 @@ fn what_runs_without_a_feature_is_warned_of() {
     }));
     admitted(&pod);
     assert_eq!(
-        warnings(&pod),
+        warnings(&pod, &NodeFeatures::default()),
         [
             "spec.containers[0].resources.requests[example.com/gpu] is ignored: nothing on this node offers it",
         ]
     );
-    assert!(warnings(&self::pod(json!({}))).is_empty());
+    assert!(warnings(&self::pod(json!({})), &NodeFeatures::default()).is_empty());
 }

@@ -40,9 +40,9 @@ pub fn refusals(pod: &Pod, node: &NodeFeatures) -> Vec<Rejection> {
 /// What `pod` asks for and does not get in this version, though it runs: a line for each such field. Empty for a
 /// pod whose every field takes effect.
 #[must_use]
-pub fn warnings(pod: &Pod) -> Vec<String> {
+pub fn warnings(pod: &Pod, node: &NodeFeatures) -> Vec<String> {
     let mut lines = Vec::new();
-    visit(pod, &NodeFeatures::default(), &mut |finding| {
+    visit(pod, node, &mut |finding| {
         if let Finding::Warned { path, what } = finding {
             lines.push(format!("{path} {what}"));
         }

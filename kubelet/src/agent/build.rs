@@ -7,6 +7,7 @@ use cri_proto::Connection;
 use tokio::sync::watch;
 
 use super::levels::NodeLevels;
+use super::managers::managers;
 use super::{AgentError, Surroundings, resources};
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
@@ -21,7 +22,6 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
-use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
@@ -66,15 +66,7 @@ pub(super) fn tools(
     let cgroups = cgroups_config(config, &capacity, cores, version, &allocatable)?;
     let cgroups = Cgroups::new(cgroups)?;
     check_resolv_conf(config);
-    let managers = ManagersInputs {
-        config: &config.managers,
-        gates: &config.gates,
-        root: &config.paths.root,
-        reserved_cpu_milli: resources::reserved(config)?.get("cpu").copied(),
-        reserved_memory: resources::reserved_memory(config, &capacity)?,
-        system: Path::new(managers::SYSTEM),
-    };
-    let managers = Managers::new(&managers, Vec::new())?;
+    let (devices, managers) = managers(config, &capacity, &surroundings.clock)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -112,6 +104,7 @@ pub(super) fn tools(
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
+        devices,
         managers: Arc::new(managers),
         cgroups: Arc::new(cgroups),
         dirs,
@@ -346,6 +339,7 @@ fn node_facts(
         admission: Arc::new(admission),
         status_ips,
         pin_retry: config.managers.cpu_reconcile_every,
+        device_health: config.gates.enabled("ResourceHealthStatus"),
         crash_loop_cap: config.runtime.max_restart_backoff,
     })
 }
@@ -357,10 +351,10 @@ pub(crate) fn node_features(config: &Config) -> Result<NodeFeatures, AgentError>
         node_name: config.node.name.clone(),
         labels: node::initial_labels(config),
         sysctls: SysctlAllowlist::new(kernel, &config.runtime.allowed_unsafe_sysctls)?,
-        supplemental_groups_policy: false,
         app_armor: node::has_apparmor(),
         pod_level_resources: true,
         hugepages: true,
         api_server: config.api.is_some(),
+        ..NodeFeatures::default()
     })
 }

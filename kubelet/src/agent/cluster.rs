@@ -167,6 +167,7 @@ impl Cluster {
             own: own.subscribe(),
             clock: clock.clone(),
             initialized: self.tools.csi.initialized(),
+            devices: self.tools.devices.clone(),
             in_use: self.tools.csi.in_use(),
         };
         tasks.spawn("status of the node", Box::pin(run_status(reporter)));

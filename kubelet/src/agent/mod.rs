@@ -7,6 +7,7 @@ mod build;
 mod cluster;
 mod driver;
 mod levels;
+mod managers;
 mod metrics_routes;
 mod ports;
 mod pressure;
@@ -29,6 +30,7 @@ use crate::cgroups::CgroupsError;
 use crate::checkpoint::{self, CheckpointInputs, run_checkpoint};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::dir::DirError;
 use crate::events::{self, About};
 use crate::eviction::ThresholdError;
 use crate::images::archives::run_archives;
@@ -36,10 +38,12 @@ use crate::join::{ServingCertificate, Troubles};
 use crate::logging::LogHandle;
 use crate::logs::{LogsConfig, LogsError, RotationConfig, RotationLimits, run_rotation};
 use crate::managers::ManagersError;
+use crate::managers::devices::run_devices;
+use crate::managers::pod_resources::{PodResourcesInputs, run_pod_resources};
 use crate::metrics;
 use crate::node::NodeError;
 use crate::observe::run_events;
-use crate::plugins::run_plugins;
+use crate::plugins::{Registrars, run_plugins};
 use crate::poddir::PodDirError;
 use crate::resident::run_giving_back;
 use crate::server::{
@@ -95,6 +99,9 @@ pub enum AgentError {
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),
+    /// The directory of device plugins.
+    #[error("cannot set up the directory of device plugins")]
+    Devices(#[source] DirError),
     /// The log directories.
     #[error("cannot set up the directories of logs")]
     Logs(#[from] LogsError),
@@ -360,7 +367,11 @@ pub async fn run(
     } else {
         checkpoint::forget(&config.paths.root).await;
     }
-    let plugins = run_plugins(config.paths.root.clone(), tools.csi.clone());
+    singletons.spawn("device plugins", run_devices(tools.devices.clone()));
+    let resources = pod_resources(&config, &tools);
+    singletons.spawn("podresources", run_pod_resources(resources));
+    let (csi, devices) = (tools.csi.clone(), tools.devices.clone());
+    let plugins = run_plugins(config.paths.root.clone(), Registrars { csi, devices });
     singletons.spawn("plugins", Box::pin(plugins));
     let sweeps = tools.csi.clone().run_sweeps();
     singletons.spawn("staged volumes", Box::pin(sweeps));
@@ -394,6 +405,18 @@ fn serving(config: &Config, clock: &Clock, feeds: &cluster::Feeds) -> Option<Ser
     }
     let complaints = feeds.complaints.clone();
     Some(ServingCertificate::load(config, clock.clone(), complaints))
+}
+
+/// What monitoring agents are told of.
+fn pod_resources(config: &Config, tools: &Tools) -> PodResourcesInputs {
+    PodResourcesInputs {
+        root: config.paths.root.clone(),
+        clock: tools.clock.clone(),
+        board: tools.board.clone(),
+        devices: tools.devices.clone(),
+        pinned: tools.managers.clone(),
+        only_active: config.gates.enabled("KubeletPodResourcesListUseActivePods"),
+    }
 }
 
 /// The pods of the manifests and those of the API server as one set.

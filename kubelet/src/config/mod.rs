@@ -51,6 +51,7 @@ pub(crate) use flags::boolean as parse_bool;
 pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};
 pub use gates::{FeatureGates, Gate, Stage, known as known_gates};
 pub use issue::{Issue, Issues, Origin};
+pub(crate) use labels::qualified_name_fault;
 pub use model::*;
 
 use flags::{FLAGS, Group, Target};

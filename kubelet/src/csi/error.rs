@@ -12,7 +12,7 @@ use crate::dir::DirError;
 use crate::poddir::PodDirError;
 use crate::volumes::SetUpError;
 
-/// A call to a driver that did not succeed. Shown as Go's gRPC shows it.
+/// A call to a plugin that did not succeed. Shown as Go's gRPC shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     code: Code,
@@ -20,14 +20,14 @@ pub struct CallError {
 }
 
 impl CallError {
-    pub(super) fn of(status: &Status) -> Self {
+    pub(crate) fn of(status: &Status) -> Self {
         Self {
             code: status.code(),
             message: status.message().to_owned(),
         }
     }
 
-    pub(super) fn late(_after: Duration) -> Self {
+    pub(crate) fn late(_after: Duration) -> Self {
         Self {
             code: Code::DeadlineExceeded,
             message: "context deadline exceeded".to_owned(),

@@ -1,21 +1,26 @@
 //! The node's resources that are given to single containers: CPUs, memory of NUMA nodes, devices.
 //!
 //! Owns: who has which of them ([`Managers`]), the policy on where they come from (`topology`), the CPU manager (`cpu`),
-//! the memory manager (`memory`), and their state files in the root directory, which are upstream's.
+//! the memory manager (`memory`), device plugins (`devices`), and their state files in the root directory, which are
+//! upstream's; the PodResources API (`pod_resources`).
 //! Inputs: the configuration, the machine's topology (`machine`), pods that are admitted, that run already, that are gone.
 //! Outputs: a refusal, or what each container is made with ([`ContainerGrants`]); word that the CPUs which all others share
 //! have changed ([`Managers::changes`]).
-//! Spawns no task: the registry asks for pods, one after the other; workers read what their containers were given.
-//! Does not: talk to the runtime (workers do), or decide whether the node has room for a pod (`admission/` does).
+//! Tasks: those of `devices` and `pod_resources`. The registry asks for pods, one after the other; workers read what their
+//! containers were given.
+//! Does not: talk to the runtime (workers do), but for what runs where a state file was corrupt (`recovery`), or decide whether the node has room for a pod (`admission/` does).
 //!
-//! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
+//! Where no policy is configured CPUs and memory have no provider, and nothing of them is looked at, written or changed.
 
 mod cpu;
 pub mod cpuset;
+pub mod devices;
 mod error;
 mod grants;
+mod grpc;
 mod machine;
 mod memory;
+pub mod pod_resources;
 mod recovery;
 mod setup;
 mod state_file;
@@ -47,6 +52,7 @@ pub use topology::{
     TopologyScope,
 };
 
+use pod_resources::{MemoryBlock, Pinned};
 use topology::Topology;
 
 /// All of them, for the whole agent.
@@ -120,13 +126,10 @@ impl Managers {
     /// is never refused.
     pub fn adopt(&self, uid: &PodUid, pod: &Pod) {
         let mut inner = self.lock();
-        if let Err(error) = inner.allocate(uid, pod) {
+        if let Err(error) = inner.adopt(uid, pod) {
             let name = PodName::of(pod);
             let error = error_chain(&error);
             tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
-        }
-        for provider in &mut inner.providers {
-            provider.adopted(uid);
         }
         self.commit(inner);
     }
@@ -136,6 +139,13 @@ impl Managers {
         let mut inner = self.lock();
         inner.release(uid);
         self.commit(inner);
+    }
+
+    /// Whether the pod has something.
+    #[must_use]
+    pub fn has(&self, uid: &PodUid) -> bool {
+        let inner = self.lock();
+        inner.providers.iter().any(|p| p.holders().contains(uid))
     }
 
     /// Takes back what pods have that are not among `living`.
@@ -206,6 +216,11 @@ impl Managers {
         self.changes.subscribe()
     }
 
+    fn gathered<T>(&self, of: impl Fn(&dyn HintProvider) -> Vec<T>) -> Vec<T> {
+        let inner = self.lock();
+        inner.providers.iter().flat_map(|p| of(&**p)).collect()
+    }
+
     /// Has the providers write down what was changed, and tells of it.
     fn commit(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut changed = false;
@@ -221,6 +236,24 @@ impl Managers {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // What a panic left half done is at worst an allocation that is taken back with its pod.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pinned for Managers {
+    fn cpus_of(&self, uid: &PodUid, container: &str) -> Vec<u32> {
+        self.gathered(|provider| provider.exclusive_cpus(uid, container).iter().collect())
+    }
+
+    fn allocatable_cpus(&self) -> Vec<u32> {
+        self.gathered(|provider| provider.allocatable_cpus().iter().collect())
+    }
+
+    fn memory_of(&self, uid: &PodUid, container: &str) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.memory(uid, container))
+    }
+
+    fn allocatable_memory(&self) -> Vec<MemoryBlock> {
+        self.gathered(|provider| provider.allocatable_memory())
     }
 }
 
@@ -254,6 +287,30 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+
+    /// Gives a pod that runs what can be had, whatever else of it cannot; the first thing that stood against it.
+    fn adopt(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
+        let mut first = Ok(());
+        for asking in askings(uid, pod) {
+            let hint = match &self.topology {
+                None => Hint::default(),
+                Some(topology) => {
+                    let hints = self.providers.iter().map(|p| match topology.scope {
+                        TopologyScope::Pod => p.pod_hints(uid, pod),
+                        TopologyScope::Container => p.container_hints(&asking),
+                    });
+                    topology.merge(hints.collect()).unwrap_or_default()
+                }
+            };
+            for provider in &mut self.providers {
+                first = first.and(provider.adopt(&asking, hint));
+            }
+        }
+        for provider in &mut self.providers {
+            provider.adopted(uid);
+        }
+        first
     }
 
     fn release(&mut self, uid: &PodUid) {

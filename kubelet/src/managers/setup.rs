@@ -10,7 +10,7 @@ use super::machine::{Machine, MachineError};
 use super::memory::{self, MemoryManager, ReservedMemory};
 use super::state_file::StateFile;
 use super::topology::{
-    HintProvider, Topology, TopologyError, TopologyOptions, TopologyPolicy, TopologyScope,
+    HintProvider, NumaMask, Topology, TopologyError, TopologyOptions, TopologyPolicy, TopologyScope,
 };
 use super::{CpuError, CpuSet, Managers, MemoryError, StateError};
 use crate::config::{FeatureGates, ManagersConfig};
@@ -30,6 +30,20 @@ pub struct ManagersInputs<'a> {
     pub reserved_memory: u64,
     /// Where the kernel lists CPUs and NUMA nodes ([`super::SYSTEM`]).
     pub system: &'a Path,
+}
+
+impl ManagersInputs<'_> {
+    /// The machine's NUMA nodes, where a topology policy wants to know them; none otherwise.
+    ///
+    /// # Errors
+    /// When the machine does not say.
+    pub fn numa_nodes(&self) -> Result<NumaMask, ManagersError> {
+        if policy(&self.config.topology_policy).is_none() {
+            return Ok(NumaMask::default());
+        }
+        let machine = Machine::read(self.system)?;
+        Ok(NumaMask::of(machine.nodes.iter().map(|node| node.id)))
+    }
 }
 
 /// Why the agent cannot start with its managers.

@@ -7,6 +7,7 @@ use super::certificates::Certificates;
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 use super::managers::Managers;
 use super::names::{image_size, operation_of};
+use super::pod_resources::PodResourcesCounts;
 use super::text::{Exposition, Family};
 
 /// Prometheus' own bounds, seconds.
@@ -124,6 +125,12 @@ pub struct Kubelet {
     pub eviction_age: HistogramVec,
     /// Images that were removed because nobody used them, by `reason`: `space` or `age`.
     pub images_collected: CounterVec,
+    /// Device plugins that asked to be registered, by `resource_name`.
+    pub device_registrations: CounterVec,
+    /// How long plugins took to give devices, by `resource_name`.
+    pub device_allocations: HistogramVec,
+    /// Requests to `PodResources`.
+    pub pod_resources: PodResourcesCounts,
     /// Volumes set up and given back, by `migrated`, `operation_name`, `status` and `volume_plugin`.
     pub storage_duration: HistogramVec,
     /// Requests to the agent's ports, by `long_running`, `method`, `path` and `server_type`.
@@ -288,6 +295,18 @@ static KUBELET: Kubelet = Kubelet {
         "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
         &["reason"],
     ),
+    device_registrations: CounterVec::new(
+        "kubelet_device_plugin_registration_total",
+        "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.",
+        &["resource_name"],
+    ),
+    device_allocations: HistogramVec::new(
+        "kubelet_device_plugin_alloc_duration_seconds",
+        "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.",
+        &["resource_name"],
+        DEFAULT,
+    ),
+    pod_resources: PodResourcesCounts::new(),
     storage_duration: HistogramVec::new(
         "storage_operation_duration_seconds",
         "[ALPHA] Storage operation duration",
@@ -411,6 +430,8 @@ impl Kubelet {
         self.cgroup_duration.write(out);
         self.managers.write(out);
         self.containers_per_pod.write(out);
+        self.device_allocations.write(out);
+        self.device_registrations.write(out);
         self.eviction_age.write(out);
         self.evictions.write(out);
         let first = self.first_network_pod.load(Ordering::Relaxed);
@@ -427,6 +448,7 @@ impl Kubelet {
         self.image_volumes_requested.write(out);
         self.relist_duration.write(out);
         self.relist_interval.write(out);
+        self.pod_resources.write(out);
         self.pod_start.write(out);
         self.pod_start_sli.write(out);
         self.pod_start_total.write(out);

@@ -13,6 +13,7 @@ mod kubelet;
 mod managers;
 mod names;
 mod number;
+mod pod_resources;
 mod startups;
 mod text;
 
@@ -20,6 +21,7 @@ pub use certificates::Certificates;
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 pub use kubelet::{Kubelet, ProbeResult, kubelet};
 pub use names::operation_of;
+pub use pod_resources::PodResourcesCounts;
 pub use startups::{SeenRunning, Startups, startups};
 pub(crate) use text::float;
 pub use text::{Exposition, Family, Kind};

@@ -21,6 +21,7 @@ use crate::config::{Config, KUBERNETES_VERSION};
 use crate::connections::resolve;
 use crate::errors::error_chain;
 use crate::eviction::Pressure;
+use crate::managers::devices::DeviceCounts;
 use crate::shutdown::NodeState;
 
 /// A runtime that has not said for so long that it is ready is down (upstream's `maxWaitForContainerRuntime`).
@@ -215,6 +216,7 @@ impl Gatherer {
         Facts {
             capacity: self.settings.capacity.clone(),
             allocatable: self.settings.allocatable.clone(),
+            devices: DeviceCounts::default(),
             addresses,
             addresses_of_cloud: self.settings.external_cloud,
             info: NodeInfo {

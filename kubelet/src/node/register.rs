@@ -36,7 +36,7 @@ pub(super) enum Registered {
     Known(Box<Node>),
 }
 
-/// Tries once to have the node there.
+/// Tries once to have the node there. Where it is `new`, devices that the API server has of it are another's.
 ///
 /// # Errors
 /// When the API server does not answer, or refuses.
@@ -44,6 +44,7 @@ pub(super) async fn register(
     client: &Client,
     settings: &NodeSettings,
     status: &NodeStatus,
+    new: bool,
 ) -> Result<Registered, kube::Error> {
     let node = new_node(settings, status);
     let body = serde_json::to_vec(&node).map_err(kube::Error::SerdeError)?;
@@ -56,7 +57,7 @@ pub(super) async fn register(
         Err(error) => return Err(error),
     }
     let known = get(client, &settings.name).await?;
-    match reconciled(&known, settings, status) {
+    match reconciled(&known, settings, status, new) {
         Some(patch) => {
             let node = patch_status(client, &settings.name, patch).await?;
             Ok(Registered::Known(Box::new(node)))
@@ -109,6 +110,7 @@ pub(super) fn reconciled(
     known: &Node,
     settings: &NodeSettings,
     status: &NodeStatus,
+    new: bool,
 ) -> Option<Value> {
     let mut patch = Map::new();
     let mut metadata = Map::new();
@@ -148,10 +150,10 @@ pub(super) fn reconciled(
                 changes.insert(resource.clone(), json!(amount));
             }
         }
-        // Devices are nobody's until a plugin of this node has them (upstream, without a checkpoint of devices).
+        // Devices are nobody's until a plugin of this node has them.
         let devices = known
             .iter()
-            .filter(|(name, amount)| is_extended(name) && *amount != "0");
+            .filter(|(name, amount)| new && is_extended(name) && *amount != "0");
         changes.extend(devices.map(|(name, _)| (name.clone(), json!("0"))));
         for resource in known.keys() {
             if resource.starts_with("hugepages-") && !own.contains_key(resource) {

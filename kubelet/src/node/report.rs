@@ -19,6 +19,7 @@ use crate::api::{self, Retry};
 use crate::clock::Clock;
 use crate::errors::error_chain;
 use crate::events::About;
+use crate::managers::devices::Devices;
 
 /// How often a report is tried (upstream's `nodeStatusUpdateRetry`).
 const TRIES: u32 = 5;
@@ -44,6 +45,8 @@ pub struct Reporter {
     pub clock: Clock,
     /// Whether the node's CSINode is there: a node that is new is not ready before.
     pub initialized: watch::Receiver<bool>,
+    /// Devices of plugins.
+    pub devices: Devices,
     /// Attachable volumes that are, or are about to be, in use.
     pub in_use: watch::Receiver<BTreeSet<String>>,
 }
@@ -97,7 +100,8 @@ impl Reports {
         loop {
             let facts = self.facts().await;
             let (status, turns) = status::derive(&NodeStatus::default(), &facts, self.now());
-            let tried = register::register(&self.reporter.client, &settings, &status).await;
+            let new = self.reporter.devices.are_of_a_new_node();
+            let tried = register::register(&self.reporter.client, &settings, &status, new).await;
             match tried {
                 Ok(registered) => {
                     self.unsaid();
@@ -231,6 +235,7 @@ impl Reports {
 
     async fn facts(&mut self) -> Facts {
         let mut facts = self.reporter.gatherer.facts().await;
+        facts.devices = self.reporter.devices.counts();
         let in_use = self.reporter.in_use.borrow_and_update();
         facts.volumes_in_use = in_use.iter().cloned().collect();
         // One that was ready before this agent began stays so.

@@ -12,6 +12,7 @@ use super::types::{
 };
 use crate::admission::{Amounts, Capacity};
 use crate::eviction::Pressure;
+use crate::managers::devices::DeviceCounts;
 
 /// Names of an image that are reported (`MaxNamesPerImageInNodeStatus`).
 const MOST_NAMES: usize = 5;
@@ -23,6 +24,8 @@ pub struct Facts {
     pub capacity: Capacity,
     /// What of it is for pods, `pods` among it.
     pub allocatable: Amounts,
+    /// Devices of plugins.
+    pub devices: DeviceCounts,
     /// Addresses, in order; none where nobody can tell, and those that were there stay.
     pub addresses: Option<Vec<Address>>,
     /// Whether addresses that a cloud controller has set stay as they are.
@@ -67,6 +70,8 @@ pub fn derive(before: &NodeStatus, facts: &Facts, now: Timestamp) -> (NodeStatus
     // Those that others advertise stay.
     status.capacity.retain(|name, _| !is_own(name));
     status.capacity.extend(has.capacity);
+    status.capacity.extend(devices(&facts.devices.capacity));
+    status.capacity.extend(no_more(&facts.devices));
     let capacity = &status.capacity;
     status
         .allocatable
@@ -78,6 +83,10 @@ pub fn derive(before: &NodeStatus, facts: &Facts, now: Timestamp) -> (NodeStatus
         }
     }
     status.allocatable.extend(has.allocatable);
+    status
+        .allocatable
+        .extend(devices(&facts.devices.allocatable));
+    status.allocatable.extend(no_more(&facts.devices));
     if let Some(addresses) = &facts.addresses
         && (!facts.addresses_of_cloud || before.addresses.is_empty())
     {
@@ -104,6 +113,17 @@ pub fn derive(before: &NodeStatus, facts: &Facts, now: Timestamp) -> (NodeStatus
     let mut turns = Vec::new();
     conditions(&mut status.conditions, facts, now, &mut turns);
     (status, turns)
+}
+
+fn devices(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, String)> {
+    let counts = counts.iter();
+    counts.map(|(resource, count)| (resource.clone(), count.to_string()))
+}
+
+/// Resources whose plugin has gone for good: none, which says that there were some once.
+fn no_more(counts: &DeviceCounts) -> impl Iterator<Item = (String, String)> {
+    let removed = counts.removed.iter();
+    removed.map(|resource| (resource.clone(), "0".to_owned()))
 }
 
 struct Resources {

@@ -2,7 +2,7 @@
 
 mod tasks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::*;
 use crate::admission::{Amounts, Capacity};
 use crate::clock::Clock;
 use crate::eviction::Pressure;
+use crate::managers::devices::DeviceCounts;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -130,6 +131,33 @@ fn only_what_turned_has_a_new_transition_and_an_event() {
     let disk = &after.conditions[1];
     assert_eq!(disk.last_transition_time, Some(at(BEGIN)));
     assert_eq!(disk.last_heartbeat_time, Some(at(LATER)));
+}
+
+#[test]
+fn devices_come_and_go() {
+    let (before, _) = derive(&NodeStatus::default(), &facts(), at(BEGIN));
+    let count = |n: u64| BTreeMap::from([("example.com/dev".to_owned(), n)]);
+    let offered = Facts {
+        devices: DeviceCounts {
+            capacity: count(3),
+            allocatable: count(2),
+            removed: BTreeSet::new(),
+        },
+        ..facts()
+    };
+    let (there, _) = derive(&before, &offered, at(LATER));
+    assert_eq!(there.capacity["example.com/dev"], "3");
+    assert_eq!(there.allocatable["example.com/dev"], "2");
+    let removed = Facts {
+        devices: DeviceCounts {
+            removed: BTreeSet::from(["example.com/dev".to_owned()]),
+            ..DeviceCounts::default()
+        },
+        ..facts()
+    };
+    let (gone, _) = derive(&there, &removed, at(LATER));
+    assert_eq!(gone.capacity["example.com/dev"], "0");
+    assert_eq!(gone.allocatable["example.com/dev"], "0");
 }
 
 #[test]
@@ -327,7 +355,10 @@ fn a_node_that_was_there_is_put_right_and_nothing_more() {
         json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"})
     );
     let mut known: Node = serde_json::from_value(new).unwrap();
-    assert_eq!(register::reconciled(&known, &settings(), &status), None);
+    assert_eq!(
+        register::reconciled(&known, &settings(), &status, true),
+        None
+    );
     let labels = known.metadata.labels.as_mut().unwrap();
     labels.remove("example.com/own");
     labels.insert("kubernetes.io/hostname".into(), "b".into());
@@ -341,7 +372,7 @@ fn a_node_that_was_there_is_put_right_and_nothing_more() {
         .status
         .capacity
         .insert("example.com/gpu".into(), "2".into());
-    let patch = register::reconciled(&known, &settings(), &status).unwrap();
+    let patch = register::reconciled(&known, &settings(), &status, true).unwrap();
     let expected = json!({
         "metadata": {
             "labels": {"kubernetes.io/hostname": "a"},
@@ -350,4 +381,7 @@ fn a_node_that_was_there_is_put_right_and_nothing_more() {
         "status": {"capacity": {"hugepages-1Gi": null, "example.com/gpu": "0"}},
     });
     assert_eq!(patch, expected);
+    // Of a node that has kept its devices they stay.
+    let patch = register::reconciled(&known, &settings(), &status, false).unwrap();
+    assert_eq!(patch["status"]["capacity"], json!({"hugepages-1Gi": null}));
 }

@@ -9,8 +9,10 @@ use cri_proto::pluginregistration::{InfoRequest, PluginInfo, RegistrationStatus}
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
+use super::Registrars;
 use crate::api::Retry;
-use crate::csi::{Csi, Registration};
+use crate::csi::Registration;
+use crate::managers::devices::DevicePluginRegistration;
 
 /// How long a plugin may take to say what it is, connection and all (upstream: ten seconds for the connection, one for the
 /// answer).
@@ -23,6 +25,16 @@ const RETRY_MOST: Duration = Duration::from_secs(122);
 
 /// The type of plugins that are storage drivers.
 const CSI: &str = "CSIPlugin";
+
+/// The type of plugins that offer devices.
+const DEVICES: &str = "DevicePlugin";
+
+/// What a plugin is registered as, for as long as it is held.
+#[expect(dead_code, reason = "held until it is dropped")]
+enum Held {
+    Driver(Registration),
+    Devices(DevicePluginRegistration),
+}
 
 /// Why a plugin is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +64,7 @@ impl RegistrationError {
 
 /// Registers the plugin that listens at `socket`, once the task `before`, of one that had the same path, has ended; then
 /// keeps it until this is dropped. What does not work is tried again.
-pub(super) async fn run(socket: PathBuf, csi: Csi, before: Option<JoinHandle<()>>) {
+pub(super) async fn run(socket: PathBuf, registrars: Registrars, before: Option<JoinHandle<()>>) {
     if let Some(before) = before {
         // It was aborted; how it ended does not matter.
         let _ = before.await;
@@ -60,7 +72,7 @@ pub(super) async fn run(socket: PathBuf, csi: Csi, before: Option<JoinHandle<()>
     let mut retry = Retry::new(RETRY_FIRST, RETRY_MOST);
     let mut said = None;
     loop {
-        match register(&socket, &csi).await {
+        match register(&socket, &registrars).await {
             Ok(_held) => return std::future::pending().await,
             Err(error) => {
                 let text = error.to_string();
@@ -77,7 +89,7 @@ pub(super) async fn run(socket: PathBuf, csi: Csi, before: Option<JoinHandle<()>
     }
 }
 
-async fn register(socket: &Path, csi: &Csi) -> Result<Registration, RegistrationError> {
+async fn register(socket: &Path, registrars: &Registrars) -> Result<Held, RegistrationError> {
     let mut client = RegistrationClient::new(plugin_channel(socket));
     let shown = || socket.display().to_string();
     let asked = tokio::time::timeout(INFO_LIMIT, client.get_info(InfoRequest {}));
@@ -96,16 +108,20 @@ async fn register(socket: &Path, csi: &Csi) -> Result<Registration, Registration
             });
         }
     };
+    // It may serve where it registers.
+    let endpoint = match info.endpoint.as_str() {
+        "" => socket,
+        endpoint => Path::new(endpoint),
+    };
+    let (name, versions) = (info.name.as_str(), info.supported_versions.as_slice());
     let taken = match info.r#type.as_str() {
         CSI => {
-            // It may serve where it registers.
-            let endpoint = match info.endpoint.as_str() {
-                "" => socket,
-                endpoint => Path::new(endpoint),
-            };
-            csi.register(&info.name, endpoint, &info.supported_versions)
-                .await
-                .map_err(RegistrationError::Refused)
+            let taken = registrars.csi.register(name, endpoint, versions).await;
+            taken.map(Held::Driver).map_err(RegistrationError::Refused)
+        }
+        DEVICES => {
+            let taken = registrars.devices.register(name, endpoint, versions).await;
+            taken.map(Held::Devices).map_err(RegistrationError::Refused)
         }
         kind => Err(RegistrationError::Kind {
             kind: kind.to_owned(),

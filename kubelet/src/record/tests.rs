@@ -412,6 +412,7 @@ fn status(phase: Phase, message: Option<&str>) -> PodStatus {
         user: None,
         stop_signal: None,
         recursive_read_only: None,
+        devices: Vec::new(),
         kind: ContainerKind::Regular,
         state,
         last: None,

@@ -55,6 +55,7 @@ pub use pods::PodsView;
 pub use running_pods::routes as running_pods_routes;
 pub use runtime::{ObservedRuntime, StreamRuntime};
 pub use self_signed::{SelfSignedError, self_signed};
+pub(crate) use socket::bind_socket;
 pub use socket::{SocketError, SocketFile};
 pub use tls::{CertificateSource, ServingTls, ServingTlsError, TlsOptions};
 

@@ -64,33 +64,41 @@ impl Server {
     /// # Errors
     /// When something else than a socket is there, or the directory cannot be written.
     pub fn bind_socket(path: &Path, routes: Router) -> Result<(Self, SocketFile), SocketError> {
-        let failed = |error: io::Error| SocketError::Listen {
-            path: path.to_owned(),
-            source: error,
-        };
-        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
-        };
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory =
-            fs::open(directory, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        let name = PathBuf::from(name);
-        if !is_free(&directory, &name).map_err(|errno| failed(errno.into()))? {
-            return Err(SocketError::Taken(path.to_owned()));
-        }
-        let (listener, identity) =
-            listen(&directory, &name).map_err(|errno| failed(errno.into()))?;
-        let file = SocketFile {
-            directory,
-            name,
-            identity,
-        };
-        let listener = UnixListener::from_std(StdListener::from(listener)).map_err(failed)?;
+        let (listener, file) = bind_socket(path)?;
         Ok((
             Self::of_socket(listener, "the agent's socket", routes),
             file,
         ))
     }
+}
+
+/// Listens on a socket at `path`, for its owner alone. The file goes with the second value. Within a tokio runtime.
+///
+/// # Errors
+/// When something else than a socket is there, or the directory cannot be written.
+pub(crate) fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    let failed = |error: io::Error| SocketError::Listen {
+        path: path.to_owned(),
+        source: error,
+    };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    };
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory =
+        fs::open(directory, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    let name = PathBuf::from(name);
+    if !is_free(&directory, &name).map_err(|errno| failed(errno.into()))? {
+        return Err(SocketError::Taken(path.to_owned()));
+    }
+    let (listener, identity) = listen(&directory, &name).map_err(|errno| failed(errno.into()))?;
+    let file = SocketFile {
+        directory,
+        name,
+        identity,
+    };
+    let listener = UnixListener::from_std(StdListener::from(listener)).map_err(failed)?;
+    Ok((listener, file))
 }
 
 /// What whoever is at the other end of `stream` may ask: `routes`, or nothing.

@@ -218,6 +218,7 @@ mod tests {
             user: None,
             stop_signal: None,
             recursive_read_only: None,
+            devices: Vec::new(),
         });
     }
 

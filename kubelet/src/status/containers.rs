@@ -255,6 +255,7 @@ impl<'a> Scene<'a> {
                 .clone()
                 .filter(|_| self.input.stop_signals),
             recursive_read_only: newest.recursive_read_only.clone(),
+            devices: Vec::new(),
         }
     }
 
@@ -279,6 +280,7 @@ impl<'a> Scene<'a> {
             user: None,
             stop_signal: None,
             recursive_read_only: None,
+            devices: Vec::new(),
         };
         let Some(before) = before else {
             return status;

@@ -31,5 +31,6 @@ pub use publish::{PodView, StatusBoard, StatusWriter, StepAtWork, Word, WriterTa
 pub use restore::restore;
 pub use serialise::{RUNTIME, serialise};
 pub use types::{
-    Condition, ConditionKind, ContainerStatus, Phase, PodStatus, State, Terminated, Waiting,
+    Condition, ConditionKind, ContainerStatus, Phase, PodStatus, ResourceHealth, State, Terminated,
+    Waiting,
 };

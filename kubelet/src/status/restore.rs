@@ -79,6 +79,7 @@ fn container(kind: ContainerKind, shown: &api::ContainerStatus) -> ContainerStat
         user: None,
         stop_signal: None,
         recursive_read_only: None,
+        devices: Vec::new(),
     }
 }
 

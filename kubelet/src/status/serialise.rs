@@ -127,6 +127,7 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         allocated_resources: given
             .and_then(|c| c.resources.as_ref()?.requests.clone())
             .filter(|requests| !requests.is_empty()),
+        allocated_resources_status: health(status),
         container_id: status.id.as_ref().map(|id| format!("{runtime}://{id}")),
         image: status.image.to_string(),
         image_id: status
@@ -148,6 +149,19 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         volume_mounts: spec.and_then(|spec| volume_mounts(spec, status)),
         ..api::ContainerStatus::default()
     }
+}
+
+fn health(status: &ContainerStatus) -> Option<Vec<api::ResourceStatus>> {
+    let of_device = |(id, works): &(String, bool)| api::ResourceHealth {
+        health: Some(if *works { "Healthy" } else { "Unhealthy" }.to_owned()),
+        resource_id: id.clone(),
+        ..api::ResourceHealth::default()
+    };
+    let resources = status.devices.iter().map(|of| api::ResourceStatus {
+        name: of.resource.clone(),
+        resources: Some(of.devices.iter().map(of_device).collect()),
+    });
+    (!status.devices.is_empty()).then(|| resources.collect())
 }
 
 fn user(user: &LinuxUser) -> api::ContainerUser {

@@ -218,6 +218,17 @@ pub struct ContainerStatus {
     pub stop_signal: Option<Arc<str>>,
     /// Where, inside, the newest instance has mounts that are read-only with all that is below.
     pub recursive_read_only: Option<Arc<[Box<str>]>>,
+    /// Whether the devices work that it was given, by resource; empty where nobody is to know.
+    pub devices: Vec<ResourceHealth>,
+}
+
+/// Whether a container's devices of one resource work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceHealth {
+    /// The resource.
+    pub resource: String,
+    /// The devices by id, and whether each works.
+    pub devices: Vec<(String, bool)>,
 }
 
 /// The status of a pod.

@@ -281,7 +281,7 @@ fn remarks(pod: &Pod, node: &NodeFeatures) -> Vec<Remark> {
         .into_iter()
         .map(|rejection| rejected(pod, &rejection))
         .collect();
-    remarks.extend(admission::warnings(pod).into_iter().map(|line| {
+    remarks.extend(admission::warnings(pod, node).into_iter().map(|line| {
         let (field, message) = split_field(&line);
         Remark {
             field,

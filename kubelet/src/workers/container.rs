@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::Worker;
 use super::start::{Prepared, StartError};
 use crate::images::ImageReady;
+use crate::managers::devices::DeviceError;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::etc_hosts;
@@ -77,6 +78,20 @@ impl Worker {
         let features = handlers.into_iter().find(|one| one.name == handler);
         let features = features.and_then(|handler| handler.features);
         Ok(features.is_some_and(|features| features.recursive_read_only_mounts))
+    }
+
+    /// Has the plugins make ready what the container has of devices.
+    pub(super) async fn ready_devices(
+        &self,
+        pod: &Pod,
+        container: &str,
+    ) -> Result<(), DeviceError> {
+        let devices = &self.tools.devices;
+        if !devices.are_asked_by(pod) {
+            return Ok(());
+        }
+        self.say_at(&format!("asks for the devices of container {container}"));
+        devices.before_start(&self.uid, pod, container).await
     }
 
     /// Mounts what `container` has of volumes. Cancel-safe: once nobody waits for it, nothing is mounted any more.

@@ -12,7 +12,7 @@ use super::memory::{
 };
 use super::queue::{Stage, Wanted};
 use super::{Orders, Place, Worker, apply::Applied};
-use crate::admission;
+use crate::admission::{self, NodeFeatures};
 use crate::events::About;
 use crate::eviction::EVICTED;
 use crate::observe::RuntimeState;
@@ -231,6 +231,9 @@ impl Worker {
             stuck.mark_unchanged();
             let why = match *self.runtime.borrow() {
                 RuntimeState::NeverSeen => "waiting for the container runtime to answer".to_owned(),
+                _ if self.tools.devices.is_pending(&self.uid) => {
+                    "waiting for the plugins of its devices to answer".to_owned()
+                }
                 _ => {
                     let waits = "waiting for the pod that had this name before to stop";
                     match self.tools.stuck.why(&self.name) {
@@ -362,7 +365,11 @@ impl Worker {
         if self.memory.is_over() || !self.observed.borrow().is_empty() {
             return;
         }
-        for warning in admission::warnings(pod) {
+        let node = NodeFeatures {
+            devices: self.tools.devices.resources(),
+            ..NodeFeatures::default()
+        };
+        for warning in admission::warnings(pod, &node) {
             About::pod(pod).warning("NotBuilt", &warning);
         }
     }

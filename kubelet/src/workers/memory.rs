@@ -96,7 +96,6 @@ pub(super) struct Memory {
     pub(super) resizing: Option<Option<Arc<str>>>,
     /// That went wrong, and is not tried again before.
     pub(super) resize_hold: Option<Hold>,
-    /// Which CPUs the running containers were told to run on.
     pub(super) pins: Pins,
     /// When the pod became active.
     active_since: Exit,

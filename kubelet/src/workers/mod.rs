@@ -70,6 +70,7 @@ use crate::images::ImagePuller;
 use crate::images::archives::ImageArchives;
 use crate::logs::PodLogs;
 use crate::managers::Managers;
+use crate::managers::devices::Devices;
 use crate::objects::{Objects, PodObjects};
 use crate::observe::{Observer, RuntimeState};
 use crate::pod::{Pod, PodName, PodUid};
@@ -111,6 +112,8 @@ pub struct Tools {
     pub volumes: Arc<Volumes>,
     /// Volumes of storage drivers.
     pub csi: Csi,
+    /// Devices of plugins.
+    pub devices: Devices,
     /// Who has CPUs, memory and devices of its own.
     pub managers: Arc<Managers>,
     /// The cgroups above the containers.
@@ -154,6 +157,8 @@ pub struct NodeFacts {
     pub status_ips: Arc<[IpAddr]>,
     /// How long after a failure a container is told its CPUs again (`cpuManagerReconcilePeriod`).
     pub pin_retry: Duration,
+    /// Whether a pod's status says how its devices are (`ResourceHealthStatus`).
+    pub device_health: bool,
     /// The most that a crash loop waits.
     pub crash_loop_cap: Duration,
 }

@@ -88,7 +88,8 @@ impl Places {
     /// Has the ledger follow what became of one worker's pod. True when a place became free.
     pub(super) fn follow(&mut self, uid: &PodUid, pod: &Pod, seat: Seat<'_>) -> bool {
         if seat.is_left() {
-            let freed = self.ledger.release(uid);
+            // One that an earlier life of the agent began, and this one only ended, never had a place of its own.
+            let freed = self.ledger.release(uid) || self.managers.has(uid);
             if freed {
                 self.managers.release(uid);
             }

@@ -1,5 +1,6 @@
 //! UID to worker: begins workers, passes orders to them, and clears up behind them.
 
+mod devices;
 mod evicting;
 mod giving;
 mod known_node;
@@ -30,6 +31,7 @@ use crate::shutdown::{NodeState, ShutdownLink};
 use crate::sources::Desired;
 use crate::status::PodStatus;
 
+use devices::Fetches;
 pub use known_node::KnownNode;
 use leftovers::{stand_in, traces_on_disk};
 pub use lives::Lives;
@@ -51,6 +53,8 @@ pub struct Registry {
     by_task: BTreeMap<Id, PodUid>,
     /// Who may run.
     places: Places,
+    /// Pods that have a place, and whose devices their plugins are asked for.
+    fetches: Fetches,
     /// A place became free, and those who wait for one have not been asked again.
     freed: bool,
     /// The node's object at the API server, as far as it has been seen.
@@ -100,9 +104,11 @@ pub async fn run_registry(
     let on_disk = traces_on_disk(&tools);
     let mut found = tools.observer.found();
     let mut runtime = tools.observer.state();
+    let mut devices = tools.devices.news();
     let mut qos = QosShares::new(tools.cgroups.clone());
     let mut registry = Registry {
         places: Places::new(tools.node.admission.clone(), tools.managers.clone()),
+        fetches: Fetches::default(),
         object: None,
         freed: false,
         tools,
@@ -158,6 +164,9 @@ pub async fn run_registry(
             // Of a node that runs by itself nobody sends one.
             () = object.changed() => {}
             () = registry.staged.notified() => {}
+            // Whoever has the devices lives as long as this does.
+            Ok(()) = devices.changed() => registry.follow_devices(),
+            Some(fetched) = registry.fetches.next() => registry.fetched(fetched),
             Some(ended) = registry.tasks.join_next_with_id() => registry.clear_up(ended),
             () = rested => {}
             // Nothing happened: the loop shows that it could have gone round.

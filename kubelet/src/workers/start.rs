@@ -17,6 +17,7 @@ use crate::events::About;
 use crate::hooks::HookError;
 use crate::images::ImageError;
 use crate::logs::LogsError;
+use crate::managers::devices::DeviceError;
 use crate::metrics::kubelet;
 use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
@@ -81,6 +82,8 @@ pub(super) enum StartError {
     #[error("unable to find target container {0}")]
     NoTarget(String),
     // As upstream has it in status and event: what the runtime says, without the call's name.
+    #[error(transparent)]
+    Devices(#[from] DeviceError),
     #[error("{}", .0.message())]
     Create(CriError),
     #[error("{}", error.message())]
@@ -121,7 +124,8 @@ impl StartError {
             | Self::Hosts(_)
             | Self::NoSuchContainer
             | Self::NoTarget(_)
-            | Self::Abilities(_) => "CreateContainerConfigError",
+            | Self::Abilities(_)
+            | Self::Devices(_) => "CreateContainerConfigError",
             Self::Create(_) => "CreateContainerError",
             Self::Run { .. } => "RunContainerError",
             Self::Network(_) => "NetworkNotReady",
@@ -397,6 +401,7 @@ impl Worker {
         self.look_at_objects().await;
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
         let target = target_of(pod, &start.name, &observed)?;
+        self.ready_devices(pod, &start.name).await?;
         let config = self.container_config(pod, spec, start, &image, &image_volumes, &pod_ips);
         let mut config = config.await?;
         if let Some(target) = target {

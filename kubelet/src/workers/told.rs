@@ -221,6 +221,7 @@ mod tests {
             user: None,
             stop_signal: None,
             recursive_read_only: None,
+            devices: Vec::new(),
         };
         PodStatus {
             phase: crate::status::Phase::Running,

@@ -18,13 +18,15 @@ use super::told::tell_ends;
 use super::{Worker, memory::StatusCell};
 use crate::cgroups::resources::qos_class;
 use crate::clock::Clock;
+use crate::managers::devices::Devices;
 use crate::plan::PodPlan;
-use crate::pod::{Pod, PodName};
+use crate::pod::{Pod, PodName, PodUid};
 use crate::probes::ProbeNews;
 use crate::resize::Progress;
 use crate::runtime::ObservedPod;
 use crate::status::{
-    PodFailure, PodStatus, Rejected, StatusInput, StatusWriter, Waiting, derive_status,
+    PodFailure, PodStatus, Rejected, ResourceHealth, StatusInput, StatusWriter, Waiting,
+    derive_status,
 };
 
 /// All that a pod's status is made of but the observation, as it is when the worker takes up a plan.
@@ -40,6 +42,8 @@ pub(super) struct View {
     stop_signals: bool,
     resize: Progress,
     host_ips: Arc<[IpAddr]>,
+    /// Who says whether devices work; none where the status does not have it.
+    devices: Option<Devices>,
     clock: Clock,
     board: Option<Arc<StatusWriter>>,
     /// The last status. It is the worker's: so a condition flips once, whoever shows it.
@@ -89,6 +93,7 @@ impl Worker {
                 actuating: self.memory.resizing.clone(),
             },
             host_ips: self.tools.node.status_ips.clone(),
+            devices: Some(self.tools.devices.clone()).filter(|_| self.tools.node.device_health),
             clock: self.tools.clock.clone(),
             board: self.board.clone(),
             status: self.memory.status.clone(),
@@ -127,7 +132,7 @@ impl View {
     /// The status of the pod as it is `observed`.
     pub(super) fn derive(&self, observed: &ObservedPod) -> PodStatus {
         let observed = &*self.probes.shown(observed);
-        derive_status(&StatusInput {
+        let mut status = derive_status(&StatusInput {
             pod: &self.pod,
             qos: qos_class(&self.pod),
             observed,
@@ -143,7 +148,21 @@ impl View {
             stop_signals: self.stop_signals,
             resize: &self.resize,
             now: self.clock.wall(),
-        })
+        });
+        self.add_device_health(&mut status);
+        status
+    }
+
+    /// As upstream, of regular containers alone.
+    fn add_device_health(&self, status: &mut PodStatus) {
+        let (Some(devices), Ok(uid)) = (&self.devices, PodUid::of(&self.pod)) else {
+            return;
+        };
+        for container in &mut status.containers {
+            let health = devices.health(&uid, &container.name).into_iter();
+            let health = health.map(|(resource, devices)| ResourceHealth { resource, devices });
+            container.devices = health.collect();
+        }
     }
 
     /// Puts the status on the board.

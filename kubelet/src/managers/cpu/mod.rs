@@ -306,6 +306,14 @@ impl HintProvider for CpuManager {
         grants.lifts_quota = self.lifts_quota && own.is_some();
     }
 
+    fn exclusive_cpus(&self, uid: &PodUid, container: &str) -> CpuSet {
+        self.own(uid, container).cloned().unwrap_or_default()
+    }
+
+    fn allocatable_cpus(&self) -> CpuSet {
+        self.machine.all_cpus().difference(&self.reserved)
+    }
+
     fn release(&mut self, uid: &PodUid) {
         if self.reusable.as_ref().is_some_and(|(of, _)| of == uid) {
             self.reusable = None;

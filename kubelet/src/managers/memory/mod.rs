@@ -16,6 +16,7 @@ pub(super) use state::FILE_NAME;
 
 use super::cpu::has_pod_level;
 use super::machine::NumaNode;
+use super::pod_resources::MemoryBlock;
 use super::recovery::RunningContainer;
 use super::state_file::{Found, StateFile};
 use super::topology::{Asking, Hint, HintProvider, Hints, NumaMask};
@@ -309,6 +310,32 @@ impl HintProvider for MemoryManager {
         let blocks = self.blocks(uid, container).into_iter().flatten();
         let mask = blocks.fold(NumaMask::default(), |mask, block| mask.or(block.mask()));
         grants.cpuset_mems = (!mask.is_empty()).then(|| mask.to_string());
+    }
+
+    fn memory(&self, uid: &PodUid, container: &str) -> Vec<MemoryBlock> {
+        let blocks = self.blocks(uid, container).into_iter().flatten();
+        let told = blocks.map(|block| MemoryBlock {
+            kind: block.resource.clone(),
+            bytes: block.size,
+            nodes: block.numa_affinity.clone(),
+        });
+        told.collect()
+    }
+
+    fn allocatable_memory(&self) -> Vec<MemoryBlock> {
+        let mut all = Vec::new();
+        for (id, node) in &self.nodes {
+            let some = node
+                .memory_map
+                .iter()
+                .filter(|(_, table)| table.allocatable > 0);
+            all.extend(some.map(|(resource, table)| MemoryBlock {
+                kind: resource.clone(),
+                bytes: table.allocatable,
+                nodes: vec![*id],
+            }));
+        }
+        all
     }
 
     fn release(&mut self, uid: &PodUid) {

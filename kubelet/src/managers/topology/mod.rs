@@ -14,7 +14,8 @@ pub use hint::{Hint, Hints};
 pub use mask::NumaMask;
 pub use options::{TopologyError, TopologyOptions};
 
-use super::{AllocateError, ContainerGrants, RunningContainer};
+use super::pod_resources::MemoryBlock;
+use super::{AllocateError, ContainerGrants, CpuSet, RunningContainer};
 use crate::metrics::kubelet;
 use crate::pod::{ContainerKind, Pod, PodUid};
 use hint::ways;
@@ -67,8 +68,36 @@ pub trait HintProvider: Send {
     /// When it cannot be had. What other containers of the pod have been given is taken back by [`HintProvider::release`].
     fn allocate(&mut self, asking: &Asking<'_>, affinity: Hint) -> Result<(), AllocateError>;
 
+    /// Gives the container of a pod that runs already what it asks for, where that can be had.
+    ///
+    /// # Errors
+    /// As [`HintProvider::allocate`]; the pod goes on as it is.
+    fn adopt(&mut self, asking: &Asking<'_>, affinity: Hint) -> Result<(), AllocateError> {
+        self.allocate(asking, affinity)
+    }
+
     /// Adds what the container was given.
     fn grants(&self, uid: &PodUid, container: &str, grants: &mut ContainerGrants);
+
+    /// The CPUs that the container has to itself.
+    fn exclusive_cpus(&self, _uid: &PodUid, _container: &str) -> CpuSet {
+        CpuSet::new()
+    }
+
+    /// The CPUs that containers can have to themselves, whoever has them.
+    fn allocatable_cpus(&self) -> CpuSet {
+        CpuSet::new()
+    }
+
+    /// The memory of single NUMA nodes that the container was given.
+    fn memory(&self, _uid: &PodUid, _container: &str) -> Vec<MemoryBlock> {
+        Vec::new()
+    }
+
+    /// The memory of single NUMA nodes that containers can be given, whoever has it.
+    fn allocatable_memory(&self) -> Vec<MemoryBlock> {
+        Vec::new()
+    }
 
     /// The pod has nothing any more.
     fn release(&mut self, uid: &PodUid);

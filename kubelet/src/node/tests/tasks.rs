@@ -125,6 +125,8 @@ async fn a_node_that_was_there_is_registered_after_a_failure_put_right_and_repor
         shutdown,
     );
     let (_sender, own) = watch::channel(OwnNode::Unknown);
+    let root = tempfile::tempdir().unwrap();
+    let devices = crate::managers::devices::Devices::open(root.path(), clock.clone()).unwrap();
     let reporter = Reporter {
         client,
         settings,
@@ -132,6 +134,7 @@ async fn a_node_that_was_there_is_registered_after_a_failure_put_right_and_repor
         own,
         clock,
         initialized: watch::channel(true).1,
+        devices,
         in_use: watch::channel(std::collections::BTreeSet::new()).1,
     };
     let task = tokio::spawn(run_status(reporter));

@@ -267,6 +267,7 @@ fn container(state: State) -> ContainerStatus {
         user: None,
         stop_signal: None,
         recursive_read_only: None,
+        devices: Vec::new(),
     }
 }
 

@@ -91,7 +91,7 @@ fn environment(
     container: &Container,
     inputs: &ContainerInputs<'_>,
 ) -> Result<env::Environment, EnvError> {
-    env::environment(&env::Sources {
+    let own = env::environment(&env::Sources {
         pod,
         container,
         pod_ips: inputs.pod_ips,
@@ -99,7 +99,8 @@ fn environment(
         services: inputs.services,
         files: inputs.files,
         node: inputs.node,
-    })
+    })?;
+    Ok(own.over(&inputs.grants.devices.envs))
 }
 
 /// What has to be mounted before `container` of `pod` can be made: the parts of volumes that it mounts.
@@ -126,7 +127,8 @@ pub fn container_config(
     inputs: &ContainerInputs<'_>,
 ) -> Result<v1::ContainerConfig, ContainerConfigError> {
     let env = environment(pod, container, inputs)?;
-    let mounts = mounts::mounts(
+    let given = &inputs.grants.devices;
+    let own_mounts = mounts::mounts(
         pod,
         container,
         &mounts::Places {
@@ -148,6 +150,13 @@ pub fn container_config(
             .collect()
     };
     let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let own_devices = mounts::devices(container, inputs.volumes)?;
+    let mut annotations = given.annotations.clone();
+    annotations.extend(identity::container_annotations(
+        pod,
+        container,
+        inputs.attempt,
+    ));
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata {
             name: container.name.clone(),
@@ -165,10 +174,11 @@ pub fn container_config(
             .into_iter()
             .map(|(key, value)| v1::KeyValue { key, value })
             .collect(),
-        mounts,
-        devices: mounts::devices(container, inputs.volumes)?,
+        mounts: [given.mounts.clone(), own_mounts].concat(),
+        devices: [given.devices.clone(), own_devices].concat(),
+        cdi_devices: given.cdi_devices.clone(),
         labels: identity::container_labels(pod, container),
-        annotations: identity::container_annotations(pod, container, inputs.attempt),
+        annotations,
         log_path: identity::container_log_path(&container.name, inputs.attempt),
         stop_signal: stop_signal(container, inputs.node).into(),
         stdin: container.stdin.unwrap_or(false),

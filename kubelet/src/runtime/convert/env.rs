@@ -89,6 +89,13 @@ impl Environment {
         }
     }
 
+    /// The same with `given` before it, as far as there is no variable of that name.
+    pub(super) fn over(self, given: &BTreeMap<String, String>) -> Self {
+        let more = given.iter().filter(|(name, _)| !self.has(name));
+        let more = more.map(|(name, value)| (name.clone(), value.clone().into_bytes()));
+        Self(more.chain(self.0.clone()).collect())
+    }
+
     /// `text` with its references to these variables replaced.
     pub(super) fn expand(&self, text: &str) -> String {
         expand(text, |name| self.get(name))

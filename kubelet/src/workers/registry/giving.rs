@@ -28,6 +28,10 @@ impl Registry {
         }
         asking.sort_by_cached_key(|uid| self.rank(uid));
         for uid in asking {
+            // It has a place, and begins when it has its devices.
+            if self.fetches.has(&uid) {
+                continue;
+            }
             let Some(handle) = self.handles.get(&uid) else {
                 continue;
             };
@@ -53,6 +57,9 @@ impl Registry {
                     continue;
                 }
             };
+            if place == Place::Granted && self.fetch_devices(&uid, &orders.pod) {
+                continue;
+            }
             self.order(&uid, |orders| {
                 orders.wanted = Wanted::Run;
                 orders.place = place;
