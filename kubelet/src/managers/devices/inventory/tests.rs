@@ -73,7 +73,8 @@ fn with(names: &str) -> (Inventory, Arc<Plugin>) {
     let mut inventory = Inventory::default();
     let plugin = Arc::new(Plugin::unasked(DEV));
     inventory.connected(plugin.clone());
-    assert!(inventory.listed(&plugin, devices(names)));
+    assert_eq!(inventory.listed(&plugin, devices(names)), Some(true));
+    assert_eq!(inventory.listed(&plugin, devices(names)), Some(false));
     (inventory, plugin)
 }
 
@@ -96,8 +97,8 @@ async fn a_resource_is_counted_until_its_plugin_has_been_gone_for_too_long() {
     // It comes back.
     let again = Arc::new(Plugin::unasked(DEV));
     inventory.connected(again.clone());
-    assert!(!inventory.listed(&plugin, devices("old")));
-    assert!(inventory.listed(&again, devices("a")));
+    assert_eq!(inventory.listed(&plugin, devices("old")), None);
+    assert_eq!(inventory.listed(&again, devices("a")), Some(true));
     let counts = inventory.counts(700 * SECOND);
     assert!(counts.removed.is_empty());
     assert_eq!(counts.capacity[DEV], 1);
