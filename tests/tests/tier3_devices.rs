@@ -55,9 +55,7 @@ fn a_container_sees_its_device_and_what_comes_with_it() {
         let own = allocated[0].devices.first().context("no device")?.clone();
         let expected = format!("has {own} in mode fast with driver 7");
         agent.logged(&pod, "main", &expected, LIMIT).await?;
-        agent
-            .logged(&pod, "main", "reads 4", LIMIT)
-            .await?;
+        agent.logged(&pod, "main", "reads 4", LIMIT).await?;
         agent.logged(&pod, "main", "may not write", LIMIT).await?;
 
         // Another agent, without the plugin: what runs goes on, and what is new has to wait for it.

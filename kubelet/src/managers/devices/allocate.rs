@@ -123,7 +123,9 @@ impl Devices {
         let wanted: Vec<(&str, usize)> = {
             let inventory = self.inventory();
             let wanted = limits(spec.1).filter(|(_, wanted)| *wanted > 0);
-            wanted.filter(|(name, _)| inventory.is_known(name)).collect()
+            wanted
+                .filter(|(name, _)| inventory.is_known(name))
+                .collect()
         };
         for (resource, wanted) in &wanted {
             let mut inventory = self.inventory();

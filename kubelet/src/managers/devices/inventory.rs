@@ -191,8 +191,7 @@ impl Inventory {
             ids.map(|(id, _)| id.clone()).collect()
         };
         let (works, broken) = (healthy(true), healthy(false));
-        let changed =
-            !resource.registered || resource.devices != list || resource.healthy != works;
+        let changed = !resource.registered || resource.devices != list || resource.healthy != works;
         (resource.healthy, resource.unhealthy) = (works, broken);
         resource.devices = list;
         resource.registered = true;
@@ -215,14 +214,16 @@ impl Inventory {
     }
 
     /// What the node reports at `now`. A resource whose plugin has been gone for too long is forgotten with it, and stays
-    /// among those that are removed until it comes back.
-    pub(super) fn counts(&mut self, now: Duration) -> DeviceCounts {
+    /// among those that are removed until it comes back. True where that has just been.
+    pub(super) fn counts(&mut self, now: Duration) -> (DeviceCounts, bool) {
+        let mut forgotten = false;
         for (name, resource) in &mut self.resources {
             let since = resource.stopped.map(|since| now.saturating_sub(since));
             if resource.registered && since.is_some_and(|since| since > GRACE) {
                 resource.registered = false;
                 resource.unhealthy.clear();
                 self.removed.insert(name.clone());
+                forgotten = true;
             }
         }
         let mut counts = DeviceCounts {
@@ -237,7 +238,7 @@ impl Inventory {
             counts.capacity.insert(name.clone(), all);
             counts.allocatable.insert(name.clone(), healthy);
         }
-        counts
+        (counts, forgotten)
     }
 
     /// Pods whose devices' health has changed since the last time this was asked.
