@@ -294,6 +294,24 @@ impl RuntimeClient {
             .ok_or_else(|| CriError::malformed("ContainerStatus", "status"))
     }
 
+    /// The same with what the runtime has to say besides, in a form of its own: more work for it than an ordinary status.
+    pub async fn verbose_container_status(
+        &self,
+        id: &str,
+    ) -> Result<v1::ContainerStatusResponse, CriError> {
+        let message = v1::ContainerStatusRequest {
+            container_id: id.into(),
+            verbose: true,
+        };
+        rpc!(
+            self,
+            "ContainerStatus",
+            container_status,
+            self.deadline(),
+            message
+        )
+    }
+
     /// Sets the resources of a container that was made or runs.
     pub async fn update_container_resources(
         &self,

@@ -72,6 +72,17 @@ pub fn allocatable(capacity: &Capacity, reserved: &Reserved<'_>) -> Amounts {
     amounts
 }
 
+/// Memory that is reserved, or that the hard eviction threshold keeps free, bytes.
+#[must_use]
+pub fn reserved_memory(capacity_bytes: u64, reserved: &Reserved<'_>) -> u64 {
+    const MEMORY: &str = "memory";
+    let lists = [reserved.system, reserved.kube];
+    let sum = lists.map(|list| reservation(list, MEMORY)).into_iter();
+    let sum = sum.fold(0_i64, i64::saturating_add);
+    let free = held_free(reserved.eviction, MEMORY, signed(capacity_bytes));
+    sum.saturating_add(free).max(0).unsigned_abs()
+}
+
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -31,7 +31,7 @@ use crate::node::NodeObject;
 use crate::pod::{self, Pod, PodUid};
 use sysctls::SysctlAllowlist;
 
-pub use allocatable::{Capacity, Reserved, allocatable};
+pub use allocatable::{Capacity, Reserved, allocatable, reserved_memory};
 pub use claim::{Amounts, Claim, HostPort, is_critical};
 pub use ledger::{Decision, Ledger, Other, Standing};
 pub(crate) use placement::selects;

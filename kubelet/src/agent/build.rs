@@ -9,6 +9,7 @@ use static_pods::quantity::Quantity;
 use tokio::sync::watch;
 
 use super::levels::NodeLevels;
+use super::managers::managers;
 use super::{AgentError, Surroundings};
 use crate::admission::sysctls::{SysctlAllowlist, kernel_version};
 use crate::admission::{self, NodeFeatures, Taint};
@@ -23,8 +24,6 @@ use crate::hooks::HookRunner;
 use crate::images::archives::{ArchivesConfig, ImageArchives};
 use crate::images::{ImagePuller, NodeCredentials, PullConfig};
 use crate::logs::{LogsConfig, PodLogs};
-use crate::managers::devices::Devices;
-use crate::managers::{self, Managers, ManagersInputs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
@@ -65,14 +64,7 @@ pub(super) fn tools(
     let allocatable = quantities(&for_pods);
     let cgroups = Cgroups::new(cgroups_config(config, &capacity, cores)?)?;
     check_resolv_conf(config);
-    let managers = ManagersInputs {
-        config: &config.managers,
-        system: Path::new(managers::SYSTEM),
-    };
-    let devices = Devices::open(&config.paths.root, surroundings.clock.clone())
-        .map_err(AgentError::Devices)?;
-    let provider = devices.provider(managers.numa_nodes()?);
-    let managers = Managers::new(&managers, vec![provider])?;
+    let (devices, managers) = managers(config, capacity.memory_bytes, &surroundings.clock)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
         links_dir: surroundings.log_links,
@@ -179,7 +171,7 @@ fn check_machine(config: &Config) -> Result<(), AgentError> {
 }
 
 /// What is reserved for the system and for Kubernetes, thousandths, by resource.
-fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
+pub(super) fn reserved(config: &Config) -> Result<BTreeMap<String, i64>, AgentError> {
     let cgroups = &config.cgroups;
     let mut reserved = amounts("systemReserved", &cgroups.system_reserved)?;
     for (resource, amount) in amounts("kubeReserved", &cgroups.kube_reserved)? {
@@ -284,17 +276,21 @@ fn resources(
         ephemeral_bytes,
         huge_pages: huge_pages.collect(),
     };
-    let reserved = admission::Reserved {
+    Ok(NodeResources {
+        allocatable: admission::allocatable(&has, &kept(config)),
+        capacity: has,
+    })
+}
+
+/// What is kept from pods.
+pub(super) fn kept(config: &Config) -> admission::Reserved<'_> {
+    admission::Reserved {
         system: &config.cgroups.system_reserved,
         kube: &config.cgroups.kube_reserved,
         eviction: &config.eviction.hard,
         max_pods: config.node.max_pods,
         pods_per_core: config.node.pods_per_core,
-    };
-    Ok(NodeResources {
-        allocatable: admission::allocatable(&has, &reserved),
-        capacity: has,
-    })
+    }
 }
 
 /// Thousandths, by resource.
@@ -476,6 +472,7 @@ fn node_facts(
         resolv_conf: config.network.resolv_conf.clone(),
         admission: Arc::new(admission),
         status_ips,
+        pin_retry: config.managers.cpu_reconcile_every,
         device_health: config.gates.enabled("ResourceHealthStatus"),
         crash_loop_cap: config.runtime.max_restart_backoff,
     })

@@ -7,6 +7,7 @@ mod build;
 mod cluster;
 mod driver;
 mod levels;
+mod managers;
 mod metrics_routes;
 mod ports;
 mod pressure;

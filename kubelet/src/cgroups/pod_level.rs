@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::levels::{HugePages, Limits};
+use super::resources::CpuQuotaConfig;
 use super::systemd::{self, Slice};
 use super::{Begun, CLASSES, Cgroups, CgroupsError, removal, resources};
 use crate::dir::Dir;
@@ -20,12 +21,37 @@ impl Cgroups {
     /// # Errors
     /// When the cgroup cannot be made or set, a quantity of the pod cannot be read, or the driver is not known yet.
     pub async fn ensure_pod(&self, pod: &Pod, uid: &PodUid) -> Result<String, CgroupsError> {
+        self.ensure(pod, uid, &self.config.cpu_quota).await
+    }
+
+    /// The same for a pod with CPUs for itself: its limit on CPUs is no quota.
+    ///
+    /// # Errors
+    /// As [`Cgroups::ensure_pod`].
+    pub async fn ensure_pod_without_quota(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+    ) -> Result<String, CgroupsError> {
+        let quota = CpuQuotaConfig {
+            enabled: false,
+            ..self.config.cpu_quota.clone()
+        };
+        self.ensure(pod, uid, &quota).await
+    }
+
+    async fn ensure(
+        &self,
+        pod: &Pod,
+        uid: &PodUid,
+        quota: &CpuQuotaConfig,
+    ) -> Result<String, CgroupsError> {
         let begun = self.begun()?;
         if !self.config.per_qos {
             return Ok(format!("/{}", begun.names.base().join("/")));
         }
         let began = tokio::time::Instant::now();
-        let limits = self.kept(begun, self.pod_limits(pod)?);
+        let limits = self.kept(begun, self.pod_limits(pod, quota)?);
         let class = resources::qos_class(pod);
         let name = begun.names.pod(class, uid);
         let operation = match self.parents_of(begun, class, &name)?.is_empty() {
@@ -60,13 +86,12 @@ impl Cgroups {
         Ok(begun.names.path(class, &name))
     }
 
-    fn pod_limits(&self, pod: &Pod) -> Result<Limits, CgroupsError> {
-        let numbers = resources::pod_resources(pod, &self.config.cpu_quota).map_err(|source| {
-            CgroupsError::Resources {
+    fn pod_limits(&self, pod: &Pod, quota: &CpuQuotaConfig) -> Result<Limits, CgroupsError> {
+        let numbers =
+            resources::pod_resources(pod, quota).map_err(|source| CgroupsError::Resources {
                 pod: long_name(pod),
                 source,
-            }
-        })?;
+            })?;
         Ok(Limits {
             cpu_shares: Some(numbers.cpu_shares),
             cpu_quota: numbers.cpu_quota,

@@ -362,9 +362,13 @@ const HEEDED_GATES: &[&str] = &[
     "AllAlpha",
     "AllBeta",
     "AllowDNSOnlyNodeCSR",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "CPUManagerPolicyOptions",
     "ClusterTrustBundle",
     "ClusterTrustBundleProjection",
     "ContainerStopSignals",
+    "DisableCPUQuotaWithExclusiveCPUs",
     "EnvFiles",
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",
@@ -373,6 +377,9 @@ const HEEDED_GATES: &[&str] = &[
     "PodCertificateRequest",
     "ReloadKubeletServerCertificateFile",
     "RotateKubeletServerCertificate",
+    "TopologyManagerPolicyAlphaOptions",
+    "TopologyManagerPolicyBetaOptions",
+    "TopologyManagerPolicyOptions",
 ];
 
 fn unbuilt_gates(gates: &FeatureGates, origin: Origin) -> Option<Issue> {

@@ -373,6 +373,8 @@ pub struct ManagersConfig {
     pub cpu_reconcile_every: Duration,
     /// `memoryManagerPolicy`.
     pub memory_policy: String,
+    /// `reservedMemory`: amounts by resource, of NUMA nodes.
+    pub reserved_memory: Vec<(u32, BTreeMap<String, String>)>,
     /// `topologyManagerPolicy`.
     pub topology_policy: String,
     /// `topologyManagerScope`.

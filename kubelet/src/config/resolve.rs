@@ -1,5 +1,7 @@
 //! From settings that passed validation to the typed configuration.
 
+mod managers;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use super::model::*;
 use super::node::NodeFlags;
 use super::settings::Settings;
 use crate::logging;
+use crate::managers::CpuSet;
 
 /// Hard eviction thresholds of a Linux node whose file has no `evictionHard`
 /// (`pkg/kubelet/eviction/defaults_linux.go`).
@@ -332,6 +335,14 @@ impl Resolver<'_> {
         let s = self.settings;
         let mut enforce_allocatable = s.texts("enforceNodeAllocatable");
         enforce_allocatable.retain(|word| word != "none");
+        let mut system_reserved = s.text_map("systemReserved");
+        let mut kube_reserved = s.text_map("kubeReserved");
+        // Single CPUs that are reserved stand for whatever number was to be.
+        let cpus = s.text("reservedSystemCPUs").parse::<CpuSet>();
+        if let Some(cpus) = cpus.ok().filter(|cpus| !cpus.is_empty()) {
+            kube_reserved.remove("cpu");
+            system_reserved.insert("cpu".to_owned(), cpus.len().to_string());
+        }
         CgroupsConfig {
             driver: match s.text("cgroupDriver") {
                 "systemd" => CgroupDriver::Systemd,
@@ -346,8 +357,8 @@ impl Resolver<'_> {
                 .map(str::to_owned),
             cpu_quota: s.bool("cpuCFSQuota"),
             cpu_quota_period: self.span("cpuCFSQuotaPeriod"),
-            system_reserved: s.text_map("systemReserved"),
-            kube_reserved: s.text_map("kubeReserved"),
+            system_reserved,
+            kube_reserved,
             system_reserved_cgroup: self.text("systemReservedCgroup"),
             kube_reserved_cgroup: self.text("kubeReservedCgroup"),
             enforce_allocatable,
@@ -356,20 +367,6 @@ impl Resolver<'_> {
             single_process_oom_kill: s.bool_if_set("singleProcessOOMKill"),
             memory_notice: s.bool("kernelMemcgNotification"),
             memory_throttling_factor: s.float("memoryThrottlingFactor"),
-        }
-    }
-
-    fn managers(&self) -> ManagersConfig {
-        let s = self.settings;
-        ManagersConfig {
-            reserved_cpus: self.text("reservedSystemCPUs"),
-            cpu_policy: s.text("cpuManagerPolicy").to_owned(),
-            cpu_policy_options: s.text_map("cpuManagerPolicyOptions"),
-            cpu_reconcile_every: self.span("cpuManagerReconcilePeriod"),
-            memory_policy: s.text("memoryManagerPolicy").to_owned(),
-            topology_policy: s.text("topologyManagerPolicy").to_owned(),
-            topology_scope: s.text("topologyManagerScope").to_owned(),
-            topology_policy_options: s.text_map("topologyManagerPolicyOptions"),
         }
     }
 

@@ -10,6 +10,8 @@ pub struct ContainerGrants {
     pub cpuset_cpus: Option<String>,
     /// The NUMA nodes that its memory comes from, as `cpuset.mems` has them; none where that is not the managers'.
     pub cpuset_mems: Option<String>,
+    /// It has CPUs for itself, and is not held to a quota on them.
+    pub lifts_quota: bool,
     /// What comes with its devices.
     pub devices: DeviceGrants,
 }

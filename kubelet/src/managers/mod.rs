@@ -10,30 +10,41 @@
 //!
 //! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
 
+mod cpu;
 pub mod cpuset;
 pub mod devices;
 mod error;
 mod grants;
 mod grpc;
 mod machine;
+mod memory;
 pub mod pod_resources;
+mod recovery;
 mod setup;
+mod state_file;
 mod topology;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::core::v1::Container;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::admission::Rejection;
 use crate::errors::error_chain;
+use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodName, PodUid};
 
+pub use cpu::CpuError;
 pub use cpuset::CpuSet;
 pub use error::AllocateError;
 pub use grants::ContainerGrants;
 pub use machine::{Machine, MachineError, NumaNode, SYSTEM};
+pub use memory::MemoryError;
+pub use recovery::{RunningContainer, running_containers};
 pub use setup::{ManagersError, ManagersInputs};
+pub use state_file::StateError;
 pub use topology::{
     Asking, Hint, HintProvider, Hints, NumaMask, TopologyError, TopologyOptions, TopologyPolicy,
     TopologyScope,
@@ -47,6 +58,10 @@ pub struct Managers {
     inner: Mutex<Inner>,
     /// Goes up when what containers have that run may have changed.
     changes: watch::Sender<u64>,
+    /// Containers can have CPUs for themselves.
+    static_cpus: bool,
+    /// Containers can have memory of certain NUMA nodes.
+    static_memory: bool,
 }
 
 struct Inner {
@@ -65,6 +80,8 @@ impl Managers {
                 providers,
             }),
             changes: watch::Sender::default(),
+            static_cpus: false,
+            static_memory: false,
         }
     }
 
@@ -80,18 +97,26 @@ impl Managers {
         !self.lock().providers.is_empty()
     }
 
+    /// Whether containers run on CPUs that change while they run.
+    #[must_use]
+    pub fn pin_cpus(&self) -> bool {
+        self.static_cpus
+    }
+
     /// Gives the containers of a pod that is admitted what they ask for: all of it or nothing. What the pod has already
     /// it keeps.
     ///
     /// # Errors
     /// When it cannot be had, or not from the nodes that the policy wants.
     pub fn allocate(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
+        let began = Instant::now();
         let mut inner = self.lock();
-        let given = inner.allocate(uid, pod, Give::New);
+        let given = inner.allocate(uid, pod);
         if given.is_err() {
             inner.release(uid);
         }
         self.commit(inner);
+        kubelet().managers.admitted(began.elapsed(), given.is_err());
         given.map_err(|error| error.rejection())
     }
 
@@ -99,7 +124,7 @@ impl Managers {
     /// is never refused.
     pub fn adopt(&self, uid: &PodUid, pod: &Pod) {
         let mut inner = self.lock();
-        if let Err(error) = inner.allocate(uid, pod, Give::Running) {
+        if let Err(error) = inner.adopt(uid, pod) {
             let name = PodName::of(pod);
             let error = error_chain(&error);
             tracing::warn!(pod = %name, %uid, error, "a pod that runs already does not get all that it asks for; it goes on as it is");
@@ -134,6 +159,43 @@ impl Managers {
             inner.release(uid);
         }
         self.commit(inner);
+    }
+
+    /// Whether the state of earlier lives of the agent was lost: then [`Managers::recover`] comes before all pods.
+    #[must_use]
+    pub fn are_lost(&self) -> bool {
+        self.lock().providers.iter().any(|p| p.is_lost())
+    }
+
+    /// Tells what runs, so that what was lost can be made out.
+    pub fn recover(&self, running: &[RunningContainer]) {
+        let mut inner = self.lock();
+        for provider in &mut inner.providers {
+            provider.recover(running);
+        }
+        self.commit(inner);
+    }
+
+    /// Why a Guaranteed pod cannot have other CPUs, or other memory, while it runs; none where it can.
+    #[must_use]
+    pub fn refuses_resize(&self, cpu: bool, memory: bool) -> Option<String> {
+        let (manager, policy) = if cpu && self.static_cpus {
+            ("CPU", cpu::POLICY)
+        } else if memory && self.static_memory {
+            ("Memory", memory::POLICY)
+        } else {
+            return None;
+        };
+        Some(format!(
+            "Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy \"{policy}\""
+        ))
+    }
+
+    /// Whether a container of the pod has CPUs for itself, and is not held to a quota on them.
+    #[must_use]
+    pub fn lift_quota(&self, uid: &PodUid, pod: &Pod) -> bool {
+        let own = |(_, container): (_, &Container)| self.grants(uid, &container.name).lifts_quota;
+        self.static_cpus && pod::containers(pod).any(own)
     }
 
     /// What `container` of the pod was given.
@@ -193,50 +255,60 @@ impl Pinned for Managers {
     }
 }
 
-/// To whom something is given.
-#[derive(Clone, Copy)]
-enum Give {
-    /// To a pod that is admitted.
-    New,
-    /// To one that runs already.
-    Running,
-}
-
 impl Inner {
-    fn allocate(&mut self, uid: &PodUid, pod: &Pod, how: Give) -> Result<(), AllocateError> {
+    fn allocate(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
         let Some(topology) = &self.topology else {
-            return self.give_all(uid, pod, Hint::default(), how);
+            for asking in askings(uid, pod) {
+                give(&mut self.providers, &asking, Hint::default())?;
+            }
+            return Ok(());
         };
         match topology.scope {
             TopologyScope::Pod => {
                 let hints = self.providers.iter().map(|p| p.pod_hints(uid, pod));
                 let hint = topology.merge(hints.collect());
-                let hint = hint.ok_or_else(AllocateError::topology)?;
-                self.give_all(uid, pod, hint, how)
+                let hint = hint.ok_or_else(|| topology.refused())?;
+                for asking in askings(uid, pod) {
+                    give(&mut self.providers, &asking, hint)?;
+                }
+                topology.given();
+                Ok(())
             }
             TopologyScope::Container => {
                 for asking in askings(uid, pod) {
                     let hints = self.providers.iter().map(|p| p.container_hints(&asking));
                     let hint = topology.merge(hints.collect());
-                    let hint = hint.ok_or_else(AllocateError::topology)?;
-                    give(&mut self.providers, &asking, hint, how)?;
+                    let hint = hint.ok_or_else(|| topology.refused())?;
+                    give(&mut self.providers, &asking, hint)?;
+                    topology.given();
                 }
                 Ok(())
             }
         }
     }
 
-    fn give_all(
-        &mut self,
-        uid: &PodUid,
-        pod: &Pod,
-        hint: Hint,
-        how: Give,
-    ) -> Result<(), AllocateError> {
+    /// Gives a pod that runs what can be had, whatever else of it cannot; the first thing that stood against it.
+    fn adopt(&mut self, uid: &PodUid, pod: &Pod) -> Result<(), AllocateError> {
+        let mut first = Ok(());
         for asking in askings(uid, pod) {
-            give(&mut self.providers, &asking, hint, how)?;
+            let hint = match &self.topology {
+                None => Hint::default(),
+                Some(topology) => {
+                    let hints = self.providers.iter().map(|p| match topology.scope {
+                        TopologyScope::Pod => p.pod_hints(uid, pod),
+                        TopologyScope::Container => p.container_hints(&asking),
+                    });
+                    topology.merge(hints.collect()).unwrap_or_default()
+                }
+            };
+            for provider in &mut self.providers {
+                first = first.and(provider.adopt(&asking, hint));
+            }
         }
-        Ok(())
+        for provider in &mut self.providers {
+            provider.adopted(uid);
+        }
+        first
     }
 
     fn release(&mut self, uid: &PodUid) {
@@ -260,13 +332,9 @@ fn give(
     providers: &mut [Box<dyn HintProvider>],
     asking: &Asking<'_>,
     hint: Hint,
-    how: Give,
 ) -> Result<(), AllocateError> {
     for provider in providers {
-        match how {
-            Give::New => provider.allocate(asking, hint)?,
-            Give::Running => provider.adopt(asking, hint)?,
-        }
+        provider.allocate(asking, hint)?;
     }
     Ok(())
 }

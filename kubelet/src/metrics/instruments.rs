@@ -44,6 +44,38 @@ impl Counter {
     }
 }
 
+/// Goes up and down.
+#[derive(Debug)]
+pub struct Gauge {
+    family: Family,
+    number: AtomicU64,
+}
+
+impl Gauge {
+    pub(super) const fn new(name: &'static str, help: &'static str) -> Self {
+        Self {
+            family: Family::gauge(name, help),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    /// It is this now.
+    pub fn set(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Writes it.
+    pub fn write(&self, out: &mut Exposition) {
+        out.single(self.family, float(self.get()));
+    }
+}
+
 /// The values of a family's labels, in the order of the labels' names.
 type Values = Box<[Box<str>]>;
 
@@ -84,6 +116,11 @@ impl CounterVec {
         let mut counts = self.lock();
         let count = counts.entry(values(of)).or_insert(0);
         *count = count.saturating_add(1);
+    }
+
+    /// Tells of these values from now on, be it that there were none.
+    pub fn ensure(&self, of: &[&str]) {
+        self.lock().entry(values(of)).or_insert(0);
     }
 
     /// How many there were with these values.
@@ -138,6 +175,11 @@ impl GaugeVec {
         let mut numbers = self.lock();
         let number = numbers.entry(values(of)).or_insert(0);
         *number = number.saturating_add(1);
+    }
+
+    /// It is this now.
+    pub fn set(&self, of: &[&str], number: u64) {
+        self.lock().insert(values(of), number);
     }
 
     /// One less.
@@ -216,6 +258,11 @@ impl Histogram {
     /// One more that took `elapsed`.
     pub fn observe(&self, elapsed: Duration) {
         self.observe_value(elapsed.as_secs_f64());
+    }
+
+    /// One more that took `elapsed`, counted in milliseconds.
+    pub fn observe_millis(&self, elapsed: Duration) {
+        self.observe_value(elapsed.as_secs_f64() * 1000.0);
     }
 
     /// One more of that many.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::certificates::Certificates;
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
+use super::managers::Managers;
 use super::names::{image_size, operation_of};
 use super::pod_resources::PodResourcesCounts;
 use super::text::{Exposition, Family};
@@ -142,6 +143,8 @@ pub struct Kubelet {
     pub rest_requests: CounterVec,
     /// How long they took, by `host` and `verb`.
     pub rest_duration: HistogramVec,
+    /// Of the topology, CPU and memory managers.
+    pub managers: Managers,
     /// The node's certificates.
     pub certificates: Certificates,
     /// Probes, by `container`, `namespace`, `pod`, `pod_uid`, `probe_type` and `result`.
@@ -337,6 +340,7 @@ static KUBELET: Kubelet = Kubelet {
         &["host", "verb"],
         REST,
     ),
+    managers: Managers::new(),
     certificates: Certificates::new(),
     probes: CounterVec::new(
         "prober_probe_total",
@@ -424,6 +428,7 @@ impl Kubelet {
     pub fn write(&self, out: &mut Exposition, joined: bool, now: i64) {
         self.certificates.write(out, joined, now);
         self.cgroup_duration.write(out);
+        self.managers.write(out);
         self.containers_per_pod.write(out);
         self.device_allocations.write(out);
         self.device_registrations.write(out);

@@ -10,6 +10,7 @@
 mod certificates;
 mod instruments;
 mod kubelet;
+mod managers;
 mod names;
 mod number;
 mod pod_resources;

@@ -271,6 +271,21 @@ pub fn envelope(pod: &Arc<Pod>, changes: &[Change]) -> Arc<Pod> {
     larger.laid_over(pod)
 }
 
+/// Whether `pod` requests other cpu, and other memory, than `before` in some container.
+#[must_use]
+pub fn changed_requests(pod: &Pod, before: &Pod) -> (bool, bool) {
+    let given = Allocation::of(before).containers;
+    let mut changed = (false, false);
+    for (_, container) in pod::containers(pod) {
+        let now = amounts(container);
+        if let Some(before) = given.get(&container.name) {
+            changed.0 |= milli(&now.cpu_request) != milli(&before.cpu_request);
+            changed.1 |= milli(&now.memory_request) != milli(&before.memory_request);
+        }
+    }
+    changed
+}
+
 /// Whether `pod` requests more than `before`, in cpu or in memory of some container.
 #[must_use]
 pub fn asks_for_more(pod: &Pod, before: &Pod) -> bool {

@@ -10,7 +10,9 @@
 mod allocation;
 mod told;
 
-pub use allocation::{Actuated, Allocation, Amounts, Change, asks_for_more, changes, envelope};
+pub use allocation::{
+    Actuated, Allocation, Amounts, Change, asks_for_more, changed_requests, changes, envelope,
+};
 pub use told::{Pending, PendingReason, Progress, completed, failed, pending, started};
 
 #[cfg(test)]

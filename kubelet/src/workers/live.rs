@@ -158,6 +158,7 @@ impl Worker {
             let plan = if self.memory.is_over() {
                 end_of(&pod, &observed, self.memory.time_to_end())
             } else {
+                self.pin(&observed).await;
                 let resized = self.resize(&pod, &observed).await;
                 self.plan(&pod, &observed, &resized)
             };
@@ -420,9 +421,10 @@ impl Worker {
         let said = said.filter_map(due).min();
         let removal = self.removals.next_try(since, now);
         let resize = self.memory.resize_hold.as_ref().and_then(due);
+        let pin = self.memory.pins.retry_in(now);
         let again = [hold, removal].into_iter().flatten().min();
         let again = again.filter(|_| applied.failed);
-        let delay = [plan.wake_in, again, said, flush, resize]
+        let delay = [plan.wake_in, again, said, flush, resize, pin]
             .into_iter()
             .flatten()
             .min();
@@ -459,6 +461,8 @@ impl Worker {
             }
             // Whatever image was waited for: it is looked for anew. Without a sender nobody imports any.
             Ok(()) = self.imported.changed() => self.memory.holds.clear(),
+            // Its sender lives as long as the tools do.
+            Ok(()) = self.pins.changed() => {}
             () = self.drivers.changed_for(&pod) => self.forgive_drivers(),
             () = alarm => {}
         }

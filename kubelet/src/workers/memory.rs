@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Tools;
 use super::hold::Hold;
+use super::pin::Pins;
 use super::start::Prepared;
 use super::told::ToldBackoffs;
 use crate::admission::Rejection;
@@ -95,6 +96,7 @@ pub(super) struct Memory {
     pub(super) resizing: Option<Option<Arc<str>>>,
     /// That went wrong, and is not tried again before.
     pub(super) resize_hold: Option<Hold>,
+    pub(super) pins: Pins,
     /// When the pod became active.
     active_since: Exit,
 }
@@ -157,6 +159,7 @@ impl Memory {
             given,
             resizing: None,
             resize_hold: None,
+            pins: Pins::default(),
         }
     }
 

@@ -32,6 +32,7 @@ mod memory;
 mod network;
 mod objects;
 mod permits;
+mod pin;
 mod places;
 mod post_start;
 mod qos;
@@ -154,6 +155,8 @@ pub struct NodeFacts {
     /// The node's addresses as pods' statuses have them, primary first; none on a node without an API server, as
     /// upstream.
     pub status_ips: Arc<[IpAddr]>,
+    /// How long after a failure a container is told its CPUs again (`cpuManagerReconcilePeriod`).
+    pub pin_retry: Duration,
     /// Whether a pod's status says how its devices are (`ResourceHealthStatus`).
     pub device_health: bool,
     /// The most that a crash loop waits.
@@ -218,6 +221,8 @@ struct Worker {
     /// Counts the times that ended containers were to go.
     reclaim: watch::Receiver<u64>,
     drivers: CsiChanges,
+    /// Goes up when running containers may have to run on other CPUs.
+    pins: watch::Receiver<u64>,
     /// What the pod refers to at the API server.
     objects: Arc<PodObjects>,
     upkeep: upkeep::Upkeep,
@@ -252,6 +257,7 @@ impl Worker {
             imported: tools.archives.imported(),
             reclaim: tools.reclaim.subscribe(),
             drivers: tools.csi.changes(),
+            pins: tools.managers.changes(),
             objects: Arc::new(tools.objects.pod()),
             upkeep: upkeep::Upkeep::default(),
             republish: republish::Republish::default(),

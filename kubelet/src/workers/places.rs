@@ -12,9 +12,11 @@ use jiff::Timestamp;
 use super::Place;
 use super::queue::{Stage, Wanted};
 use crate::admission::{self, Decision, Ledger, Rejection};
+use crate::cgroups::resources::qos_class;
 use crate::managers::Managers;
 use crate::observe::FoundPod;
-use crate::pod::{self, CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid};
+use crate::pod::{self, CONFIG_SEEN_ANNOTATION, Pod, PodName, PodUid, QosClass};
+use crate::resize;
 use crate::runtime::{ContainerState, ObservedPod};
 
 /// The places of the node.
@@ -104,6 +106,15 @@ impl Places {
     pub(super) fn waits(&self, uid: &PodUid, pod: &Pod, seat: Seat<'_>) -> bool {
         let refused = seat.wanted == Wanted::Run && *seat.place != Place::Granted;
         refused && pod::is_static(pod) && !self.ledger.has(uid)
+    }
+
+    /// Why the pod, which was given something else, can never be given what it asks for; none where there is no such reason.
+    pub(super) fn refuses_resize(&self, pod: &Pod, given: &Pod) -> Option<String> {
+        if qos_class(pod) != QosClass::Guaranteed {
+            return None;
+        }
+        let (cpu, memory) = resize::changed_requests(pod, given);
+        self.managers.refuses_resize(cpu, memory)
     }
 
     /// Gives a running pod what it asks for now, or says why not.

@@ -7,6 +7,7 @@ mod known_node;
 mod leaving;
 mod leftovers;
 mod lives;
+mod recovering;
 mod resizing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use devices::Fetches;
 pub use known_node::KnownNode;
 use leftovers::{stand_in, traces_on_disk};
 pub use lives::Lives;
+use recovering::recovered;
 use resizing::Asked;
 
 /// The loop goes round at least this often: a fraction of what the `syncloop` check bears.
@@ -122,6 +124,7 @@ pub async fn run_registry(
         on_disk,
     };
     shutdown.first_state(FIRST_STATE).await;
+    let mut recovery = registry.recovery();
     loop {
         heartbeat.beat();
         registry.follow_node(&shutdown.state.borrow_and_update());
@@ -129,7 +132,8 @@ pub async fn run_registry(
         let known = object.now();
         registry.follow_object(known);
         let wanted = desired.borrow_and_update().clone();
-        let seen = *runtime.borrow_and_update() != RuntimeState::NeverSeen;
+        let state = runtime.borrow_and_update().clone();
+        let seen = state != RuntimeState::NeverSeen && recovery.is_none();
         let in_runtime = found.borrow_and_update().clone();
         registry.update_specs(&wanted);
         qos.follow(&wanted);
@@ -154,6 +158,7 @@ pub async fn run_registry(
             changed = desired.changed() => if changed.is_err() { return },
             _ = found.changed() => {}
             _ = runtime.changed() => {}
+            () = recovered(&mut recovery) => recovery = None,
             changed = shutdown.state.changed() => if changed.is_err() { return },
             evict = evictions.next() => registry.evict(evict),
             // Of a node that runs by itself nobody sends one.
@@ -283,11 +288,14 @@ impl Registry {
                 }
             }
         }
+        let all_known = desired.ready && runtime_seen;
+        if all_known && !self.logs_collected {
+            self.take_back();
+        }
         self.give_places(asking);
         self.have_pods_leave();
-        if desired.ready && runtime_seen && !self.logs_collected {
+        if all_known && !self.logs_collected {
             self.on_disk.clear();
-            self.take_back();
             self.collect_logs(in_runtime);
         }
     }

@@ -111,14 +111,14 @@ impl Worker {
             self.check_usage(change).await?;
         }
         let envelope = resize::envelope(pod, changes);
-        self.tools.cgroups.ensure_pod(&envelope, &self.uid).await?;
+        self.ensure_cgroup(&envelope).await?;
         for change in in_place {
             self.update(pod, change).await?;
             self.memory
                 .note_actuated(&change.name, &change.id, change.to.clone());
         }
         if anew.is_empty() {
-            self.tools.cgroups.ensure_pod(pod, &self.uid).await?;
+            self.ensure_cgroup(pod).await?;
         }
         Ok(())
     }
@@ -143,7 +143,8 @@ impl Worker {
             return Ok(());
         };
         let settings = &self.tools.node.settings;
-        let linux = convert::resized_container(pod, &container, settings);
+        let grants = self.tools.managers.grants(&self.uid, name);
+        let linux = convert::resized_container(pod, &container, &grants, settings);
         let linux = linux.map_err(|source| ResizeError::Resources {
             name: name.clone(),
             source,

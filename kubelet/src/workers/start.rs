@@ -203,7 +203,7 @@ impl Worker {
             return Ok(());
         }
         let dir = self.tools.dirs.ensure(&self.uid)?;
-        let cgroup_parent = self.tools.cgroups.ensure_pod(pod, &self.uid).await?;
+        let cgroup_parent = self.ensure_cgroup(pod).await?;
         let log_directory = self.tools.logs.ensure_pod(&self.name, &self.uid)?;
         let volumes = self.set_up_volumes(pod).await?;
         self.memory.prepared = Some(Prepared {
@@ -242,7 +242,20 @@ impl Worker {
             volumes: &prepared.volumes,
             node: &node.settings,
         };
-        Ok(convert::sandbox_config(pod, &inputs)?)
+        let mut config = convert::sandbox_config(pod, &inputs)?;
+        if self.tools.managers.lift_quota(&self.uid, pod) {
+            convert::lift_sandbox_quota(&mut config);
+        }
+        Ok(config)
+    }
+
+    /// The pod's cgroup, without a quota where one of its containers has CPUs for itself.
+    pub(super) async fn ensure_cgroup(&self, pod: &Pod) -> Result<String, CgroupsError> {
+        let cgroups = &self.tools.cgroups;
+        match self.tools.managers.lift_quota(&self.uid, pod) {
+            true => cgroups.ensure_pod_without_quota(pod, &self.uid).await,
+            false => cgroups.ensure_pod(pod, &self.uid).await,
+        }
     }
 
     /// The file may change while the agent runs, so each sandbox reads it anew.
@@ -391,6 +404,7 @@ impl Worker {
         if let Some(target) = target {
             convert::share_processes(&mut config, target);
         }
+        let cpus = convert::cpuset_of(&config);
         self.say_at(&format!("makes container {} (CreateContainer)", start.name));
         let made = self
             .tools
@@ -401,6 +415,7 @@ impl Worker {
         count_mounts(spec, &image_volumes, told);
         if let Ok(id) = &made {
             self.tools.observer.claim(&self.uid, id);
+            self.memory.pins.made(ContainerId::from(id.clone()), cpus);
             if pod::is_from_api(pod) {
                 let has = Amounts::of(spec.resources.as_ref());
                 let id = ContainerId::from(id.clone());

@@ -176,3 +176,27 @@ pub(super) fn statuses_in(store: &Store, sandbox_id: &str) -> Vec<v1::ContainerS
         .map(|c| c.status(store))
         .collect()
 }
+
+/// Resources after an update: what it leaves out stays as it was, as in containerd.
+pub(super) fn updated(
+    before: v1::LinuxContainerResources,
+    news: Option<v1::LinuxContainerResources>,
+) -> v1::LinuxContainerResources {
+    let news = news.unwrap_or_default();
+    let number = |new: i64, old: i64| if new == 0 { old } else { new };
+    let text = |new: String, old: String| if new.is_empty() { old } else { new };
+    v1::LinuxContainerResources {
+        cpu_period: number(news.cpu_period, before.cpu_period),
+        cpu_quota: number(news.cpu_quota, before.cpu_quota),
+        cpu_shares: number(news.cpu_shares, before.cpu_shares),
+        memory_limit_in_bytes: number(news.memory_limit_in_bytes, before.memory_limit_in_bytes),
+        memory_swap_limit_in_bytes: number(
+            news.memory_swap_limit_in_bytes,
+            before.memory_swap_limit_in_bytes,
+        ),
+        oom_score_adj: number(news.oom_score_adj, before.oom_score_adj),
+        cpuset_cpus: text(news.cpuset_cpus, before.cpuset_cpus),
+        cpuset_mems: text(news.cpuset_mems, before.cpuset_mems),
+        ..before
+    }
+}

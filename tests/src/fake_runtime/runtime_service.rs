@@ -419,7 +419,9 @@ impl RuntimeService for Service {
             subject,
             |service, _| async move {
                 service.change(|store| {
-                    store.container_mut(&id)?.resources = request.linux;
+                    let container = store.container_mut(&id)?;
+                    let (before, news) = (container.resources.take(), request.linux);
+                    container.resources = Some(messages::updated(before.unwrap_or_default(), news));
                     Ok(v1::UpdateContainerResourcesResponse {})
                 })
             },

@@ -208,7 +208,7 @@ fn rules() {
 #[test]
 fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
     let file = with_body(
-        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\ncpuManagerReconcilePeriod: 9s\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
+        "tlsCurvePreferences: [29]\nvolumeStatsAggPeriod: 1m\nenableDebuggingHandlers: true\nmaxPods: 50\nkubeletCgroups: /x\npodPidsLimit: 500\nnotAField: 1\nfeatureGates: {PodsAPI: true, KubeletCrashLoopBackOffMax: true}\n",
     );
     let warnings = loaded(&[
         &file.argument,
@@ -226,7 +226,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
         "{texts:?}"
     );
     assert_eq!(
-        has("cpuManagerReconcilePeriod (--cpu-manager-reconcile-period) has no effect"),
+        has("kubeletCgroups (--kubelet-cgroups) has no effect"),
         1,
         "{texts:?}"
     );
@@ -252,7 +252,7 @@ fn what_has_no_effect_is_said_once_and_only_when_set_to_something_new() {
 
 #[test]
 fn settings_of_a_server_that_is_off_are_not_warned_of() {
-    let body = "tlsCurvePreferences: [29]\nenableContentionProfiling: true\ncpuManagerReconcilePeriod: 9s\n";
+    let body = "tlsCurvePreferences: [29]\nenableContentionProfiling: true\nkubeletCgroups: /x\n";
     let unbuilt = |body: &str| -> Vec<String> {
         let file = with_body(body);
         let texts = loaded(&[&file.argument]).warnings;
@@ -264,10 +264,7 @@ fn settings_of_a_server_that_is_off_are_not_warned_of() {
     assert_eq!(unbuilt(body).len(), 3);
     let closed = unbuilt(&format!("{body}enableServer: false\n"));
     assert_eq!(closed.len(), 1, "{closed:?}");
-    assert!(
-        closed[0].contains("cpuManagerReconcilePeriod"),
-        "{closed:?}"
-    );
+    assert!(closed[0].contains("kubeletCgroups"), "{closed:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::Value;
 use static_pods::quantity::Quantity;
 
 use super::Judge;
+use crate::managers::CpuSet;
 
 /// What `enforceNodeAllocatable` may hold, and the field that names the cgroup it needs.
 const ENFORCEABLE: &[(&str, Option<&str>)] = &[
@@ -86,7 +87,7 @@ impl Judge<'_> {
                     "can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)",
                 );
             }
-            if !is_cpu_set(&cpus) {
+            if cpus.parse::<CpuSet>().is_err() {
                 self.refuse(
                     "reservedSystemCPUs",
                     "must be CPUs and ranges such as 0-1,4",
@@ -145,15 +146,4 @@ impl Judge<'_> {
             }
         }
     }
-}
-
-/// Whether `text` is a list of CPUs as the kernel writes it.
-fn is_cpu_set(text: &str) -> bool {
-    let number = |text: &str| text.parse::<u16>().ok();
-    text.split(',').all(|part| match part.split_once('-') {
-        Some((first, last)) => {
-            matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b)
-        }
-        None => number(part).is_some(),
-    })
 }

@@ -15,7 +15,8 @@ pub use mask::NumaMask;
 pub use options::{TopologyError, TopologyOptions};
 
 use super::pod_resources::MemoryBlock;
-use super::{AllocateError, ContainerGrants, CpuSet};
+use super::{AllocateError, ContainerGrants, CpuSet, RunningContainer};
+use crate::metrics::kubelet;
 use crate::pod::{ContainerKind, Pod, PodUid};
 use hint::ways;
 use merge::Nodes;
@@ -107,6 +108,21 @@ pub trait HintProvider: Send {
     /// Writes down what was changed since the last time, and says whether anything was. Called once after the calls for one
     /// pod. What cannot be written is logged, and tried again with the next change.
     fn commit(&mut self) -> bool;
+
+    /// Whether the state of earlier lives of the agent was lost, and has to be made out from what runs.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// What runs, for one whose state was lost. Pods of which something runs are adopted before others are admitted.
+    fn recover(&mut self, running: &[RunningContainer]) {
+        let _ = running;
+    }
+
+    /// The pod, which ran already, has been asked for all of its containers.
+    fn adopted(&mut self, uid: &PodUid) {
+        let _ = uid;
+    }
 }
 
 /// The policy, and what of the machine it goes by.
@@ -160,6 +176,33 @@ impl Topology {
             TopologyPolicy::Restricted | TopologyPolicy::SingleNumaNode => {
                 best.preferred.then_some(best)
             }
+        }
+    }
+
+    /// The policy would not have any of the hints: counts it where the policy promises one node.
+    pub(super) fn refused(&self) -> AllocateError {
+        self.count(false);
+        AllocateError::topology()
+    }
+
+    /// What was asked for has been given by a hint.
+    pub(super) fn given(&self) {
+        self.count(true);
+    }
+
+    fn count(&self, aligned: bool) {
+        if self.policy == TopologyPolicy::SingleNumaNode {
+            kubelet().managers.on_one_node(self.scope.name(), aligned);
+        }
+    }
+}
+
+impl TopologyScope {
+    /// As configuration and metrics have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Pod => "pod",
         }
     }
 }

@@ -41,7 +41,7 @@ pub use identity::{
     DEFAULT_TERMINATION_MESSAGE_PATH, annotation, container_hash, container_log_path, label,
 };
 pub use mounts::{ImageVolumes, MountError};
-pub use resources::resized_container;
+pub use resources::{cpuset_of, lift_sandbox_quota, resized_container};
 pub use sandbox::{SandboxConfigError, SandboxInputs, sandbox_config};
 pub use security::{SecurityError, default_masked_paths, share_processes};
 

@@ -60,7 +60,29 @@ pub(super) fn with_grants(
     v1::LinuxContainerResources {
         cpuset_cpus: grants.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: grants.cpuset_mems.clone().unwrap_or_default(),
+        cpu_quota: match grants.lifts_quota && resources.cpu_period != 0 {
+            true => -1,
+            false => resources.cpu_quota,
+        },
         ..resources
+    }
+}
+
+/// The CPUs that a container is made with; empty for all.
+#[must_use]
+pub fn cpuset_of(config: &v1::ContainerConfig) -> String {
+    let linux = config.linux.as_ref();
+    let resources = linux.and_then(|linux| linux.resources.as_ref());
+    resources.map_or_else(String::new, |resources| resources.cpuset_cpus.clone())
+}
+
+/// The sandbox of a pod that has CPUs for itself is not held to a quota on them.
+pub fn lift_sandbox_quota(config: &mut v1::PodSandboxConfig) {
+    let linux = config.linux.as_mut();
+    if let Some(resources) = linux.and_then(|linux| linux.resources.as_mut())
+        && resources.cpu_period != 0
+    {
+        resources.cpu_quota = -1;
     }
 }
 
@@ -71,9 +93,10 @@ pub(super) fn with_grants(
 pub fn resized_container(
     pod: &Pod,
     container: &Container,
+    grants: &ContainerGrants,
     node: &NodeSettings,
 ) -> Result<v1::LinuxContainerResources, ResourceError> {
-    let all = of_container(pod, container, node)?;
+    let all = with_grants(of_container(pod, container, node)?, grants);
     Ok(v1::LinuxContainerResources {
         cpu_period: all.cpu_period,
         cpu_quota: all.cpu_quota,

@@ -72,10 +72,13 @@ impl Asked {
         let pod = &self.pod;
         let verdict = match self.given.differs_as_a_whole(pod) {
             true => Err((PendingReason::Infeasible, WHOLE_POD.to_owned())),
-            false => {
-                let resized = places.resize(uid, pod);
-                resized.map_err(|message| (PendingReason::Deferred, message))
-            }
+            false => match places.refuses_resize(pod, &self.given()) {
+                Some(message) => Err((PendingReason::Infeasible, message)),
+                None => {
+                    let resized = places.resize(uid, pod);
+                    resized.map_err(|message| (PendingReason::Deferred, message))
+                }
+            },
         };
         let refused = match verdict {
             Ok(()) => {
