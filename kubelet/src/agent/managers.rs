@@ -24,8 +24,7 @@ pub(super) fn managers(
         reserved_memory: admission::reserved_memory(memory_bytes, &kept(config)),
         system: Path::new(SYSTEM),
     };
-    let devices =
-        Devices::open(&config.paths.root, clock.clone()).map_err(AgentError::Devices)?;
+    let devices = Devices::open(&config.paths.root, clock.clone()).map_err(AgentError::Devices)?;
     let provider = devices.provider(inputs.numa_nodes()?);
     let managers = Managers::new(&inputs, vec![provider])?;
     Ok((devices, managers))

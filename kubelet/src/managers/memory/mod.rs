@@ -325,7 +325,10 @@ impl HintProvider for MemoryManager {
     fn allocatable_memory(&self) -> Vec<MemoryBlock> {
         let mut all = Vec::new();
         for (id, node) in &self.nodes {
-            let some = node.memory_map.iter().filter(|(_, table)| table.allocatable > 0);
+            let some = node
+                .memory_map
+                .iter()
+                .filter(|(_, table)| table.allocatable > 0);
             all.extend(some.map(|(resource, table)| MemoryBlock {
                 kind: resource.clone(),
                 bytes: table.allocatable,
