@@ -25,7 +25,9 @@
 //! | object, token, services ([`objects`]) | the API server | a pod's `watch<u64>` |
 //! | upkeep ([`workers`]), one a pod with files of objects | its orders, its objects | its volumes |
 //! | evictions ([`eviction`]), removal of images ([`images`]) | the machine, the board | `watch<Pressure>`, orders to the registry, the runtime |
-//! | plugins ([`plugins`]), one more a socket | inotify, the plugin | the drivers of [`csi`] |
+//! | plugins ([`plugins`]), one more a socket | inotify, the plugin | the drivers of [`csi`], plugins of [`managers::devices`] |
+//! | device plugins ([`managers::devices`]), one more a plugin and a pod that is given devices | a socket, the plugins | which devices there are, who has them |
+//! | podresources ([`managers::pod_resources`]) | a socket, the board | answers |
 //! | storage drivers, staged volumes ([`csi`]) | drivers, CSIDrivers, the own node | the API server, drivers |
 //! | node shutdown ([`shutdown`]) | logind's signals, who is left | `watch<NodeState>` |
 //! | log rotation ([`logs`]) | running containers | their logs |

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
-use tests::cluster::{Cluster, LIMIT, bound_pod, with_cluster};
+use tests::agent::NODE_NAME;
+use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
 use tests::device_plugin::{DevicePlugin, broken, device};
 use tests::in_process::FakeNode;
 use tests::wait::eventually;
@@ -47,6 +48,10 @@ fn the_node_says_how_many_devices_it_has() {
         node.configure("nodeStatusUpdateFrequency", json!("1s"));
         node.start_agent()?;
         cluster.node_condition("Ready", "True").await?;
+        // What somebody else advertises is no plugin's, and outlives agents.
+        let status = path("nodes", "", NODE_NAME) + "/status";
+        let theirs = json!({"status": {"capacity": {"example.com/theirs": "5"}}});
+        cluster.client().strategic(&status, &theirs).await?;
         let plugin = plugin(node)?;
         plugin.start().await?;
         shows(cluster, "3", "3").await?;
@@ -68,6 +73,13 @@ fn the_node_says_how_many_devices_it_has() {
         cluster.ready("a").await?;
         plugin.start().await?;
         shows(cluster, "3", "2").await?;
+        let capacity = cluster
+            .node()
+            .await?
+            .status
+            .and_then(|status| status.capacity);
+        let theirs = capacity.and_then(|mut capacity| capacity.remove("example.com/theirs"));
+        ensure!(theirs.is_some_and(|amount| amount.0 == "5"), "it is gone");
         Ok(())
     });
 }

@@ -208,8 +208,8 @@ fn a_pod_that_gets_no_devices_says_why_and_is_asked_for_again_when_there_are_som
         node.remove("two.yaml")?;
         node.gone(&two).await?;
         plugin.fail("Allocate", Some((Code::Internal, "out of order")));
-        node.put("no.yaml", &asking("no", 1))?;
-        let (reason, message) = refused(node, "no").await?;
+        node.put("nope.yaml", &asking("nope", 1))?;
+        let (reason, message) = refused(node, "nope").await?;
         ensure!(reason == "UnexpectedAdmissionError", "{reason}");
         let expected = "Pod was rejected: Allocate failed due to rpc error: code = Internal desc = out of order, which \
                         is unexpected";
@@ -218,7 +218,7 @@ fn a_pod_that_gets_no_devices_says_why_and_is_asked_for_again_when_there_are_som
         let asked = plugin.calls_of("Allocate").len();
         plugin.fail("Allocate", None);
         plugin.set(vec![device("a", &[])]);
-        node.ready("no").await?;
+        node.ready("nope").await?;
         ensure!(plugin.calls_of("Allocate").len() == asked + 1);
         Ok(())
     });

@@ -179,16 +179,27 @@ impl DevicePlugin {
         Ok(())
     }
 
-    /// Begins to serve once the agent listens, and registers at its socket.
+    /// Begins to serve once the agent listens, registers at its socket, and waits until the agent has taken over its list.
     ///
     /// # Errors
-    /// When the agent does not take it in time.
+    /// When the agent does not in time.
     pub async fn start(&self) -> Result<()> {
         // The agent clears the directory when it begins.
         eventually("the plugin is registered", LIMIT, async || {
             anyhow::ensure!(self.directory.join("kubelet.sock").exists(), "no agent");
             self.serve()?;
             Ok(self.register().await?)
+        })
+        .await?;
+        eventually("its devices are known", LIMIT, async || {
+            let kept = fs::read(self.directory.join("kubelet_internal_checkpoint"))?;
+            let kept: serde_json::Value = serde_json::from_slice(&kept)?;
+            let known = kept["Data"]["RegisteredDevices"][&self.shared.resource].as_array();
+            let healthy = |device: &&Device| device.health == "Healthy";
+            let own = self.shared.devices.borrow();
+            let own = own.iter().filter(healthy).count();
+            anyhow::ensure!(known.is_some_and(|known| known.len() == own), "{kept}");
+            Ok(())
         })
         .await
     }

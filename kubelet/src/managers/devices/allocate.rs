@@ -120,24 +120,31 @@ impl Devices {
         let Some(spec) = crate::pod::containers(pod).find(|(_, c)| c.name == container) else {
             return Ok(());
         };
-        for (resource, wanted) in limits(spec.1).filter(|(_, wanted)| *wanted > 0) {
-            if !self.inventory().is_known(resource) {
-                continue;
-            }
-            self.pre_start(uid.as_str(), container, resource).await?;
+        let wanted: Vec<(&str, usize)> = {
+            let inventory = self.inventory();
+            let wanted = limits(spec.1).filter(|(_, wanted)| *wanted > 0);
+            wanted
+                .filter(|(name, _)| inventory.is_known(name))
+                .collect()
+        };
+        for (resource, wanted) in &wanted {
             let mut inventory = self.inventory();
             let held = inventory.holdings.ids(uid.as_str(), container, resource);
             if held.is_none() {
                 let request = Request {
                     container: container.to_owned(),
-                    resource: resource.to_owned(),
-                    wanted,
+                    resource: (*resource).to_owned(),
+                    wanted: *wanted,
                     affinity: None,
                 };
                 inventory.ask_again(uid.as_str(), request);
             }
         }
-        self.fetch(uid, pod).await
+        self.fetch(uid, pod).await?;
+        for (resource, _) in wanted {
+            self.pre_start(uid.as_str(), container, resource).await?;
+        }
+        Ok(())
     }
 
     async fn pre_start(

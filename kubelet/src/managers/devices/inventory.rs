@@ -171,11 +171,9 @@ impl Inventory {
             .then_some(resource)
     }
 
-    /// A plugin has listed its devices. False where another has taken its place.
-    pub(super) fn listed(&mut self, plugin: &Arc<Plugin>, devices: Vec<Device>) -> bool {
-        let Some(resource) = self.of_plugin(plugin) else {
-            return false;
-        };
+    /// A plugin has listed its devices: whether they are other ones than before. Nothing where another has taken its place.
+    pub(super) fn listed(&mut self, plugin: &Arc<Plugin>, devices: Vec<Device>) -> Option<bool> {
+        let resource = self.of_plugin(plugin)?;
         let mut news = Ids::new();
         let mut list = BTreeMap::new();
         for device in devices {
@@ -192,13 +190,15 @@ impl Inventory {
             let ids = list.iter().filter(|(_, known)| known.healthy == wanted);
             ids.map(|(id, _)| id.clone()).collect()
         };
-        (resource.healthy, resource.unhealthy) = (healthy(true), healthy(false));
+        let (works, broken) = (healthy(true), healthy(false));
+        let changed = !resource.registered || resource.devices != list || resource.healthy != works;
+        (resource.healthy, resource.unhealthy) = (works, broken);
         resource.devices = list;
         resource.registered = true;
         self.removed.remove(&plugin.resource);
         let concerned = self.holdings.having(&plugin.resource, &news);
         self.changed.extend(concerned);
-        true
+        Some(changed)
     }
 
     /// A plugin has gone: none of its devices is to be given. False where another has taken its place.
@@ -214,14 +214,16 @@ impl Inventory {
     }
 
     /// What the node reports at `now`. A resource whose plugin has been gone for too long is forgotten with it, and stays
-    /// among those that are removed until it comes back.
-    pub(super) fn counts(&mut self, now: Duration) -> DeviceCounts {
+    /// among those that are removed until it comes back. True where that has just been.
+    pub(super) fn counts(&mut self, now: Duration) -> (DeviceCounts, bool) {
+        let mut forgotten = false;
         for (name, resource) in &mut self.resources {
             let since = resource.stopped.map(|since| now.saturating_sub(since));
             if resource.registered && since.is_some_and(|since| since > GRACE) {
                 resource.registered = false;
                 resource.unhealthy.clear();
                 self.removed.insert(name.clone());
+                forgotten = true;
             }
         }
         let mut counts = DeviceCounts {
@@ -236,7 +238,7 @@ impl Inventory {
             counts.capacity.insert(name.clone(), all);
             counts.allocatable.insert(name.clone(), healthy);
         }
-        counts
+        (counts, forgotten)
     }
 
     /// Pods whose devices' health has changed since the last time this was asked.

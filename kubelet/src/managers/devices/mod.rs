@@ -49,6 +49,8 @@ pub use registration::{DevicePluginRegistration, run_devices};
 const DIRECTORY: &str = "device-plugins";
 /// Mode of that directory.
 const PRIVATE: u32 = 0o750;
+/// A file in it that says, as upstream leaves it, that a kubelet was here.
+const MARK: &str = "DEPRECATION";
 
 /// The devices of the node. Clones are the same.
 #[derive(Clone)]
@@ -60,8 +62,8 @@ struct Inner {
     inventory: Mutex<Inventory>,
     /// What was written last, as a hash. Held while the file is written, so that an older content never follows a newer one.
     written: Mutex<Option<u64>>,
-    /// An earlier agent left a checkpoint.
-    had_checkpoint: bool,
+    /// No agent was here before.
+    is_new: bool,
     /// Goes up when there are other devices than before, or their health is another.
     news: watch::Sender<u64>,
     /// Plugins whose lists are to be followed.
@@ -89,12 +91,14 @@ impl Devices {
     /// When the directory cannot be made.
     pub fn open(root: &Path, clock: Clock) -> Result<Self, DirError> {
         let dir = Dir::open_or_create(&root.join(DIRECTORY), PRIVATE)?;
-        let loaded = checkpoint::load(&dir, NAME);
-        let had_checkpoint = !matches!(loaded, Loaded::Missing);
-        let kept = match loaded {
+        let is_new = dir.names()?.iter().all(|name| name.starts_with('.'));
+        dir.ensure_file(MARK, 0o644)?;
+        let mut healed = false;
+        let kept = match checkpoint::load(&dir, NAME) {
             Loaded::Missing => Kept::default(),
             Loaded::Good(kept) => kept,
             Loaded::Bad { why, salvaged } => {
+                healed = true;
                 let moved = dir.rename(NAME, SET_ASIDE);
                 if let Err(error) = &moved {
                     tracing::warn!(
@@ -121,16 +125,20 @@ impl Devices {
         };
         let (joining, joined) = mpsc::unbounded_channel();
         let inventory = Inventory::new(kept, clock.monotonic());
-        Ok(Self(Arc::new(Inner {
+        let devices = Self(Arc::new(Inner {
             dir,
             clock,
             inventory: Mutex::new(inventory),
             written: Mutex::default(),
-            had_checkpoint,
+            is_new,
             news: watch::Sender::default(),
             joining,
             joined: Mutex::new(Some(joined)),
-        })))
+        }));
+        if healed {
+            devices.save_or_say();
+        }
+        Ok(devices)
     }
 
     /// Goes up when there are other devices than before, or their health is another.
@@ -143,18 +151,14 @@ impl Devices {
     /// `ShouldResetExtendedResourceCapacity`).
     #[must_use]
     pub fn are_of_a_new_node(&self) -> bool {
-        !self.0.had_checkpoint
+        self.0.is_new
     }
 
     /// What the node reports now.
     #[must_use]
     pub fn counts(&self) -> DeviceCounts {
         let now = self.0.clock.monotonic();
-        let mut inventory = self.inventory();
-        let before = inventory.kept().registered.len();
-        let counts = inventory.counts(now);
-        let forgotten = inventory.kept().registered.len() != before;
-        drop(inventory);
+        let (counts, forgotten) = self.inventory().counts(now);
         if forgotten {
             self.save_or_say();
         }

@@ -10,6 +10,7 @@ use cri_proto::deviceplugin::{
     PreStartContainerRequest, PreferredAllocationRequest,
 };
 use cri_proto::plugin_channel;
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
@@ -32,6 +33,8 @@ pub(super) struct Plugin {
     pub(super) resource: String,
     /// What it said.
     pub(super) options: DevicePluginOptions,
+    /// Whoever follows its list is to leave it.
+    pub(super) left: Notify,
     client: DevicePluginClient<Channel>,
 }
 
@@ -63,6 +66,7 @@ impl Plugin {
         Ok(Self {
             resource: resource.to_owned(),
             options,
+            left: Notify::new(),
             client,
         })
     }
@@ -139,6 +143,7 @@ impl Plugin {
         Self {
             resource: resource.to_owned(),
             options: DevicePluginOptions::default(),
+            left: Notify::new(),
             client: DevicePluginClient::new(plugin_channel(endpoint)),
         }
     }

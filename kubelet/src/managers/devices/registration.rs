@@ -34,6 +34,7 @@ pub struct DevicePluginRegistration {
 
 impl Drop for DevicePluginRegistration {
     fn drop(&mut self) {
+        self.plugin.left.notify_one();
         self.devices.lost(&self.plugin);
     }
 }
@@ -115,31 +116,46 @@ impl Devices {
 
     /// Follows the devices of `plugin` until it goes.
     async fn follow(self, plugin: Arc<Plugin>) {
-        let resource = plugin.resource.as_str();
-        let ended = match plugin.list().await {
-            Err(error) => error.to_string(),
-            Ok(mut lists) => loop {
-                match lists.message().await {
-                    Ok(Some(list)) => {
-                        let count = list.devices.len();
-                        if !self.inventory().listed(&plugin, list.devices) {
-                            return;
-                        }
-                        tracing::debug!(resource, count, "a device plugin has listed its devices");
-                        self.save_or_say();
-                        self.tell();
-                    }
-                    Ok(None) => break "EOF".to_owned(),
-                    Err(status) => break status.message().to_owned(),
-                }
-            },
+        // Cancel-safe: what was listed is in the inventory.
+        let ended = tokio::select! {
+            ended = self.listen(&plugin) => ended,
+            () = plugin.left.notified() => None,
         };
-        tracing::warn!(
-            resource,
-            why = ended,
-            "ListAndWatch ended unexpectedly for device plugin"
-        );
-        self.lost(&plugin);
+        if let Some(why) = ended {
+            let resource = plugin.resource.as_str();
+            tracing::warn!(
+                resource,
+                why,
+                "ListAndWatch ended unexpectedly for device plugin"
+            );
+            self.lost(&plugin);
+        }
+    }
+
+    /// Takes over the plugin's lists, and says why there are no more; nothing where another has its place.
+    async fn listen(&self, plugin: &Arc<Plugin>) -> Option<String> {
+        let mut lists = match plugin.list().await {
+            Ok(lists) => lists,
+            Err(error) => return Some(error.to_string()),
+        };
+        loop {
+            let list = match lists.message().await {
+                Ok(Some(list)) => list,
+                Ok(None) => return Some("EOF".to_owned()),
+                Err(status) => return Some(status.message().to_owned()),
+            };
+            let count = list.devices.len();
+            let news = self.inventory().listed(plugin, list.devices)?;
+            tracing::debug!(
+                resource = plugin.resource,
+                count,
+                "a device plugin has listed its devices"
+            );
+            if news {
+                self.save_or_say();
+                self.tell();
+            }
+        }
     }
 
     fn lost(&self, plugin: &Arc<Plugin>) {

@@ -73,7 +73,8 @@ fn with(names: &str) -> (Inventory, Arc<Plugin>) {
     let mut inventory = Inventory::default();
     let plugin = Arc::new(Plugin::unasked(DEV));
     inventory.connected(plugin.clone());
-    assert!(inventory.listed(&plugin, devices(names)));
+    assert_eq!(inventory.listed(&plugin, devices(names)), Some(true));
+    assert_eq!(inventory.listed(&plugin, devices(names)), Some(false));
     (inventory, plugin)
 }
 
@@ -82,23 +83,24 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn a_resource_is_counted_until_its_plugin_has_been_gone_for_too_long() {
     let (mut inventory, plugin) = with("a b c!");
-    let counts = inventory.counts(SECOND);
+    let (counts, _) = inventory.counts(SECOND);
     assert_eq!((counts.capacity[DEV], counts.allocatable[DEV]), (3, 2));
     assert!(inventory.disconnected(&plugin, 10 * SECOND));
     // Once is enough.
     assert!(!inventory.disconnected(&plugin, 20 * SECOND));
-    let counts = inventory.counts(10 * SECOND + GRACE);
+    let (counts, _) = inventory.counts(10 * SECOND + GRACE);
     assert_eq!((counts.capacity[DEV], counts.allocatable[DEV]), (3, 0));
     assert!(inventory.is_known(DEV));
-    let counts = inventory.counts(11 * SECOND + GRACE);
+    let (counts, forgotten) = inventory.counts(11 * SECOND + GRACE);
+    assert!(forgotten);
     assert!(counts.capacity.is_empty());
     assert!(counts.removed.contains(DEV) && !inventory.is_known(DEV));
     // It comes back.
     let again = Arc::new(Plugin::unasked(DEV));
     inventory.connected(again.clone());
-    assert!(!inventory.listed(&plugin, devices("old")));
-    assert!(inventory.listed(&again, devices("a")));
-    let counts = inventory.counts(700 * SECOND);
+    assert_eq!(inventory.listed(&plugin, devices("old")), None);
+    assert_eq!(inventory.listed(&again, devices("a")), Some(true));
+    let (counts, _) = inventory.counts(700 * SECOND);
     assert!(counts.removed.is_empty());
     assert_eq!(counts.capacity[DEV], 1);
 }
@@ -160,7 +162,7 @@ async fn refusals_are_in_upstreams_words() {
         Duration::ZERO,
     );
     // Until its plugin has come back.
-    let counts = inventory.counts(SECOND);
+    let (counts, _) = inventory.counts(SECOND);
     assert_eq!((counts.capacity[DEV], counts.allocatable[DEV]), (0, 0));
     let one = pod(&[("x", "", 1)]);
     assert_eq!(
