@@ -145,11 +145,11 @@ impl Names {
 /// The directories from the root to the cgroup of daemons that the configuration calls `name`: a path, or with systemd
 /// the name of a slice, of which only the last part of a path counts, as upstream has it.
 pub(super) fn reserved_levels(driver: Driver, name: &str) -> Vec<String> {
-    let parts = name.split('/').filter(|part| !part.is_empty());
+    let mut parts = name.split('/').filter(|part| !part.is_empty());
     match driver {
         Driver::Cgroupfs => parts.map(str::to_owned).collect(),
         Driver::Systemd => {
-            let unit = parts.last().unwrap_or_default();
+            let unit = parts.next_back().unwrap_or_default();
             let unit = unit.strip_suffix(SLICE).unwrap_or(unit);
             let ends = unit.match_indices('-').map(|(at, _)| at);
             let ends = ends.chain([unit.len()]);
