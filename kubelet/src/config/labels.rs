@@ -1,7 +1,7 @@
 //! The rules for names, labels and taints of the node.
 
 /// A reason why `key` is no qualified name (`[prefix/]name`), if it is none.
-fn qualified_name_fault(key: &str) -> Option<&'static str> {
+pub(super) fn qualified_name_fault(key: &str) -> Option<&'static str> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
