@@ -16,6 +16,7 @@ needed=(
     nsenter:util-linux
     strace:strace
     dbus-daemon:dbus-daemon
+    docker-registry:docker-registry
     protoc:protobuf-compiler
     jq:jq
     shellcheck:shellcheck
@@ -67,8 +68,21 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 echo "installing: ${missing[*]}"
-# Debian starts a containerd service of its own when there is systemd; the tests do not use it.
 export DEBIAN_FRONTEND=noninteractive
+# Debian starts a containerd service of its own when there is systemd; the tests do not use it. A registry that listens on
+# every address is another matter: none is started, now or when the machine boots.
+policy=/usr/sbin/policy-rc.d
+case " ${missing[*]} " in *' docker-registry '*)
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        cat >"$policy" <<'SH'
+#!/bin/sh
+case $1 in docker-registry | docker-registry.*) exit 101 ;; esac
+SH
+        chmod 755 "$policy"
+    fi
+    ;;
+esac
 install=(apt-get install -y -q --no-install-recommends "${missing[@]}")
 "${install[@]}" >/tmp/kubelet-install.log 2>&1 || {
     # The package lists may be absent or old.
@@ -78,3 +92,9 @@ install=(apt-get install -y -q --no-install-recommends "${missing[@]}")
     exit 1
 }
 rm -f /tmp/kubelet-install.log
+case " ${missing[*]} " in *' docker-registry '*)
+    if command -v systemctl >/dev/null; then
+        systemctl disable --now docker-registry >/dev/null 2>&1 || true
+    fi
+    ;;
+esac

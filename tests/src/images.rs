@@ -81,10 +81,54 @@ fn build(busybox: &[u8], pause: &[u8], applets: &[String]) -> Result<Vec<u8>> {
     let pause_layer = layout.blob(layer.finish()?);
     layout.image(
         &[PAUSE],
-        &pause_layer,
+        &[&pause_layer],
         json!({ "Entrypoint": ["/pause", "-P"], "WorkingDir": "/" }),
     )?;
 
+    let rootfs = layout.blob(rootfs(busybox, applets)?);
+    let rootfs = [&rootfs];
+    let env = json!(["PATH=/bin"]);
+    layout.image(&[BUSYBOX], &rootfs, json!({ "Cmd": ["sh"], "Env": env }))?;
+    for (name, user) in [(NUMERIC_USER, "65534"), (NAMED_USER, "app")] {
+        let config = json!({ "Cmd": ["sh"], "Env": env, "User": user });
+        layout.image(&[name], &rootfs, config)?;
+    }
+    layout.finish()
+}
+
+/// An image by its parts, as a registry has them.
+#[derive(Debug)]
+pub struct Parts {
+    /// Every part by its digest in hexadecimal, the manifest among them.
+    pub blobs: BTreeMap<String, Vec<u8>>,
+    /// The manifest's digest in hexadecimal.
+    pub manifest: String,
+    /// The digest of the layer of its own, likewise.
+    pub layer: String,
+}
+
+/// The image of [`BUSYBOX`] with the file `/own` in a layer of its own, so that it is another for other bytes.
+///
+/// # Errors
+/// When the binary is missing.
+pub fn busybox_with(own: &[u8]) -> Result<Parts> {
+    let busybox = read_binary(BUSYBOX_BINARY, "busybox-static")?;
+    let mut layout = Layout::default();
+    let rootfs = layout.blob(rootfs(&busybox, &applets()?)?);
+    let mut layer = Layer::default();
+    layer.file("own", 0o644, own)?;
+    let layer = layout.blob(layer.finish()?);
+    let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
+    let manifest = layout.image(&[], &[&rootfs, &layer], config)?;
+    Ok(Parts {
+        blobs: layout.blobs,
+        manifest: manifest.digest,
+        layer: layer.digest,
+    })
+}
+
+/// The layer of busybox, all of its applets, and a few users.
+fn rootfs(busybox: &[u8], applets: &[String]) -> Result<Vec<u8>> {
     let mut layer = Layer::default();
     for (dir, mode) in [
         ("bin", 0o755),
@@ -113,14 +157,7 @@ fn build(busybox: &[u8], pause: &[u8], applets: &[String]) -> Result<Vec<u8>> {
         b"root:x:0:\napp:x:1000:\nnobody:x:65534:\n",
     )?;
     layer.file("www/index.html", 0o644, INDEX_HTML.as_bytes())?;
-    let rootfs = layout.blob(layer.finish()?);
-    let env = json!(["PATH=/bin"]);
-    layout.image(&[BUSYBOX], &rootfs, json!({ "Cmd": ["sh"], "Env": env }))?;
-    for (name, user) in [(NUMERIC_USER, "65534"), (NAMED_USER, "app")] {
-        let config = json!({ "Cmd": ["sh"], "Env": env, "User": user });
-        layout.image(&[name], &rootfs, config)?;
-    }
-    layout.finish()
+    layer.finish()
 }
 
 /// One uncompressed layer: owner root, time 0, so that the bytes depend on the contents alone.
@@ -202,20 +239,26 @@ impl Layout {
         Blob { digest, size }
     }
 
-    fn image(&mut self, names: &[&str], layer: &Blob, config: Value) -> Result<()> {
+    /// Adds the manifest and the configuration of an image; tells the manifest.
+    fn image(&mut self, names: &[&str], layers: &[&Blob], config: Value) -> Result<Blob> {
+        let of_each =
+            |of: &dyn Fn(&Blob) -> Value| layers.iter().map(|l| of(l)).collect::<Vec<_>>();
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
             "config": config,
-            // The layer is not compressed: its diff id is its digest.
-            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", layer.digest)] },
+            // No layer is compressed: its diff id is its digest.
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": of_each(&|layer| json!(format!("sha256:{}", layer.digest))),
+            },
         });
         let config = self.blob(serde_json::to_vec(&config)?);
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config.descriptor("config.v1+json"),
-            "layers": [layer.descriptor("layer.v1.tar")],
+            "layers": of_each(&|layer| layer.descriptor("layer.v1.tar")),
         });
         let manifest = self.blob(serde_json::to_vec(&manifest)?);
         for name in names {
@@ -224,7 +267,7 @@ impl Layout {
             descriptor["annotations"] = json!({ "io.containerd.image.name": name });
             self.manifests.push(descriptor);
         }
-        Ok(())
+        Ok(manifest)
     }
 
     fn finish(self) -> Result<Vec<u8>> {

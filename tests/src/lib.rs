@@ -20,6 +20,7 @@ pub mod node_api;
 pub mod package;
 pub mod prometheus;
 pub mod random;
+pub mod registry;
 pub mod scenario;
 pub mod service;
 pub mod small_disk;

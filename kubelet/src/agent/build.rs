@@ -1,11 +1,12 @@
 //! From the configuration to the tools that workers work with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cri_proto::Connection;
 use tokio::sync::watch;
 
+use super::images::{archives_config, image_puller};
 use super::levels::NodeLevels;
 use super::managers::managers;
 use super::{AgentError, Surroundings, resources};
@@ -19,8 +20,7 @@ use crate::config::{CgroupDriver, Config, StaticPodObjects};
 use crate::csi::{self, Csi, CsiConfig};
 use crate::events::About;
 use crate::hooks::HookRunner;
-use crate::images::archives::{ArchivesConfig, ImageArchives};
-use crate::images::{ImagePuller, NodeCredentials, PullConfig};
+use crate::images::archives::ImageArchives;
 use crate::logs::{LogsConfig, PodLogs};
 use crate::node;
 use crate::objects::{LocalObjects, Objects, Projections};
@@ -80,6 +80,8 @@ pub(super) fn tools(
     );
     let client = runtime.runtime();
     let boot = surroundings.clock.since_boot();
+    let clock = surroundings.clock.clone();
+    let objects = objects(config, local);
     let starts = config
         .agent
         .start_concurrency
@@ -94,12 +96,12 @@ pub(super) fn tools(
         runtime_classes: RuntimeClasses::default(),
         stuck: StuckPods::default(),
         runtime: client,
-        images: image_puller(config, images),
+        images: image_puller(config, &clock, &objects, images)?,
         archives: Arc::new(ImageArchives::new(
             images.channel(),
             archives_config(config),
         )),
-        objects: objects(config, local),
+        objects,
         claims: Claims::new(dirs.clone()),
         volumes: Arc::new(volumes),
         csi: Csi::new(csi_config(config, &boot), dirs.clone()),
@@ -130,15 +132,6 @@ fn objects(config: &Config, local: watch::Receiver<Arc<LocalObjects>>) -> Object
     ) {
         (None, _) | (_, StaticPodObjects::Never) => objects,
         (Some(directory), _) => objects.with_local(local, directory),
-    }
-}
-
-fn archives_config(config: &Config) -> ArchivesConfig {
-    let own = &config.agent;
-    ArchivesConfig {
-        directory: own.image_archives.clone(),
-        built_in: own.built_in_sandbox_image.unwrap_or(config.api.is_none()),
-        scratch: config.paths.root.clone(),
     }
 }
 
@@ -224,26 +217,6 @@ pub(super) fn node_levels(config: &Config, tools: &Tools) -> Result<NodeLevels, 
         reserved: resources::reserved_levels(config)?,
         node_name: config.node.name.clone(),
     })
-}
-
-fn image_puller(config: &Config, images: &Connection) -> ImagePuller<cri_proto::ImageClient> {
-    let pulls = PullConfig {
-        serialize: config.images.parallel_pulls == Some(1),
-        max_parallel: config.images.parallel_pulls,
-        per_second: config.images.pull_rate.per_second.unwrap_or(0),
-        burst: config.images.pull_rate.burst,
-    };
-    ImagePuller::new(images.images(), &pulls, credentials(config))
-}
-
-/// The node's own credentials at registries.
-pub(super) fn credentials(config: &Config) -> NodeCredentials {
-    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    // Not `home_dir`: without the variable, as below systemd, it asks the C library, which loads modules of the host.
-    let home = std::env::var_os("HOME")
-        .filter(|home| !home.is_empty())
-        .map(PathBuf::from);
-    NodeCredentials::search(&config.paths.root, &here, home.as_deref())
 }
 
 /// Says what is wrong with the file that pods' DNS settings are made from. It is read anew for each pod.

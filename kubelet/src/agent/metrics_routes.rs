@@ -26,6 +26,12 @@ pub(super) fn stats(config: &Config, tools: &Tools, images: &Connection) -> Arc<
         clock: tools.clock.clone(),
         claims: tools.claims.clone(),
         csi: tools.csi.clone(),
+        pulls: tools.images.records().cloned(),
+        providers: config
+            .images
+            .credential_providers
+            .as_ref()
+            .map(|providers| providers.hash.clone()),
         volumes_every: config.node.volume_stats_every,
         proc: "/proc".into(),
         sys: "/sys".into(),

@@ -6,6 +6,7 @@
 mod build;
 mod cluster;
 mod driver;
+mod images;
 mod levels;
 mod managers;
 mod metrics_routes;
@@ -105,6 +106,9 @@ pub enum AgentError {
     /// The log directories.
     #[error("cannot set up the directories of logs")]
     Logs(#[from] LogsError),
+    /// The directories of who has pulled which image.
+    #[error("cannot set up the records of pulled images below the root directory")]
+    PullRecords(#[source] std::io::Error),
     /// `allowedUnsafeSysctls`.
     #[error("allowedUnsafeSysctls")]
     Sysctls(#[from] SysctlPatternError),
@@ -306,7 +310,7 @@ pub async fn run(
         &mut singletons,
     );
     if let Some(reloads) = reloads {
-        let credentials = build::credentials(&config);
+        let credentials = images::credentials(&config);
         let task = run_reloads(reloads, service.clone(), sources.rescan, credentials);
         singletons.spawn("reloads", task);
     }

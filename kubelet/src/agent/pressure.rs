@@ -37,9 +37,10 @@ pub(super) fn begin(
         desired,
         board: tools.board.clone(),
         archives: tools.archives.clone(),
+        pulls: tools.images.records().cloned(),
         clock: tools.clock.clone(),
     });
-    if policy.is_on() {
+    if policy.is_on() || collector.is_unsettled() {
         singletons.spawn("removal of images", collector.clone().run());
     }
     let levels = &config.cgroups.enforce_allocatable;

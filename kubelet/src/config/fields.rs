@@ -179,8 +179,8 @@ pub(crate) static FIELDS: &[Field] = &[
     // Images.
     field("registryPullQPS", Int32, I(5)).built(),
     field("registryBurst", Int32, I(10)).zero().built(),
-    field("imagePullCredentialsVerificationPolicy", Text, T("NeverVerifyPreloadedImages")).zero(),
-    field("preloadedImagesVerificationAllowlist", TextList, N),
+    field("imagePullCredentialsVerificationPolicy", Text, T("NeverVerifyPreloadedImages")).zero().built(),
+    field("preloadedImagesVerificationAllowlist", TextList, N).built(),
     field("imageMinimumGCAge", Duration, T("2m0s")).zero().built(),
     field("imageMaximumGCAge", Duration, T("0s")).built(),
     field("imageGCHighThresholdPercent", Int32, I(85)).built(),

@@ -192,20 +192,21 @@ impl Layers {
     }
 }
 
-/// The one document of a file, with its `apiVersion` and `kind` checked.
-pub(super) fn single_document(
+fn refused(path: &Arc<Path>, at: Position, message: String) -> ConfigError {
+    let origin = Origin::File {
+        path: Arc::clone(path),
+        at,
+    };
+    ConfigError::Invalid(Issues(vec![Issue::new(origin, message)]))
+}
+
+/// The one document of a file, which is to hold a `what`.
+pub(super) fn one_document(
     path: &Arc<Path>,
     bytes: &[u8],
-    api_version: &str,
-    kind: &str,
+    what: &str,
 ) -> Result<Document, ConfigError> {
-    let refuse = |at: Position, message: String| {
-        let origin = Origin::File {
-            path: Arc::clone(path),
-            at,
-        };
-        ConfigError::Invalid(Issues(vec![Issue::new(origin, message)]))
-    };
+    let refuse = |at, message| refused(path, at, message);
     let mut documents = tree::parse(bytes).into_iter();
     let document = match documents.next() {
         Some(Ok(document)) => document,
@@ -213,7 +214,7 @@ pub(super) fn single_document(
         None => {
             return Err(refuse(
                 Position::START,
-                format!("the file is empty; it must hold a {kind} of {api_version}"),
+                format!("the file is empty; it must hold a {what}"),
             ));
         }
     };
@@ -224,6 +225,17 @@ pub(super) fn single_document(
             "a second document begins here; write one per file".to_owned(),
         ));
     }
+    Ok(document)
+}
+
+/// The one document of a file, with its `apiVersion` and `kind` checked.
+pub(super) fn single_document(
+    path: &Arc<Path>,
+    bytes: &[u8],
+    api_version: &str,
+    kind: &str,
+) -> Result<Document, ConfigError> {
+    let document = one_document(path, bytes, &format!("{kind} of {api_version}"))?;
     for (key, expected) in [("apiVersion", api_version), ("kind", kind)] {
         let node = document.root.get(key);
         if node.and_then(|node| node.as_str()) != Some(expected) {
@@ -232,7 +244,11 @@ pub(super) fn single_document(
                 || "it is missing".to_owned(),
                 |text| format!("found {text:?}"),
             );
-            return Err(refuse(at, format!("{key} must be {expected:?}, {found}")));
+            return Err(refused(
+                path,
+                at,
+                format!("{key} must be {expected:?}, {found}"),
+            ));
         }
     }
     Ok(document)

@@ -16,6 +16,7 @@ mod agent;
 mod changes;
 mod check;
 mod ciphers;
+mod credential_providers;
 mod document;
 mod durations;
 mod fields;
@@ -46,6 +47,7 @@ pub use agent::{
     StaticPodObjects,
 };
 pub use changes::{Change, Values};
+pub use credential_providers::{CredentialProvider, CredentialProviders, TokenAttributes};
 pub use durations::{DurationError, GoDuration};
 pub(crate) use flags::boolean as parse_bool;
 pub use flags::{CommandLine, FlagValues, Invocation, UsageError, parse as parse_arguments};
@@ -198,7 +200,18 @@ pub fn load(line: &CommandLine, environment: &Environment) -> Result<Loaded, Con
         hostname: &environment.hostname,
         warnings: &mut warnings,
     };
-    let config = resolver.config(judged.node, judged.gates, agent);
+    let tokens = "KubeletServiceAccountTokenForCredentialProviders";
+    let providers = credential_providers::read(
+        resolver
+            .flag_path("image-credential-provider-config")
+            .as_deref(),
+        resolver
+            .flag_path("image-credential-provider-bin-dir")
+            .as_deref(),
+        judged.gates.enabled(tokens),
+    )?;
+    let mut config = resolver.config(judged.node, judged.gates, agent);
+    config.images.credential_providers = providers;
     Ok(Loaded {
         config,
         warnings,
@@ -373,6 +386,8 @@ const HEEDED_GATES: &[&str] = &[
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",
     "KubeletCrashLoopBackOffMax",
+    "KubeletEnsureSecretPulledImages",
+    "KubeletServiceAccountTokenForCredentialProviders",
     "LoggingAlphaOptions",
     "PodCertificateRequest",
     "ReloadKubeletServerCertificateFile",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::AgentSettings;
+use super::credential_providers::CredentialProviders;
 use super::flags::FlagValues;
 use super::gates::FeatureGates;
 use crate::logging;
@@ -122,10 +123,6 @@ pub struct Paths {
     pub volume_plugins: PathBuf,
     /// `--experimental-mounter-path`: what mounts network file systems; none for mount(8) itself.
     pub mounter: Option<PathBuf>,
-    /// `--image-credential-provider-config`, a file or a directory.
-    pub credential_provider_config: Option<PathBuf>,
-    /// `--image-credential-provider-bin-dir`.
-    pub credential_provider_binaries: Option<PathBuf>,
 }
 
 /// Text that may be a credential: no log line shows it.
@@ -308,6 +305,8 @@ pub struct ImagesConfig {
     pub credentials_verification: String,
     /// `preloadedImagesVerificationAllowlist`.
     pub preloaded_allowlist: Vec<String>,
+    /// What `--image-credential-provider-config` and `--image-credential-provider-bin-dir` name.
+    pub credential_providers: Option<CredentialProviders>,
 }
 
 /// A cgroup driver.

@@ -96,7 +96,7 @@ impl Resolver<'_> {
             .map(|text| self.working_directory.join(text))
     }
 
-    fn flag_path(&self, flag: &str) -> Option<PathBuf> {
+    pub(super) fn flag_path(&self, flag: &str) -> Option<PathBuf> {
         let text = self.line.text(flag);
         (!text.is_empty()).then(|| self.working_directory.join(text))
     }
@@ -161,8 +161,6 @@ impl Resolver<'_> {
             pod_logs: here.join(self.settings.text("podLogsDir")),
             volume_plugins: here.join(self.settings.text("volumePluginDir")),
             mounter: self.flag_path("experimental-mounter-path"),
-            credential_provider_config: self.flag_path("image-credential-provider-config"),
-            credential_provider_binaries: self.flag_path("image-credential-provider-bin-dir"),
         }
     }
 
@@ -328,6 +326,7 @@ impl Resolver<'_> {
             low_threshold_percent: percent("imageGCLowThresholdPercent"),
             credentials_verification: s.text("imagePullCredentialsVerificationPolicy").to_owned(),
             preloaded_allowlist: s.texts("preloadedImagesVerificationAllowlist"),
+            credential_providers: None,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use super::archives::ImageArchives;
 use super::garbage::{self, Held, Records, Unused};
 use super::name::ImageName;
+use super::pulled::PullRecords;
 use crate::clock::Clock;
 use crate::errors::error_chain;
 use crate::events::About;
@@ -23,6 +24,8 @@ use crate::status::StatusBoard;
 
 /// How often the disk is looked at (upstream's `ImageGCPeriod`).
 const EVERY: Duration = Duration::from_secs(300);
+/// When a runtime that does not say which images it has is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// When images go.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,8 @@ pub struct CollectorInputs {
     pub board: StatusBoard,
     /// Images that no registry could give again.
     pub archives: Arc<ImageArchives>,
+    /// Who has pulled them.
+    pub pulls: Option<Arc<PullRecords>>,
     /// Monotonic time.
     pub clock: Clock,
 }
@@ -133,8 +138,28 @@ impl ImageCollector {
         self.inputs.images.image_fs_info().await
     }
 
-    /// Looks each five minutes, for as long as the agent lives.
+    /// Whether an agent that died has left pulls of which nobody knows what became.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        let pulls = self.inputs.pulls.as_deref();
+        pulls.is_some_and(PullRecords::is_unsettled)
+    }
+
+    /// Settles what an agent that died has left, and looks each five minutes, for as long as the agent lives.
     pub async fn run(self: Arc<Self>) {
+        while self.is_unsettled() {
+            if let (Ok(held), Some(pulls)) = (
+                self.inputs.images.list_images(None).await,
+                &self.inputs.pulls,
+            ) {
+                pulls.settle(&held);
+                break;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        if !self.inputs.policy.is_on() {
+            return std::future::pending().await;
+        }
         let mut failed = false;
         loop {
             let done = self.collect().await;
@@ -236,7 +261,10 @@ impl ImageCollector {
         records: &mut Records,
     ) -> Result<(Duration, Vec<Unused>, BTreeSet<String>), CollectError> {
         let wanted = self.wanted().ok_or(CollectError::Sources)?;
+        let pulls = self.inputs.pulls.as_deref();
+        pulls.inspect(|pulls| pulls.mark());
         let images = self.inputs.images.list_images(None).await?;
+        pulls.inspect(|pulls| pulls.prune(images.iter().map(|image| &*image.id)));
         let containers = self.inputs.runtime.list_containers(None).await?;
         let mut used: BTreeSet<String> = BTreeSet::new();
         for container in &containers {
@@ -321,6 +349,8 @@ impl ImageCollector {
             match self.inputs.images.remove_image(spec).await {
                 Ok(()) => {
                     records.remove(&image.id);
+                    let pulls = self.inputs.pulls.as_deref();
+                    pulls.inspect(|pulls| pulls.forget(&image.id));
                     metrics::kubelet().images_collected.inc(&[reason]);
                     freed = freed.saturating_add(image.size);
                 }

@@ -3,7 +3,6 @@
 //! Source: the Kubernetes documentation, "Images", "Interpretation of config.json".
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
+
+use super::credential::{Credential, CredentialOwner};
 
 /// Key under which docker keeps the credentials of its own registry.
 const DEFAULT_REGISTRY: &str = "index.docker.io";
@@ -22,21 +23,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// User and password at a registry. Its Debug shows neither.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Credential {
-    /// The user.
-    pub username: String,
-    /// The password or token.
-    pub password: String,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential { .. }")
-    }
-}
 
 /// A docker configuration that cannot be read. Says nothing of its content.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +54,8 @@ struct Entry {
     #[serde(default)]
     password: String,
     #[serde(default)]
+    email: String,
+    #[serde(default)]
     auth: String,
 }
 
@@ -77,6 +65,8 @@ impl Entry {
             return Ok(Credential {
                 username: self.username,
                 password: self.password,
+                email: self.email,
+                owner: CredentialOwner::Node,
             });
         }
         let text: String = self
@@ -90,6 +80,8 @@ impl Entry {
         Ok(Credential {
             username: username.to_owned(),
             password: password.to_owned(),
+            email: self.email,
+            owner: CredentialOwner::Node,
         })
     }
 }
@@ -122,6 +114,22 @@ impl Keyring {
         Self::from_entries(entries)
     }
 
+    /// The same, owned by `owner`.
+    #[must_use]
+    pub(super) fn owned_by(mut self, owner: &CredentialOwner) -> Self {
+        for credential in self.entries.values_mut().flatten() {
+            credential.owner = owner.clone();
+        }
+        self
+    }
+
+    /// Adds user and password of a place, `host[:port][/path]` with or without a scheme. What is no place is passed over.
+    pub(super) fn add(&mut self, location: &str, credential: Credential) {
+        if let Some(key) = key_of(location) {
+            self.entries.entry(key).or_default().push(credential);
+        }
+    }
+
     /// Takes over the entries of `other`, behind those of the same place that are here already.
     pub(super) fn extend(&mut self, other: Self) {
         for (key, credentials) in other.entries {
@@ -132,10 +140,7 @@ impl Keyring {
     fn from_entries(entries: BTreeMap<String, Entry>) -> Result<Self, CredentialFileError> {
         let mut keyring = Self::default();
         for (location, entry) in entries {
-            let credential = entry.credential()?;
-            if let Some(key) = key_of(&location) {
-                keyring.entries.entry(key).or_default().push(credential);
-            }
+            keyring.add(&location, entry.credential()?);
         }
         Ok(keyring)
     }
@@ -192,6 +197,11 @@ fn split_port(host: &str) -> (&str, &str) {
         Some((name, port)) if !port.contains(']') => (name, port),
         _ => (host, ""),
     }
+}
+
+/// Whether `pattern`, as a credential provider's configuration has it, covers a repository.
+pub(super) fn matches(pattern: &str, repository: &str) -> bool {
+    covers(pattern, repository)
 }
 
 /// Whether an entry covers a repository: the same port, as many labels each of which matches, a path that is a prefix.

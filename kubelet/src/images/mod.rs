@@ -1,17 +1,17 @@
 //! Images: is it here, may it be pulled, pull it; remove what nobody uses.
 //!
 //! Owns: the queue of pulls, their rate limit and their back-off (all in memory); what an image name may look like;
-//! the node's registry credentials while a pull uses them.
+//! the node's registry credentials while a pull uses them; the files about who has pulled what ([`PullRecords`]).
 //! Inputs: a container's image and policy, the secrets that its pod brings along; the runtime's image service behind [`ImageRuntime`]; docker configuration
 //! files. Outputs: [`ImageReady`] or [`ImageError`]; events through the caller's closure.
 //! Tasks: where images are to be removed now and again, one that does ([`ImageCollector`]; which ones is `garbage`'s, pure).
 //! Otherwise none: a look-up and a pull are part of the future of whoever asked (see [`ImagePuller::ensure`] for what
 //! dropping it does).
-//! Does not: run credential-provider plugins, or keep records of who pulled what.
 
 pub mod archives;
 mod backoff;
 mod collector;
+mod credential;
 mod credentials;
 mod error;
 mod event;
@@ -20,19 +20,43 @@ mod limit;
 mod name;
 mod policy;
 mod presence;
+mod providers;
 mod pull_secrets;
+mod pulled;
 mod puller;
 
 pub use collector::{CollectError, CollectorInputs, ImageCollector, ImagePolicy};
-pub use credentials::{Credential, CredentialFileError, Keyring, NodeCredentials};
+pub use credential::{Credential, CredentialOwner};
+pub use credentials::{CredentialFileError, Keyring, NodeCredentials};
 pub use error::ImageError;
 pub use event::{ImageEvent, PULLING};
 pub use name::{ImageName, InvalidImageName};
 pub use policy::{Decision, PullPolicy, decide};
+pub use providers::{ProviderError, Providers};
 pub use pull_secrets::credentials_in_secrets;
-pub use puller::{ImagePuller, ImageRequest, ImageRuntime, PullConfig};
+pub use pulled::{AccountUse, PullRecords, VerificationPolicy, wrong_pattern};
+pub use puller::{Claimant, ImagePuller, ImageRequest, ImageRuntime, PullConfig};
+
+use std::fmt::Write as _;
 
 use crate::runtime::ImageRef;
+
+/// A digest in hexadecimal.
+pub(crate) fn hex(digest: &ring::digest::Digest) -> String {
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// SHA-256 in hexadecimal.
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&ring::digest::digest(&ring::digest::SHA256, bytes))
+}
 
 /// Whom an image runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,6 +49,27 @@ impl ImageName {
     pub fn repository(&self) -> &str {
         &self.repository
     }
+
+    /// The name in full, as a runtime lists it that takes short names for the default registry's: with the digest where
+    /// there is one, else with the tag.
+    pub(super) fn in_full(&self) -> String {
+        let bare = bare_name(&self.normalized);
+        let suffix = match self.normalized.split_once('@') {
+            Some((_, digest)) => format!("@{digest}"),
+            None => self.normalized[bare.len()..].to_owned(),
+        };
+        format!("{}{suffix}", self.repository)
+    }
+}
+
+/// The name of an image without tag and digest. `image` is a legal one.
+pub(super) fn bare_name(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or_default();
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[last..].find(':') {
+        Some(colon) => &name[..last + colon],
+        None => name,
+    }
 }
 
 /// A text that is no image name.
@@ -373,6 +394,41 @@ mod tests {
                 ImageName::parse(image).map_err(|e| e.to_string()),
                 Err(format!("couldn't parse image name {image:?}: {why}")),
             );
+        }
+    }
+
+    #[test]
+    fn names_lose_tag_and_digest_or_are_told_in_full() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (image, name, full) in [
+            (
+                "busybox",
+                "busybox",
+                "docker.io/library/busybox:latest".to_owned(),
+            ),
+            (
+                "busybox:1.36",
+                "busybox",
+                "docker.io/library/busybox:1.36".to_owned(),
+            ),
+            (
+                "r.io:5000/a",
+                "r.io:5000/a",
+                "r.io:5000/a:latest".to_owned(),
+            ),
+            (
+                &format!("r.io:5000/a/b:1@{digest}"),
+                "r.io:5000/a/b",
+                format!("r.io:5000/a/b@{digest}"),
+            ),
+            (
+                &format!("me/a@{digest}"),
+                "me/a",
+                format!("docker.io/me/a@{digest}"),
+            ),
+        ] {
+            assert_eq!(bare_name(image), name);
+            assert_eq!(ImageName::parse(image).unwrap().in_full(), full);
         }
     }
 }

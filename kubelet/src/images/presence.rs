@@ -5,11 +5,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cri_proto::CriError;
+use cri_proto::{CriError, v1};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::ImageUser;
+use super::{ImageReady, ImageUser};
 
 /// For how long an image that was found is taken to be still there. An image that was not found, or a question that
 /// failed, is shared only by those who were waiting for the answer.
@@ -21,6 +21,31 @@ pub(super) struct Found {
     pub(super) id: String,
     pub(super) user: ImageUser,
     pub(super) size_bytes: u64,
+}
+
+impl From<v1::Image> for Found {
+    fn from(image: v1::Image) -> Self {
+        let user = match (image.uid, image.username) {
+            (Some(uid), _) => ImageUser::Uid(uid.value),
+            (None, name) if !name.is_empty() => ImageUser::Name(name),
+            (None, _) => ImageUser::default(),
+        };
+        Self {
+            id: image.id,
+            user,
+            size_bytes: image.size,
+        }
+    }
+}
+
+impl From<Found> for ImageReady {
+    fn from(found: Found) -> Self {
+        Self {
+            image_ref: found.id.into(),
+            user: found.user,
+            size_bytes: found.size_bytes,
+        }
+    }
 }
 
 type Answer = Result<Option<Found>, CriError>;

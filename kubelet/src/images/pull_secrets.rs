@@ -1,6 +1,7 @@
 //! The registry credentials that a pod brings along in secrets (the Kubernetes document "Images", "Specifying
 //! imagePullSecrets on a Pod").
 
+use super::credential::CredentialOwner;
 use super::credentials::Keyring;
 use crate::objects::{Kind, ObjectData, PodSnapshot};
 
@@ -19,7 +20,14 @@ pub fn credentials_in_secrets<'n>(
     for name in names {
         match objects.get(Kind::Secret, name) {
             Ok(secret) => match of_secret(&secret) {
-                Some(Ok(found)) => keyring.extend(found),
+                Some(Ok(found)) => {
+                    let owner = CredentialOwner::Secret {
+                        uid: secret.uid().map(str::to_owned),
+                        namespace: objects.namespace().to_owned(),
+                        name: (*name).to_owned(),
+                    };
+                    keyring.extend(found.owned_by(&owner));
+                }
                 Some(Err(error)) => {
                     tracing::warn!(secret = name, error, "registry credentials passed over");
                 }
@@ -60,7 +68,9 @@ mod tests {
     #[test]
     fn credentials_come_from_secrets_of_both_types_and_no_others() {
         let secret = |kind: &str, key: &str, value: &str| {
-            let data = ObjectData::new([(key, value.as_bytes())]).with_type(kind);
+            let data = ObjectData::new([(key, value.as_bytes())])
+                .with_type(kind)
+                .with_uid(kind);
             Found::There(Arc::new(data))
         };
         let entry = r#"{"r.io": {"username": "USER", "password": "hush"}}"#;
@@ -89,12 +99,15 @@ mod tests {
             )
             .with(Kind::Secret, "e", Found::Missing);
         let (keyring, missing) = credentials_in_secrets(&objects, &["a", "b", "c", "d", "e", "f"]);
-        let users: Vec<_> = keyring
-            .lookup("r.io/x")
-            .into_iter()
-            .map(|c| c.username)
-            .collect();
+        let found = keyring.lookup("r.io/x");
+        let users: Vec<_> = found.iter().map(|c| c.username.as_str()).collect();
         assert_eq!(users, ["json", "cfg"]);
+        let owner = CredentialOwner::Secret {
+            uid: Some(DOCKERCFG.0.to_owned()),
+            namespace: "ns".to_owned(),
+            name: "b".to_owned(),
+        };
+        assert_eq!(found[1].owner, owner);
         assert_eq!(missing, ["e", "f"]);
     }
 }

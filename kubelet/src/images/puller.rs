@@ -1,8 +1,10 @@
 //! From a container's image to one the runtime holds.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cri_proto::{CriError, v1};
@@ -14,11 +16,14 @@ use super::credentials::Keyring;
 use super::event::{ImageEvent, PULLING, pulled};
 use super::limit::PullLimit;
 use super::presence::{Found, Presence};
+use super::pulled::{PullRecords, PulledWith};
 use super::{
-    Decision, ImageError, ImageName, ImageReady, ImageUser, NodeCredentials, PullPolicy, decide,
+    Credential, Decision, ImageError, ImageName, ImageReady, NodeCredentials, Providers,
+    PullPolicy, decide,
 };
 use crate::metrics::{kubelet, startups};
 use crate::pod::PodUid;
+use access::{Look, Wish};
 
 /// When to look again at an image that is not there or could not be looked at: what upstream waits before it syncs a
 /// failed pod again.
@@ -90,6 +95,8 @@ impl Default for PullConfig {
 pub struct ImageRequest<'a> {
     /// The pod; back-off is by pod and image.
     pub pod: &'a PodUid,
+    /// Who the pod is to whoever gives credentials.
+    pub claimant: Claimant<'a>,
     /// The image as the spec has it.
     pub image: &'a str,
     /// When to pull.
@@ -100,6 +107,17 @@ pub struct ImageRequest<'a> {
     pub sandbox: Option<&'a v1::PodSandboxConfig>,
     /// The credentials that the pod brings along; they are tried before the node's.
     pub pull_secrets: &'a Keyring,
+}
+
+/// A pod, as credential providers know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claimant<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The pod's name.
+    pub name: &'a str,
+    /// Its service account; empty where it has none.
+    pub service_account: &'a str,
 }
 
 impl ImageRequest<'_> {
@@ -120,6 +138,10 @@ type Events<'a> = &'a (dyn Fn(ImageEvent) + Sync);
 pub struct ImagePuller<R> {
     runtime: R,
     credentials: NodeCredentials,
+    /// None where whoever runs here may use what is here.
+    records: Option<Arc<PullRecords>>,
+    /// Programs that know credentials; none where none are configured.
+    providers: Option<Providers>,
     /// One permit a pull under way; served in the order of asking. Without it there is no limit.
     queue: Option<Semaphore>,
     presence: Presence,
@@ -144,6 +166,8 @@ impl<R: ImageRuntime> ImagePuller<R> {
         Self {
             runtime,
             credentials,
+            records: None,
+            providers: None,
             queue: at_once.map(|n| Semaphore::new(n as usize)),
             presence: Presence::default(),
             state: Mutex::new(State {
@@ -152,6 +176,26 @@ impl<R: ImageRuntime> ImagePuller<R> {
             }),
             started: Instant::now(),
         }
+    }
+
+    /// The same, where pods are asked for credentials of what others' have pulled.
+    #[must_use]
+    pub fn with_records(mut self, records: Arc<PullRecords>) -> Self {
+        self.records = Some(records);
+        self
+    }
+
+    /// The same, with programs that know credentials.
+    #[must_use]
+    pub fn with_providers(mut self, providers: Providers) -> Self {
+        self.providers = Some(providers);
+        self
+    }
+
+    /// Who has pulled which image, where that is written down.
+    #[must_use]
+    pub fn records(&self) -> Option<&Arc<PullRecords>> {
+        self.records.as_ref()
     }
 
     /// Sees to it that the runtime holds the image of `request`, and tells `events` what happens.
@@ -169,7 +213,9 @@ impl<R: ImageRuntime> ImagePuller<R> {
         request: &ImageRequest<'_>,
         events: Events<'_>,
     ) -> Result<ImageReady, ImageError> {
-        let ready = self.look_or_pull(request, events).await;
+        let mut look = Look::default();
+        let ready = self.look_or_pull(request, events, &mut look).await;
+        look.count(request.policy);
         if let Err(error) = &ready {
             events(ImageEvent::verdict(error.reason()));
         }
@@ -185,6 +231,7 @@ impl<R: ImageRuntime> ImagePuller<R> {
         &self,
         request: &ImageRequest<'_>,
         events: Events<'_>,
+        look: &mut Look,
     ) -> Result<ImageReady, ImageError> {
         let image = request.image;
         let name = ImageName::parse(image).map_err(|why| {
@@ -195,29 +242,31 @@ impl<R: ImageRuntime> ImagePuller<R> {
             events(ImageEvent::warning("InspectFailed", error.to_string()));
             error
         })?;
+        let wish = Wish::new(request, &name);
         let found = match request.policy.looks_first() {
             true => self.look(request, &name, events).await?,
             false => None,
         };
+        look.present = request.policy.looks_first().then_some(found.is_some());
         match (decide(request.policy, found.is_some()), found) {
             (Decision::Use, Some(found)) => {
-                events(ImageEvent::normal(
-                    "Pulled",
-                    format!(
-                        "Container image {image:?} already present on machine and can be accessed by the pod"
-                    ),
-                ));
-                Ok(found.into())
+                let admitted = self.admits(&wish, &found).await;
+                look.required = Some(!admitted);
+                if admitted {
+                    events(self.already_present(image));
+                    return Ok(found.into());
+                }
+                // Whether it is here is nobody's affair who may not use it.
+                match request.policy {
+                    PullPolicy::Never => Err(never(image, events)),
+                    _ => self.pull(&wish, events).await,
+                }
             }
-            (Decision::NeverPull, _) => {
-                let error = ImageError::NeverPull {
-                    image: image.to_owned(),
-                    retry_after: LOOK_AGAIN,
-                };
-                events(ImageEvent::warning("ErrImageNeverPull", error.to_string()));
-                Err(error)
+            (Decision::NeverPull, _) => Err(never(image, events)),
+            (Decision::Use | Decision::Pull, _) => {
+                look.required = Some(true);
+                self.pull(&wish, events).await
             }
-            (Decision::Use | Decision::Pull, _) => self.pull(request, &name, events).await,
         }
     }
 
@@ -245,14 +294,19 @@ impl<R: ImageRuntime> ImagePuller<R> {
         })
     }
 
-    async fn pull(
-        &self,
-        request: &ImageRequest<'_>,
-        name: &ImageName,
-        events: Events<'_>,
-    ) -> Result<ImageReady, ImageError> {
+    async fn pull(&self, wish: &Wish<'_>, events: Events<'_>) -> Result<ImageReady, ImageError> {
+        let (request, name) = (wish.request, wish.name);
         let image = request.image;
         self.begin(request, events)?;
+        let intent = match &self.records {
+            Some(records) => Some(records.begin(image).map_err(|error| ImageError::Pull {
+                failure: format!(
+                    "Failed to record image pull intent for container image {image:?}: {error}"
+                ),
+                retry_after: LOOK_AGAIN,
+            })?),
+            None => None,
+        };
         events(ImageEvent::normal(
             PULLING,
             format!("Pulling image {image:?}"),
@@ -263,7 +317,9 @@ impl<R: ImageRuntime> ImagePuller<R> {
         let began = Instant::now();
         if waited && request.policy == PullPolicy::IfNotPresent {
             // Somebody before us in the queue may have pulled the very image.
-            if let Some(found) = self.look(request, name, events).await? {
+            if let Some(found) = self.look(request, name, events).await?
+                && self.admits(wish, &found).await
+            {
                 startups().pulled(request.pod.as_str(), asked.elapsed());
                 events(pulled(
                     image,
@@ -274,13 +330,16 @@ impl<R: ImageRuntime> ImagePuller<R> {
                 return Ok(found.into());
             }
         }
-        let image_ref = self.call(request, name).await.map_err(|failure| {
+        let (image_ref, with) = self.call(wish).await.map_err(|failure| {
             events(ImageEvent::warning(
                 "Failed",
                 format!("Failed to pull image {image:?}: {failure}"),
             ));
             self.failed(request, &failure)
         })?;
+        if let Some(intent) = intent {
+            intent.succeeded(&image_ref, &with);
+        }
         self.presence.invalidate(name.normalized());
         let found = self.look(request, name, events).await?;
         let (took, in_all) = (began.elapsed(), asked.elapsed());
@@ -334,37 +393,36 @@ impl<R: ImageRuntime> ImagePuller<R> {
         }
     }
 
-    /// Pulls, with each of the node's credentials that fit until one succeeds. Fails with what upstream would say.
-    async fn call(&self, request: &ImageRequest<'_>, name: &ImageName) -> Result<String, String> {
+    /// Pulls, with each of the credentials that fit until one succeeds, and tells by what right. Fails with what upstream
+    /// would say.
+    async fn call(&self, wish: &Wish<'_>) -> Result<(String, PulledWith), String> {
         let now = self.now();
         if !self.state().limit.try_take(now) {
             return Err("pull QPS exceeded".to_owned());
         }
-        let of_pod = request.pull_secrets.lookup(name.repository());
-        let of_node = self.credentials.keyring().await.lookup(name.repository());
-        let mut auths: Vec<_> = of_pod
-            .into_iter()
-            .chain(of_node)
-            .map(|credential| {
-                Some(v1::AuthConfig {
-                    username: credential.username,
-                    password: credential.password,
-                    ..v1::AuthConfig::default()
-                })
-            })
-            .collect();
-        if auths.is_empty() {
-            auths.push(None);
+        let request = wish.request;
+        let credentials = self.credentials(wish).await;
+        let mut attempts: Vec<Option<&Credential>> = credentials.iter().map(Some).collect();
+        if attempts.is_empty() {
+            attempts.push(None);
         }
         let mut failures: Vec<String> = Vec::new();
-        for auth in auths {
+        for credential in attempts {
+            let auth = credential.map(|credential| v1::AuthConfig {
+                username: credential.username.clone(),
+                password: credential.password.clone(),
+                ..v1::AuthConfig::default()
+            });
             let sandbox = request.sandbox.cloned();
             match self
                 .runtime
-                .pull_image(request.spec(name), auth, sandbox)
+                .pull_image(request.spec(wish.name), auth, sandbox)
                 .await
             {
-                Ok(image_ref) => return Ok(image_ref),
+                Ok(image_ref) => {
+                    let with = credential.map_or(PulledWith::Anybodys, Credential::pulled_with);
+                    return Ok((image_ref, with));
+                }
                 Err(error) => {
                     let failure = pull_failure(&error);
                     if !failures.contains(&failure) {
@@ -400,29 +458,14 @@ impl<R: ImageRuntime> ImagePuller<R> {
     }
 }
 
-impl From<v1::Image> for Found {
-    fn from(image: v1::Image) -> Self {
-        let user = match (image.uid, image.username) {
-            (Some(uid), _) => ImageUser::Uid(uid.value),
-            (None, name) if !name.is_empty() => ImageUser::Name(name),
-            (None, _) => ImageUser::default(),
-        };
-        Self {
-            id: image.id,
-            user,
-            size_bytes: image.size,
-        }
-    }
-}
-
-impl From<Found> for ImageReady {
-    fn from(found: Found) -> Self {
-        Self {
-            image_ref: found.id.into(),
-            user: found.user,
-            size_bytes: found.size_bytes,
-        }
-    }
+/// The image may not be pulled, and is not there as far as this pod goes.
+fn never(image: &str, events: Events<'_>) -> ImageError {
+    let error = ImageError::NeverPull {
+        image: image.to_owned(),
+        retry_after: LOOK_AGAIN,
+    };
+    events(ImageEvent::warning("ErrImageNeverPull", error.to_string()));
+    error
 }
 
 /// What the runtime said; without gRPC's words around it where it gave no code of its own.

@@ -131,6 +131,14 @@ pub struct Kubelet {
     pub device_allocations: HistogramVec,
     /// Requests to `PodResources`.
     pub pod_resources: PodResourcesCounts,
+    /// How long credential providers took, by name.
+    pub provider_duration: HistogramVec,
+    /// How often they could not be run, did not end well, or not in time.
+    pub provider_errors: CounterVec,
+    /// Images that were asked for, by whether they were here, the policy, and whether they had to be pulled.
+    pub ensured_images: CounterVec,
+    /// Images that are here, by what came of the question whether a pod may use them.
+    pub must_pull_checks: CounterVec,
     /// Volumes set up and given back, by `migrated`, `operation_name`, `status` and `volume_plugin`.
     pub storage_duration: HistogramVec,
     /// Requests to the agent's ports, by `long_running`, `method`, `path` and `server_type`.
@@ -290,6 +298,27 @@ static KUBELET: Kubelet = Kubelet {
         &["eviction_signal"],
         DEFAULT,
     ),
+    provider_duration: HistogramVec::new(
+        "kubelet_credential_provider_plugin_duration",
+        "[ALPHA] Duration of execution in seconds for credential provider plugin",
+        &["plugin_name"],
+        DEFAULT,
+    ),
+    provider_errors: CounterVec::new(
+        "kubelet_credential_provider_plugin_errors_total",
+        "[ALPHA] Number of errors from credential provider plugin",
+        &["plugin_name"],
+    ),
+    ensured_images: CounterVec::new(
+        "kubelet_image_manager_ensure_image_requests_total",
+        "[ALPHA] Number of ensure-image requests processed by the kubelet.",
+        &["present_locally", "pull_policy", "pull_required"],
+    ),
+    must_pull_checks: CounterVec::new(
+        "kubelet_imagemanager_image_mustpull_checks_total",
+        "[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image",
+        &["result"],
+    ),
     images_collected: CounterVec::new(
         "kubelet_image_garbage_collected_total",
         "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
@@ -440,6 +469,10 @@ impl Kubelet {
         self.http_duration.write(out);
         self.http_requests.write(out);
         self.images_collected.write(out);
+        self.provider_duration.write(out);
+        self.provider_errors.write(out);
+        self.ensured_images.write(out);
+        self.must_pull_checks.write(out);
         let relisted_at = self.relisted_at.load(Ordering::Relaxed);
         out.single(LAST_SEEN, seconds(relisted_at));
         self.image_pull.write(out);

@@ -20,6 +20,8 @@ pub struct ObjectData {
     binary: BTreeMap<Box<str>, Bytes>,
     /// `type` of a secret.
     secret_type: Option<Box<str>>,
+    /// `metadata.uid` of a secret of the API.
+    uid: Option<Box<str>>,
     immutable: bool,
 }
 
@@ -51,6 +53,19 @@ impl ObjectData {
     pub fn with_type(mut self, name: &str) -> Self {
         self.secret_type = Some(name.into());
         self
+    }
+
+    /// The same with this UID.
+    #[must_use]
+    pub fn with_uid(mut self, uid: &str) -> Self {
+        self.uid = Some(uid.into());
+        self
+    }
+
+    /// `metadata.uid` of a secret of the API.
+    #[must_use]
+    pub fn uid(&self) -> Option<&str> {
+        self.uid.as_deref()
     }
 
     /// The value of `key` in `data`.
@@ -100,6 +115,7 @@ impl ObjectData {
             data: data.into_iter().map(bytes).collect(),
             binary: binary.into_iter().map(bytes).collect(),
             secret_type,
+            uid: None,
             immutable,
         }
     }
@@ -123,6 +139,7 @@ impl From<&Content> for ObjectData {
             data: content.data.clone(),
             binary: content.binary.clone(),
             secret_type: content.secret_type.clone(),
+            uid: None,
             immutable: content.immutable,
         }
     }
@@ -136,6 +153,7 @@ impl From<slim::ConfigMap> for ObjectData {
             data: map.data.into_iter().flatten().map(text).collect(),
             binary: map.binary_data.into_iter().flatten().map(binary).collect(),
             secret_type: None,
+            uid: None,
             immutable: map.immutable.unwrap_or(false),
         }
     }
@@ -144,9 +162,11 @@ impl From<slim::ConfigMap> for ObjectData {
 impl From<slim::Secret> for ObjectData {
     fn from(secret: slim::Secret) -> Self {
         let bytes = |(key, value): (_, slim::Base64)| (key, Bytes::from(value.0));
+        let uid = secret.uid();
         Self {
             data: secret.data.into_iter().flatten().map(bytes).collect(),
             binary: BTreeMap::new(),
+            uid,
             secret_type: secret.kind,
             immutable: secret.immutable.unwrap_or(false),
         }

@@ -26,6 +26,8 @@ struct Kept {
     immutable: bool,
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     secret_type: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<Box<str>>,
     #[serde(default)]
     data: BTreeMap<Box<str>, Base64>,
     #[serde(default)]
@@ -43,6 +45,7 @@ pub fn encode(key: &ObjectKey, found: &Found<Arc<ObjectData>>) -> Option<Vec<u8>
         missing: true,
         immutable: false,
         secret_type: None,
+        uid: None,
         data: BTreeMap::new(),
         binary_data: BTreeMap::new(),
     };
@@ -55,6 +58,7 @@ pub fn encode(key: &ObjectKey, found: &Found<Arc<ObjectData>>) -> Option<Vec<u8>
             kept.missing = false;
             kept.immutable = object.is_immutable();
             kept.secret_type = object.secret_type().map(Into::into);
+            kept.uid = object.uid().map(Into::into);
             kept.data = object.data().map(base64).collect();
             kept.binary_data = object.binary().map(base64).collect();
         }
@@ -73,11 +77,14 @@ pub fn decode(key: &ObjectKey, bytes: &[u8]) -> Option<Found<Arc<ObjectData>>> {
     }
     Some(match kept.missing {
         true => Found::Missing,
-        false => Found::There(Arc::new(ObjectData::of_parts(
-            (kept.data, kept.binary_data),
-            kept.secret_type,
-            kept.immutable,
-        ))),
+        false => {
+            let parts = (kept.data, kept.binary_data);
+            let data = ObjectData::of_parts(parts, kept.secret_type, kept.immutable);
+            Found::There(Arc::new(match kept.uid {
+                Some(uid) => data.with_uid(&uid),
+                None => data,
+            }))
+        }
     })
 }
 
@@ -120,7 +127,8 @@ mod tests {
         let key = key(Kind::Secret);
         let data = ObjectData::new([("a", &b"\x00\xff"[..]), ("b", &b""[..])])
             .with_binary([("c", &b"x"[..])])
-            .with_type("Opaque");
+            .with_type("Opaque")
+            .with_uid("u");
         let found = Found::There(Arc::new(data));
         let bytes = encode(&key, &found).unwrap();
         assert_eq!(decode(&key, &bytes), Some(found));

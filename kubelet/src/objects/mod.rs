@@ -53,6 +53,7 @@ pub use pod::PodObjects;
 pub use references::{Kind, TokenWish, objects_of};
 pub(crate) use slim::base64_values;
 pub(crate) use tokens::request_token;
+pub use tokens::{AccountToken, ServiceAccount};
 
 pub use service_links::{Protocol, ServiceLink, ServiceLinkPort, ServiceLinks};
 pub use snapshot::{ObjectError, PodSnapshot};

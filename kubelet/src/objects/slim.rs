@@ -20,12 +20,14 @@ fn slim_metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Er
     struct Slim {
         name: Option<String>,
         namespace: Option<String>,
+        uid: Option<String>,
         resource_version: Option<String>,
     }
     let slim = Slim::deserialize(from)?;
     Ok(ObjectMeta {
         name: slim.name,
         namespace: slim.namespace,
+        uid: slim.uid,
         resource_version: slim.resource_version,
         ..ObjectMeta::default()
     })
@@ -99,6 +101,12 @@ pub(super) struct Secret {
 }
 
 resource!(Secret, "Secret", "secrets");
+
+impl Secret {
+    pub(super) fn uid(&self) -> Option<Box<str>> {
+        self.metadata.uid.as_deref().map(Into::into)
+    }
+}
 
 /// What a secret of the API holds, by key; nothing where `json` is none.
 pub(crate) fn base64_values(json: &str) -> BTreeMap<Box<str>, Box<[u8]>> {

@@ -169,6 +169,12 @@ impl PodSnapshot {
         self
     }
 
+    /// The namespace of all of them.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The object of `kind` called `name`.
     ///
     /// # Errors

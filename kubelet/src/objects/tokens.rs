@@ -2,10 +2,11 @@
 //!
 //! Source: the Kubernetes document "Managing Service Accounts", "TokenRequest API"; KEP-1205.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::PostParams;
+use kube::api::{GetParams, PostParams};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ use crate::pod::{self, Pod, PodName, PodUid};
 
 /// A token is renewed when it is this old, however long it is good for.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// What the API server grants to whoever names no time.
+const DEFAULT_SECONDS: i64 = 60 * 60;
 /// Renewals are spread over this long.
 const JITTER: Duration = Duration::from_secs(10);
 /// Pauses between attempts that failed: the first, and the longest.
@@ -69,7 +72,7 @@ pub(super) async fn keep_token(
     let mut assumed = matches!(cell.get(), Found::There(_));
     loop {
         let asked_at = Instant::now();
-        match request(&client, &key).await {
+        match request(&client, &key, None).await {
             Ok(granted) => {
                 retry.reset();
                 assumed = false;
@@ -123,7 +126,11 @@ impl Refused {
 }
 
 /// Asks for a token; an error says why there is none.
-async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refused> {
+async fn request(
+    client: &kube::Client,
+    key: &TokenKey,
+    account_uid: Option<&str>,
+) -> Result<Granted, Refused> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -150,7 +157,7 @@ async fn request(client: &kube::Client, key: &TokenKey) -> Result<Granted, Refus
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
-        "metadata": {},
+        "metadata": account_uid.map_or_else(|| json!({}), |uid| json!({ "uid": uid })),
         "spec": {
             "audiences": audiences,
             "expirationSeconds": wish.expiration_seconds,
@@ -195,9 +202,101 @@ pub(crate) async fn request_token(
     uid: &PodUid,
     wish: &TokenWish,
 ) -> Result<(Token, String), String> {
-    match request(client, &TokenKey::of(pod, uid, wish)).await {
+    match request(client, &TokenKey::of(pod, uid, wish), None).await {
         Ok(granted) => Ok((granted.token, granted.expires)),
         Err(refused) => Err(refused.text().to_owned()),
+    }
+}
+
+/// Whose token is wanted, bound to which pod, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountToken<'a> {
+    /// The namespace of both.
+    pub namespace: &'a str,
+    /// The pod.
+    pub pod: &'a str,
+    /// Its UID.
+    pub pod_uid: &'a PodUid,
+    /// The service account.
+    pub account: &'a str,
+    /// Its UID: of another account by that name there is none.
+    pub account_uid: &'a str,
+    /// Whom it is for.
+    pub audience: &'a str,
+}
+
+/// What is told of a service account.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceAccount {
+    /// Its UID.
+    pub uid: String,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl super::Objects {
+    fn account_client(&self) -> Result<kube::Client, String> {
+        let connections = self
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.connections.borrow().clone());
+        let connections = connections.ok_or("there is no connection to an API server")?;
+        Ok(connections.main())
+    }
+
+    /// The service account of this namespace and name, asked for now.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<ServiceAccount, String> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: ServiceAccount,
+        }
+        let client = self.account_client()?;
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let request = kube::core::Request::new(path)
+            .get(name, &GetParams::default())
+            .map_err(|error| error_chain(&error))?;
+        let text = client.request_text(request).await.map_err(|error| {
+            let refused = refusal(error);
+            refused.text().to_owned()
+        })?;
+        let object: Object = serde_json::from_str(&text)
+            .map_err(|_| "the answer is no ServiceAccount".to_owned())?;
+        Ok(object.metadata)
+    }
+
+    /// A token, asked for now and kept by nobody, and for how long it is good.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn account_token(
+        &self,
+        wish: &AccountToken<'_>,
+    ) -> Result<(Token, Duration), String> {
+        let client = self.account_client()?;
+        let key = TokenKey {
+            pod: PodName {
+                namespace: wish.namespace.into(),
+                name: wish.pod.into(),
+            },
+            uid: wish.pod_uid.clone(),
+            service_account: wish.account.into(),
+            wish: TokenWish {
+                audience: wish.audience.into(),
+                expiration_seconds: DEFAULT_SECONDS,
+            },
+        };
+        match request(&client, &key, Some(wish.account_uid)).await {
+            Ok(granted) => Ok((granted.token, granted.lifetime)),
+            Err(refused) => Err(refused.text().to_owned()),
+        }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::cgroups::Cgroups;
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::csi::Csi;
+use crate::images::PullRecords;
 use crate::logs::PodLogs;
 use crate::observe::Observer;
 use crate::pod::PodUid;
@@ -107,6 +108,10 @@ pub struct StatsInputs {
     pub claims: Claims,
     /// Asked what their volumes take.
     pub csi: Csi,
+    /// Who has pulled which image, where that is written down.
+    pub pulls: Option<Arc<PullRecords>>,
+    /// The digest of the configuration of credential providers, if there is one.
+    pub providers: Option<String>,
     /// `volumeStatsAggPeriod`: for how long what volumes take is true; none where nobody wants to know.
     pub volumes_every: Option<Duration>,
     /// Where the kernel tells of processes: `/proc`.

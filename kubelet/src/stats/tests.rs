@@ -337,6 +337,8 @@ pub(crate) fn fixture(version: Version) -> Fixture {
         cgroups: Arc::new(Cgroups::fixture(version, &mounts)),
         claims: Claims::new(dirs.clone()),
         csi: Csi::new(CsiConfig::default(), dirs.clone()),
+        pulls: None,
+        providers: None,
         dirs,
         logs,
         root: agent,

@@ -10,7 +10,7 @@ use super::Worker;
 use super::start::{ImageFailure, StartError};
 use crate::events::About;
 use crate::images::archives::SANDBOX_IMAGE_SUPPLIED;
-use crate::images::{ImageEvent, ImageReady, ImageRequest, PULLING, PullPolicy};
+use crate::images::{Claimant, ImageEvent, ImageReady, ImageRequest, PULLING, PullPolicy};
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod};
 use crate::runtime::convert::ImageVolumes;
@@ -126,6 +126,14 @@ impl Worker {
         let pull_secrets = self.pull_secrets(pod);
         let request = ImageRequest {
             pod: &self.uid,
+            claimant: Claimant {
+                namespace: pod.metadata.namespace.as_deref().unwrap_or_default(),
+                name: pod.metadata.name.as_deref().unwrap_or_default(),
+                service_account: pod::spec(pod)
+                    .service_account_name
+                    .as_deref()
+                    .unwrap_or_default(),
+            },
             image: reference,
             policy,
             annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),

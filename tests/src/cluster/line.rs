@@ -1,12 +1,17 @@
-//! The way between an agent and its API server: a TCP proxy that refuses, cuts, stands still or goes silent on order.
+//! The way between an agent and its API server, or a runtime and its registry: a TCP proxy that refuses, cuts, stands still
+//! or goes silent on order, at once or when so much has come through.
 
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, Result};
-use tokio::io::copy_bidirectional;
+use nix::sched::{CloneFlags, setns};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// What new connections meet.
@@ -18,6 +23,8 @@ enum Mode {
     Silent,
     /// Accepted, and carried on with later.
     Held,
+    /// Accepted, and closed.
+    Closed,
 }
 
 /// The state of the way. A connection lives under the numbers that it began with.
@@ -29,6 +36,8 @@ struct Way {
     cuts: u64,
     /// How often everything that was there went silent.
     silences: u64,
+    /// How many bytes more the server may say, and what comes then.
+    until: Option<(u64, Mode)>,
 }
 
 /// A way; it ends with the runtime it was made on, or when dropped.
@@ -39,6 +48,54 @@ pub struct Line {
     accepting: JoinHandle<()>,
     // Bound and never listening: nobody else gets the port while nobody listens.
     _port: TcpSocket,
+}
+
+/// A line, what was made beside it, what ends both when it is dropped, and their thread.
+pub(crate) type Started<T> = (Line, T, oneshot::Sender<()>, std::thread::JoinHandle<()>);
+
+/// A line, and what `begin` makes beside it, on a thread with a runtime of their own, in a network namespace if one is given.
+pub(crate) fn on_thread<T: Send + 'static>(
+    netns: Option<&Path>,
+    begin: impl AsyncFnOnce(&Line) -> Result<T> + Send + 'static,
+) -> Result<Started<T>> {
+    let netns = netns
+        .map(|path| File::open(path).with_context(|| format!("open {}", path.display())))
+        .transpose()?;
+    let (stop, stopped) = oneshot::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let prepared = || {
+            if let Some(netns) = netns {
+                setns(netns, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
+            }
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().context("a runtime")
+        };
+        let runtime = match prepared() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = sender.send(Err(error));
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let begun = async {
+                let line = Line::new(SocketAddr::from(([127, 0, 0, 1], 1)))?;
+                let more = begin(&line).await?;
+                Ok((line, more))
+            };
+            // Nobody who waits has gone.
+            let _ = sender.send(begun.await);
+            // A sender that is gone is the order.
+            let _ = stopped.await;
+        });
+        runtime.shutdown_background();
+    });
+    let (line, more) = receiver
+        .recv()
+        .context("the line's thread ended")
+        .and_then(|begun| begun)?;
+    Ok((line, more, stop, thread))
 }
 
 impl Drop for Line {
@@ -60,10 +117,12 @@ impl Line {
             backend,
             cuts: 0,
             silences: 0,
+            until: None,
         };
         let way = Arc::new(watch::Sender::new(way));
         let listener = bound(address)?.listen(64).context("listen")?;
-        let accepting = tokio::spawn(accept(listener, address, way.subscribe()));
+        let order = Arc::downgrade(&way);
+        let accepting = tokio::spawn(accept(listener, address, way.subscribe(), order));
         Ok(Self {
             way,
             address,
@@ -110,9 +169,49 @@ impl Line {
         self.way.send_modify(|way| way.mode = Mode::Held);
     }
 
+    /// As [`Line::hold`], when the server has said about `bytes` more, on all connections together.
+    pub fn hold_after(&self, bytes: u64) {
+        self.way
+            .send_modify(|way| way.until = Some((bytes, Mode::Held)));
+    }
+
+    /// When the server has said about `bytes` more, on all connections together, every connection breaks; new ones are
+    /// accepted and closed.
+    pub fn close_after(&self, bytes: u64) {
+        self.way
+            .send_modify(|way| way.until = Some((bytes, Mode::Closed)));
+    }
+
+    /// Whether what was ordered for later has come.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.way.borrow().mode == Mode::Open
+    }
+
     /// New connections work again, and those that were held. Those that went silent stay so.
     pub fn open(&self) {
-        self.way.send_modify(|way| way.mode = Mode::Open);
+        self.way.send_modify(|way| {
+            way.mode = Mode::Open;
+            way.until = None;
+        });
+    }
+}
+
+impl Way {
+    /// The server has said so much.
+    fn count(&mut self, said: u64) {
+        let Some((left, then)) = &mut self.until else {
+            return;
+        };
+        if *left > said {
+            *left -= said;
+            return;
+        }
+        self.mode = *then;
+        if self.mode == Mode::Closed {
+            self.cuts += 1;
+        }
+        self.until = None;
     }
 }
 
@@ -125,7 +224,15 @@ fn bound(address: SocketAddr) -> Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn accept(listener: TcpListener, address: SocketAddr, mut way: watch::Receiver<Way>) {
+/// What is said on a connection may change the way; it does not keep it.
+type Order = Weak<watch::Sender<Way>>;
+
+async fn accept(
+    listener: TcpListener,
+    address: SocketAddr,
+    mut way: watch::Receiver<Way>,
+    order: Order,
+) {
     let mut listener = Some(listener);
     loop {
         let now = *way.borrow_and_update();
@@ -145,7 +252,7 @@ async fn accept(listener: TcpListener, address: SocketAddr, mut way: watch::Rece
         tokio::select! {
             // Cancel-safe: a connection that was not taken stays in the queue.
             Ok((stream, _)) = accepted => {
-                tokio::spawn(carry(stream, way.clone()));
+                tokio::spawn(carry(stream, way.clone(), order.clone()));
             }
             changed = way.changed() => if changed.is_err() {
                 return;
@@ -154,8 +261,11 @@ async fn accept(listener: TcpListener, address: SocketAddr, mut way: watch::Rece
     }
 }
 
-async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>) {
+async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>, order: Order) {
     let born = *way.borrow_and_update();
+    if born.mode == Mode::Closed {
+        return;
+    }
     let cut = {
         let mut way = way.clone();
         async move {
@@ -166,7 +276,7 @@ async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>) {
     tokio::pin!(cut);
     let mut server = None;
     if matches!(born.mode, Mode::Open | Mode::Held) {
-        let through = through(&mut client, born.backend, &mut server);
+        let through = through(&mut client, born.backend, &mut server, &order);
         tokio::pin!(through);
         loop {
             let now = *way.borrow_and_update();
@@ -188,7 +298,12 @@ async fn carry(mut client: TcpStream, mut way: watch::Receiver<Way>) {
     drop(server);
 }
 
-async fn through(client: &mut TcpStream, backend: SocketAddr, server: &mut Option<TcpStream>) {
+async fn through(
+    client: &mut TcpStream,
+    backend: SocketAddr,
+    server: &mut Option<TcpStream>,
+    order: &Order,
+) {
     let Ok(stream) = TcpStream::connect(backend).await else {
         return;
     };
@@ -196,8 +311,31 @@ async fn through(client: &mut TcpStream, backend: SocketAddr, server: &mut Optio
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
     }
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.insert(stream).split();
+    let asked = async {
+        copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let said = async {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let read = from_server.read(&mut buffer).await?;
+            if read == 0 {
+                return to_client.shutdown().await;
+            }
+            to_client.write_all(&buffer[..read]).await?;
+            if let Some(way) = order.upgrade() {
+                way.send_if_modified(|way| {
+                    let counts = way.until.is_some();
+                    way.count(read as u64);
+                    counts && way.until.is_none()
+                });
+            }
+        }
+    };
     // How it ends is the two ends' affair.
-    let _ = copy_bidirectional(client, server.insert(stream)).await;
+    let _: io::Result<((), ())> = tokio::try_join!(asked, said).map(|_| ((), ()));
 }
 
 #[cfg(test)]
@@ -247,6 +385,23 @@ mod tests {
             assert!(read.is_ok_and(|read| read.is_ok()));
             assert!(says(stream).await);
         }
+    }
+
+    #[tokio::test]
+    async fn it_closes_when_so_much_has_come_through() {
+        let line = Line::new(echo().await).unwrap();
+        let mut stream = TcpStream::connect(line.address()).await.unwrap();
+        line.close_after(3);
+        assert!(says(&mut stream).await && says(&mut stream).await && line.is_open());
+        assert!(says(&mut stream).await);
+        let mut byte = [0];
+        assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
+        let mut next = TcpStream::connect(line.address()).await.unwrap();
+        assert!(matches!(next.read(&mut byte).await, Ok(0) | Err(_)));
+        assert!(!line.is_open());
+        line.open();
+        let mut last = TcpStream::connect(line.address()).await.unwrap();
+        assert!(says(&mut last).await);
     }
 
     #[tokio::test]

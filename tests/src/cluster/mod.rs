@@ -15,7 +15,7 @@ mod bridge;
 mod client;
 mod control_plane;
 mod invitation;
-mod line;
+pub(crate) mod line;
 mod on_node;
 mod signer;
 mod site;
@@ -29,13 +29,14 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use self::control_plane::{ControlPlane, Place};
+use self::line::on_thread;
 use crate::apiserver::{ApiServer, Request, bootstrap_secret};
 use crate::in_process::{FakeNode, with_node};
 use crate::wait::eventually;
@@ -156,7 +157,7 @@ impl Cluster {
         let pair = authority.server(&SERVER_NAMES)?;
         let tls = authority.server_tls(&pair)?;
         let certificate = authority.certificate();
-        let (line, server, stop, thread) = on_thread(async move |line: &Line| {
+        let (line, server, stop, thread) = on_thread(None, async move |line: &Line| {
             let url = format!("https://{}", line.address());
             let server = ApiServer::start(url, certificate, tls).await?;
             line.lead_to(server.address());
@@ -188,7 +189,7 @@ impl Cluster {
         let control_plane =
             ControlPlane::start(assets, directory.path(), &authority, &pair, Place::Machine)?;
         let address = control_plane.address();
-        let (line, (), stop, thread) = on_thread(async move |line: &Line| {
+        let (line, (), stop, thread) = on_thread(None, async move |line: &Line| {
             line.lead_to(address);
             Ok(())
         })?;
@@ -454,43 +455,4 @@ fn private(file: &Path, text: &str) -> Result<()> {
 fn admin(authority: &Authority, address: SocketAddr) -> Result<Client> {
     let pair = authority.client("admin", "system:masters", YEAR)?;
     Ok(Client::new(address, authority.client_tls(Some(&pair))?))
-}
-
-type Started<T> = (Line, T, oneshot::Sender<()>, JoinHandle<()>);
-
-/// A line, and what `begin` makes beside it, on a thread with a runtime of their own.
-fn on_thread<T: Send + 'static>(
-    begin: impl AsyncFnOnce(&Line) -> Result<T> + Send + 'static,
-) -> Result<Started<T>> {
-    let (stop, stopped) = oneshot::channel();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let _ = sender.send(Err(anyhow!(error)));
-                return;
-            }
-        };
-        runtime.block_on(async {
-            let begun = async {
-                let line = Line::new(SocketAddr::from(([127, 0, 0, 1], 1)))?;
-                let more = begin(&line).await?;
-                Ok((line, more))
-            };
-            // Nobody who waits has gone.
-            let _ = sender.send(begun.await);
-            // A sender that is gone is the order.
-            let _ = stopped.await;
-        });
-        runtime.shutdown_background();
-    });
-    let (line, more) = receiver
-        .recv()
-        .context("the cluster's thread ended")
-        .and_then(|begun| begun)?;
-    Ok((line, more, stop, thread))
 }

@@ -63,6 +63,9 @@ address = "{root}/containerd.ttrpc.sock"
 sandbox_image = "{pause}"
 restrict_oom_score_adj = true
 
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{root}/certs.d"
+
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{root}/cni"

@@ -176,8 +176,8 @@ pub(crate) static FLAGS: &[Flag] = &[
     config("minimum-image-ttl-duration", Duration, "imageMinimumGCAge", Images, "Least age of an unused image before it is removed."),
     config("image-gc-high-threshold", Int32, "imageGCHighThresholdPercent", Images, "Percent of the disk above which images are removed."),
     config("image-gc-low-threshold", Int32, "imageGCLowThresholdPercent", Images, "Percent of the disk at which removing images stops."),
-    own("image-credential-provider-config", Text, "", Images, "The credential provider configuration, a file or a directory of them."),
-    own("image-credential-provider-bin-dir", Text, "", Images, "The directory of credential provider binaries."),
+    own("image-credential-provider-config", Text, "", Images, "The credential provider configuration, a file or a directory of them.").built(),
+    own("image-credential-provider-bin-dir", Text, "", Images, "The directory of credential provider binaries.").built(),
     // API server.
     config("kube-api-content-type", Text, "contentType", Api, "Content type of requests to the API server."),
     config("kube-api-qps", Int32, "kubeAPIQPS", Api, "Most requests a second to the API server."),

@@ -5,6 +5,7 @@ use static_pods::quantity::Quantity;
 
 use super::{Judge, SECOND};
 use crate::config::durations::GoDuration;
+use crate::images::wrong_pattern;
 
 impl Judge<'_> {
     pub(super) fn images(&mut self) {
@@ -38,6 +39,27 @@ impl Judge<'_> {
             self.say(
                 "preloadedImagesVerificationAllowlist",
                 "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVerificationPolicy` is not \"NeverVerifyAllowlistedImages\"",
+            );
+        }
+        for path in [
+            "imagePullCredentialsVerificationPolicy",
+            "preloadedImagesVerificationAllowlist",
+        ] {
+            if !self.gates.enabled("KubeletEnsureSecretPulledImages") && self.settings.is_set(path)
+            {
+                self.say(
+                    path,
+                    format!(
+                        "`{path}` must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled"
+                    ),
+                );
+            }
+        }
+        let patterns = self.settings.texts("preloadedImagesVerificationAllowlist");
+        if let Some(wrong) = patterns.iter().find_map(|pattern| wrong_pattern(pattern)) {
+            self.say(
+                "preloadedImagesVerificationAllowlist",
+                format!("invalid image pattern in `preloadedImagesVerificationAllowlist`: {wrong}"),
             );
         }
     }

@@ -1,7 +1,6 @@
 //! What an image consists of, and where its bytes are.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -102,10 +101,5 @@ pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
 
 /// A digest as manifests have it.
 pub(super) fn hex(digest: &ring::digest::Digest) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in digest.as_ref() {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("sha256:{}", crate::images::hex(digest))
 }

@@ -1,3 +1,4 @@
+mod access;
 mod turns;
 
 use std::collections::HashMap;
@@ -8,6 +9,7 @@ use cri_proto::CriErrorKind;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::images::ImageUser;
 
 /// A runtime with a set of images; pulls take as long as told, fail as told, and are counted.
 #[derive(Default)]
@@ -27,6 +29,8 @@ struct Fake {
     pull_errors: HashMap<String, CriError>,
     pull_time: Duration,
     accepts_user: Option<String>,
+    /// Whether it takes only those whom it knows, as opposed to nobody, too.
+    refuses_nobody: bool,
     users_tried: Vec<String>,
 }
 
@@ -99,6 +103,8 @@ impl ImageRuntime for Arc<FakeRuntime> {
                     &format!("{} may not", auth.username),
                 ));
             }
+        } else if fake.refuses_nobody {
+            return Err(cri(CriErrorKind::Other, "nobody may not"));
         }
         if let Some(error) = fake.pull_errors.get(&image.image) {
             return Err(error.clone());
@@ -134,13 +140,25 @@ impl Bench {
         image: &str,
         policy: PullPolicy,
     ) -> Result<ImageReady, ImageError> {
+        let none = crate::images::Keyring::default();
+        self.ensure_with(pod, image, policy, &none).await
+    }
+
+    async fn ensure_with(
+        &self,
+        pod: &str,
+        image: &str,
+        policy: PullPolicy,
+        pull_secrets: &crate::images::Keyring,
+    ) -> Result<ImageReady, ImageError> {
         let request = ImageRequest {
             pod: &PodUid::parse(pod).unwrap(),
+            claimant: crate::images::Claimant::default(),
             image,
             policy,
             annotations: &BTreeMap::new(),
             sandbox: None,
-            pull_secrets: &crate::images::Keyring::default(),
+            pull_secrets,
         };
         let record = |event: ImageEvent| {
             let kind = if event.warning { "Warning" } else { "Normal" };

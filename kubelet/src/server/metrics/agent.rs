@@ -36,6 +36,18 @@ const CGROUP_VERSION: Family = Family::gauge(
     "kubelet_cgroup_version",
     "[ALPHA] cgroup version on the hosts.",
 );
+const PULL_INTENTS: Family = Family::gauge(
+    "kubelet_imagemanager_ondisk_pullintents",
+    "[ALPHA] Number of ImagePullIntents stored on disk.",
+);
+const PULLED_RECORDS: Family = Family::gauge(
+    "kubelet_imagemanager_ondisk_pulledrecords",
+    "[ALPHA] Number of ImagePulledRecords stored on disk.",
+);
+const CREDENTIAL_PROVIDERS: Family = Family::gauge(
+    "kubelet_credential_provider_config_info",
+    "[ALPHA] Information about the last applied credential provider configuration with hash as label",
+);
 const LOGS: Family = Family::gauge(
     "kubelet_container_log_filesystem_used_bytes",
     "[ALPHA] Bytes used by the container's logs on the filesystem.",
@@ -141,6 +153,15 @@ fn write_now(api: &MetricsApi, claims: &[ClaimUsage]) -> String {
     of_build(&mut out);
     of_features(&mut out, api);
     process::write(&mut out);
+    if let Some(pulls) = &inputs.pulls {
+        let (under_way, pulled) = pulls.counts();
+        out.single(PULL_INTENTS, count(under_way));
+        out.single(PULLED_RECORDS, count(pulled));
+    }
+    if let Some(hash) = &inputs.providers {
+        out.family(CREDENTIAL_PROVIDERS)
+            .sample(&[("hash", hash)], 1.0);
+    }
     of_volumes(&mut out, inputs, &views);
     of_claims(&mut out, &api.stats, &views, claims);
     out.into_text()

@@ -1,0 +1,127 @@
+//! A credential provider that is given tokens of pods' service accounts, and for whom the image is afterwards. On the double,
+//! and on a real API server when `KUBEBUILDER_ASSETS` is set.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::agent::PodView as _;
+use tests::cluster::{bound_pod, with_cluster};
+use tests::in_process::FakeNode;
+
+const IMAGE: &str = "r.example/team/app:1";
+
+/// Lets the agent have a provider, which keeps what it is asked in the file `asked` and knows the user `robot`.
+fn with_provider(node: &FakeNode) -> Result<()> {
+    let binaries = node.path("providers");
+    fs::create_dir(&binaries)?;
+    // The shell itself: a file that was just written may still be open in a child of another test.
+    symlink("/bin/sh", binaries.join("provider"))?;
+    let answer = json!({
+        "kind": "CredentialProviderResponse",
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "cacheKeyType": "Registry",
+        "auth": { "r.example": { "username": "robot", "password": "hush" } },
+    });
+    let asked = node.path("asked");
+    let script = format!("cat >> {}; echo '{answer}'", asked.display());
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [{
+            "name": "provider",
+            "matchImages": ["r.example"],
+            "defaultCacheDuration": "1h",
+            "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+            "args": ["-c", script],
+            "tokenAttributes": {
+                "serviceAccountTokenAudience": "r.example",
+                "cacheType": "ServiceAccount",
+                "requireServiceAccount": true,
+                "requiredServiceAccountAnnotationKeys": ["r.example/role"],
+            },
+        }],
+    });
+    let file = node.path("providers.json");
+    fs::write(&file, config.to_string())?;
+    node.set_flag(
+        "--image-credential-provider-config",
+        &file.display().to_string(),
+    );
+    node.set_flag(
+        "--image-credential-provider-bin-dir",
+        &binaries.display().to_string(),
+    );
+    Ok(())
+}
+
+fn asked(node: &FakeNode) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(node.path("asked")).unwrap_or_default();
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().context("what it was asked")
+}
+
+fn pod(name: &str, account: &str) -> Value {
+    let mut pod = bound_pod(name);
+    pod["spec"]["serviceAccountName"] = json!(account);
+    pod["spec"]["containers"][0]["image"] = json!(IMAGE);
+    pod["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+    pod
+}
+
+#[test]
+fn a_provider_is_given_the_pods_token_and_the_image_is_its_accounts() {
+    with_cluster(async |cluster, node| {
+        with_provider(node)?;
+        for (name, annotations) in [
+            ("builder", json!({ "r.example/role": "pull" })),
+            ("other", json!({ "r.example/role": "push" })),
+            ("plain", json!({})),
+        ] {
+            let account = json!({ "metadata": { "name": name, "annotations": annotations } });
+            cluster.add_object("serviceaccounts", &account).await?;
+        }
+        node.start_agent()?;
+        cluster.add(&pod("a", "builder")).await?;
+        let first = cluster.ready("a").await?;
+        ensure!(node.runtime.pulled_as(IMAGE) == ["robot"]);
+        let questions = asked(node)?;
+        let [question] = &questions[..] else {
+            anyhow::bail!("{} questions", questions.len());
+        };
+        ensure!(
+            question["image"] == "r.example/team/app",
+            "{}",
+            question["image"]
+        );
+        ensure!(question["serviceAccountAnnotations"] == json!({ "r.example/role": "pull" }));
+        let token = question["serviceAccountToken"].as_str().unwrap_or_default();
+        ensure!(token.split('.').count() == 3, "no token was given");
+
+        // Another pod of the account is let in by what is kept; the account of another is asked for, and pulls.
+        cluster.add(&pod("b", "builder")).await?;
+        cluster.ready("b").await?;
+        ensure!(node.runtime.pulled_as(IMAGE) == ["robot"] && asked(node)?.len() == 1);
+        cluster.add(&pod("c", "other")).await?;
+        cluster.ready("c").await?;
+        ensure!(node.runtime.pulled_as(IMAGE) == ["robot", "robot"]);
+        ensure!(asked(node)?.len() == 2);
+        // Without the annotation nothing is run, and the image is pulled as nobody.
+        cluster.add(&pod("d", "plain")).await?;
+        cluster.ready("d").await?;
+        ensure!(node.runtime.pulled_as(IMAGE) == ["robot", "robot", ""]);
+        ensure!(asked(node)?.len() == 2);
+
+        let directory = node.path("kubelet").join("image_manager/pulled");
+        let records: Vec<_> = fs::read_dir(&directory)?.collect::<Result<_, _>>()?;
+        ensure!(records.len() == 1, "{records:?}");
+        ensure!(cluster.pod("a").await?.instances() == first.instances());
+        let log = node.log();
+        ensure!(
+            !log.contains("hush") && !log.contains(token),
+            "a secret is in the log"
+        );
+        Ok(())
+    });
+}
