@@ -278,17 +278,7 @@ impl RuntimeClient {
 
     /// State, times and exit of a container.
     pub async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus, CriError> {
-        let message = v1::ContainerStatusRequest {
-            container_id: id.into(),
-            verbose: false,
-        };
-        let answer = rpc!(
-            self,
-            "ContainerStatus",
-            container_status,
-            self.deadline(),
-            message
-        )?;
+        let answer = self.ask_container_status(id, false).await?;
         answer
             .status
             .ok_or_else(|| CriError::malformed("ContainerStatus", "status"))
@@ -299,9 +289,17 @@ impl RuntimeClient {
         &self,
         id: &str,
     ) -> Result<v1::ContainerStatusResponse, CriError> {
+        self.ask_container_status(id, true).await
+    }
+
+    async fn ask_container_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Result<v1::ContainerStatusResponse, CriError> {
         let message = v1::ContainerStatusRequest {
             container_id: id.into(),
-            verbose: true,
+            verbose,
         };
         rpc!(
             self,

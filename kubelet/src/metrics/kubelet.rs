@@ -11,7 +11,7 @@ use super::pod_resources::PodResourcesCounts;
 use super::text::{Exposition, Family};
 
 /// Prometheus' own bounds, seconds.
-const DEFAULT: &[f64] = &[
+pub(super) const DEFAULT: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// Of calls to the runtime: each two and a half times the one before.
@@ -125,10 +125,6 @@ pub struct Kubelet {
     pub eviction_age: HistogramVec,
     /// Images that were removed because nobody used them, by `reason`: `space` or `age`.
     pub images_collected: CounterVec,
-    /// Device plugins that asked to be registered, by `resource_name`.
-    pub device_registrations: CounterVec,
-    /// How long plugins took to give devices, by `resource_name`.
-    pub device_allocations: HistogramVec,
     /// Requests to `PodResources`.
     pub pod_resources: PodResourcesCounts,
     /// How long credential providers took, by name.
@@ -324,17 +320,6 @@ static KUBELET: Kubelet = Kubelet {
         "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
         &["reason"],
     ),
-    device_registrations: CounterVec::new(
-        "kubelet_device_plugin_registration_total",
-        "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.",
-        &["resource_name"],
-    ),
-    device_allocations: HistogramVec::new(
-        "kubelet_device_plugin_alloc_duration_seconds",
-        "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.",
-        &["resource_name"],
-        DEFAULT,
-    ),
     pod_resources: PodResourcesCounts::new(),
     storage_duration: HistogramVec::new(
         "storage_operation_duration_seconds",
@@ -459,8 +444,6 @@ impl Kubelet {
         self.cgroup_duration.write(out);
         self.managers.write(out);
         self.containers_per_pod.write(out);
-        self.device_allocations.write(out);
-        self.device_registrations.write(out);
         self.eviction_age.write(out);
         self.evictions.write(out);
         let first = self.first_network_pod.load(Ordering::Relaxed);

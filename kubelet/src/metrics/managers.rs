@@ -1,8 +1,9 @@
-//! What the topology, CPU and memory managers count.
+//! What the device, topology, CPU and memory managers count.
 
 use std::time::Duration;
 
-use super::instruments::{Counter, CounterVec, Gauge, GaugeVec, Histogram};
+use super::instruments::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec};
+use super::kubelet::DEFAULT;
 use super::text::Exposition;
 
 /// Milliseconds, each twice the one before.
@@ -15,9 +16,13 @@ const ALIGNED: &[&str] = &["boundary", "scope"];
 /// The value of `boundary` for what comes from one NUMA node.
 const NUMA_NODE: &str = "numa_node";
 
-/// Of the topology, CPU and memory managers.
+/// Of the device, topology, CPU and memory managers.
 #[derive(Debug)]
 pub struct Managers {
+    /// Device plugins that asked to be registered, by `resource_name`.
+    pub device_registrations: CounterVec,
+    /// How long plugins took to give devices, by `resource_name`.
+    pub device_allocations: HistogramVec,
     /// Pods that were asked about.
     admissions: Counter,
     /// Those that did not get what they ask for.
@@ -46,6 +51,17 @@ pub struct Managers {
 impl Managers {
     pub(super) const fn new() -> Self {
         Self {
+            device_registrations: CounterVec::new(
+                "kubelet_device_plugin_registration_total",
+                "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.",
+                &["resource_name"],
+            ),
+            device_allocations: HistogramVec::new(
+                "kubelet_device_plugin_alloc_duration_seconds",
+                "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.",
+                &["resource_name"],
+                DEFAULT,
+            ),
             admissions: Counter::new(
                 "kubelet_topology_manager_admission_requests_total",
                 "[ALPHA] The number of admission requests where resources have to be aligned.",
@@ -123,6 +139,8 @@ impl Managers {
     }
 
     pub(super) fn write(&self, out: &mut Exposition) {
+        self.device_allocations.write(out);
+        self.device_registrations.write(out);
         self.aligned.write(out);
         self.unaligned.write(out);
         self.cpu_per_node.write(out);

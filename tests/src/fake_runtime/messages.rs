@@ -6,6 +6,46 @@ use cri_proto::v1;
 
 use super::store::{Container, Sandbox, Store, on_host_network};
 
+impl Store {
+    /// What the runtime says of itself.
+    pub(super) fn status(&self) -> v1::StatusResponse {
+        let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+            let said = |text: &str| if status { "" } else { text }.to_owned();
+            v1::RuntimeCondition {
+                r#type: kind.into(),
+                status,
+                reason: said(reason),
+                message: said(message),
+            }
+        };
+        let conditions = vec![
+            condition(
+                "RuntimeReady",
+                self.runtime_ready,
+                "RuntimeNotReady",
+                "scripted",
+            ),
+            condition(
+                "NetworkReady",
+                self.network_ready,
+                "NetworkPluginNotReady",
+                "Network plugin returns error: cni plugin not initialized",
+            ),
+        ];
+        v1::StatusResponse {
+            status: Some(v1::RuntimeStatus { conditions }),
+            runtime_handlers: vec![v1::RuntimeHandler {
+                name: String::new(),
+                features: Some(v1::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: self.recursive_read_only,
+                    ..Default::default()
+                }),
+            }],
+            ..Default::default()
+        }
+    }
+}
+
 impl Sandbox {
     fn state(&self) -> v1::PodSandboxState {
         if self.ready {

@@ -61,41 +61,7 @@ impl RuntimeService for Service {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.perform("Status", "", String::new(), |service, _| async move {
-            let store = service.lock();
-            let condition = |kind: &str, status: bool, reason: &str, message: &str| {
-                let said = |text: &str| if status { "" } else { text }.to_owned();
-                v1::RuntimeCondition {
-                    r#type: kind.into(),
-                    status,
-                    reason: said(reason),
-                    message: said(message),
-                }
-            };
-            let conditions = vec![
-                condition(
-                    "RuntimeReady",
-                    store.runtime_ready,
-                    "RuntimeNotReady",
-                    "scripted",
-                ),
-                condition(
-                    "NetworkReady",
-                    store.network_ready,
-                    "NetworkPluginNotReady",
-                    "Network plugin returns error: cni plugin not initialized",
-                ),
-            ];
-            Ok(v1::StatusResponse {
-                status: Some(v1::RuntimeStatus { conditions }),
-                runtime_handlers: vec![v1::RuntimeHandler {
-                    name: String::new(),
-                    features: Some(v1::RuntimeHandlerFeatures {
-                        recursive_read_only_mounts: store.recursive_read_only,
-                        ..Default::default()
-                    }),
-                }],
-                ..Default::default()
-            })
+            Ok(service.lock().status())
         })
         .await
     }

@@ -92,7 +92,10 @@ impl Devices {
         let answer = plugin.allocate(&ids).await;
         let took = self.0.clock.monotonic().saturating_sub(began);
         let metrics = metrics::kubelet();
-        metrics.device_allocations.observe(&[resource], took);
+        metrics
+            .managers
+            .device_allocations
+            .observe(&[resource], took);
         let answer = answer.map_err(|error| DeviceError(error.to_string()))?;
         let Some(response) = answer else {
             return Err(DeviceError(

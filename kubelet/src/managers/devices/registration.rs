@@ -55,7 +55,10 @@ impl Registration for Registrar {
         let request = request.into_inner();
         let resource = request.resource_name.as_str();
         tracing::info!(resource, "a device plugin registers");
-        metrics::kubelet().device_registrations.inc(&[resource]);
+        metrics::kubelet()
+            .managers
+            .device_registrations
+            .inc(&[resource]);
         let taken = self.0.register_at_socket(&request).await;
         taken.map(|()| Response::new(Empty {})).map_err(|why| {
             tracing::error!(resource, why, "a device plugin is not registered");

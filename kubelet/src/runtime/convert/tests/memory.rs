@@ -62,6 +62,6 @@ fn memory_is_kept_and_throttled_where_that_is_on() {
     assert_eq!(unified, BTreeMap::from(expected));
     // In place too: the files are all that is changed of them.
     let container = &pod::spec(&pod).containers[0];
-    let resized = resized_container(&pod, container, &node, &ContainerGrants::default()).unwrap();
+    let resized = resized_container(&pod, container, &ContainerGrants::default(), &node).unwrap();
     assert_eq!(resized.unified, unified);
 }
