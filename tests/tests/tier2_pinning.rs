@@ -3,6 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cri_proto::plugin_channel;
+use cri_proto::podresources::pod_resources_lister_client::PodResourcesListerClient;
+use cri_proto::podresources::{
+    AllocatableResourcesRequest, ContainerResources, ListPodResourcesRequest,
+};
 use kubelet::managers::{CpuSet, Machine, SYSTEM};
 use serde_json::json;
 use tests::agent::PodView as _;
@@ -43,14 +48,37 @@ fn static_cpus(node: &FakeNode, machine: &Machine) {
     node.configure("reservedSystemCPUs", json!(reserved));
 }
 
+/// Each pod's only container has the pod's name.
+fn of(name: &str) -> String {
+    format!("{name}/{name}")
+}
+
 /// The CPUs that the container runs on by the runtime's account.
 fn cpus(node: &FakeNode, container: &str) -> Result<String> {
-    let running = node.running_now(container);
+    let running = node.running_now(&of(container));
     let [container] = running.as_slice() else {
         anyhow::bail!("{} of {container} run", running.len());
     };
     let resources = container.resources.as_ref().context("no resources")?;
     Ok(resources.cpuset_cpus.clone())
+}
+
+/// What the only container of a pod has, as a monitoring agent is told.
+async fn told(node: &FakeNode, pod: &str) -> Result<ContainerResources> {
+    let socket = node.path("kubelet/pod-resources/kubelet.sock");
+    let mut client = PodResourcesListerClient::new(plugin_channel(&socket));
+    let list = client.list(ListPodResourcesRequest {}).await?.into_inner();
+    let name = format!("{pod}-node");
+    let mut pods = list.pod_resources.into_iter();
+    let pod = pods
+        .find(|pod| pod.name == name)
+        .context("it is not listed")?;
+    pod.containers.into_iter().next().context("no container")
+}
+
+fn set(ids: &[i64]) -> Result<String> {
+    let ids: Result<CpuSet, _> = ids.iter().map(|id| u32::try_from(*id)).collect();
+    Ok(ids?.to_string())
 }
 
 async fn runs_on(node: &FakeNode, container: &str, expected: &str) -> Result<()> {
@@ -84,7 +112,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
         let own = node.ready("own").await?;
         runs_on(node, "own", &others).await?;
         runs_on(node, "shares", &rest).await?;
-        let quota = node.running_now("own")[0]
+        let quota = node.running_now(&of("own"))[0]
             .resources
             .clone()
             .unwrap_or_default();
@@ -93,6 +121,13 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
             "it is held to a quota: {}",
             quota.cpu_quota
         );
+
+        ensure!(set(&told(node, "own").await?.cpu_ids)? == others);
+        ensure!(told(node, "shares").await?.cpu_ids.is_empty());
+        let socket = node.path("kubelet/pod-resources/kubelet.sock");
+        let mut client = PodResourcesListerClient::new(plugin_channel(&socket));
+        let allocatable = client.get_allocatable_resources(AllocatableResourcesRequest {});
+        ensure!(set(&allocatable.await?.into_inner().cpu_ids)? == others);
 
         // There is no room for another.
         node.put("second.yaml", &guaranteed("second", 1))?;
@@ -111,7 +146,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
         );
 
         // The next agent changes nothing.
-        let before = node.running_now("own")[0].id.clone();
+        let before = node.running_now(&of("own"))[0].id.clone();
         node.kill_agent()?;
         node.start_agent()?;
         node.ready("own").await?;
@@ -121,7 +156,7 @@ fn whole_cpus_are_one_containers_own_and_the_others_share_the_rest() {
             Duration::from_secs(2),
             async || {
                 ensure!(cpus(node, "own")? == others && cpus(node, "shares")? == rest);
-                ensure!(node.running_now("own")[0].id == before);
+                ensure!(node.running_now(&of("own"))[0].id == before);
                 Ok(())
             },
         )
@@ -151,7 +186,7 @@ fn a_corrupt_state_is_made_anew_from_what_runs() {
         node.ready("shares").await?;
         runs_on(node, "shares", &rest).await?;
         let before: Vec<String> = ["own", "shares"]
-            .map(|name| node.running_now(name)[0].id.clone())
+            .map(|name| node.running_now(&of(name))[0].id.clone())
             .into();
         node.kill_agent()?;
         let state = node.path("kubelet").join("cpu_manager_state");
@@ -182,7 +217,7 @@ fn a_corrupt_state_is_made_anew_from_what_runs() {
             async || {
                 ensure!(cpus(node, "own")? == others && cpus(node, "shares")? == rest);
                 let now: Vec<String> = ["own", "shares"]
-                    .map(|name| node.running_now(name)[0].id.clone())
+                    .map(|name| node.running_now(&of(name))[0].id.clone())
                     .into();
                 ensure!(now == before, "they were restarted");
                 Ok(())
@@ -243,7 +278,7 @@ fn memory_of_a_guaranteed_pod_comes_from_its_nodes() {
         node.ready("own").await?;
         node.ready("shares").await?;
         let mems = |name: &str| -> Result<String> {
-            let running = node.running_now(name);
+            let running = node.running_now(&of(name));
             let container = running.first().context("it does not run")?;
             let resources = container.resources.clone().context("no resources")?;
             Ok(resources.cpuset_mems)
@@ -256,6 +291,11 @@ fn memory_of_a_guaranteed_pod_comes_from_its_nodes() {
         let uid = node.pod("own")?.uid().to_owned();
         let expected = json!([{"numaAffinity": [of_own], "type": "memory", "size": 32 << 20}]);
         ensure!(state["entries"][&uid]["own"] == expected, "{state}");
+        let memory = told(node, "own").await?.memory;
+        ensure!(
+            memory.len() == 1 && memory[0].memory_type == "memory" && memory[0].size == 32 << 20,
+            "{memory:?}"
+        );
         Ok(())
     });
 }

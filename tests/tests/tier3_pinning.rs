@@ -92,6 +92,12 @@ fn the_kernel_has_each_container_on_its_cpus() {
         runs_on(node, "kubepods/besteffort", &shares, &rest).await?;
         let quota = file(node, "cpu", "kubepods", &own, "cpu.cfs_quota_us")?;
         ensure!(quota == "-1", "it is held to a quota of {quota}");
+        let level = node.cgroup("cpu", &format!("kubepods/pod{}", own.uid()))?;
+        let quota = fs::read_to_string(level.join("cpu.cfs_quota_us"))?;
+        ensure!(
+            quota.trim() == "-1",
+            "its pod is held to a quota of {quota}"
+        );
 
         node.put("second.yaml", &guaranteed("second", 1))?;
         let refused = agent.phase("second", "Failed", LIMIT).await?;

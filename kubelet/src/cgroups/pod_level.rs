@@ -35,7 +35,7 @@ impl Cgroups {
     ) -> Result<String, CgroupsError> {
         let quota = CpuQuotaConfig {
             enabled: false,
-            ..self.config.cpu_quota.clone()
+            ..self.config.cpu_quota
         };
         self.ensure(pod, uid, &quota).await
     }

@@ -1,14 +1,16 @@
 //! The node's resources that are given to single containers: CPUs, memory of NUMA nodes, devices.
 //!
 //! Owns: who has which of them ([`Managers`]), the policy on where they come from (`topology`), the CPU manager (`cpu`),
-//! the memory manager (`memory`), and their state files in the root directory, which are upstream's.
+//! the memory manager (`memory`), device plugins (`devices`), and their state files in the root directory, which are
+//! upstream's; the PodResources API (`pod_resources`).
 //! Inputs: the configuration, the machine's topology (`machine`), pods that are admitted, that run already, that are gone.
 //! Outputs: a refusal, or what each container is made with ([`ContainerGrants`]); word that the CPUs which all others share
 //! have changed ([`Managers::changes`]).
-//! Spawns no task: the registry asks for pods, one after the other; workers read what their containers were given.
-//! Does not: talk to the runtime (workers do), or decide whether the node has room for a pod (`admission/` does).
+//! Tasks: those of `devices` and `pod_resources`. The registry asks for pods, one after the other; workers read what their
+//! containers were given.
+//! Does not: talk to the runtime (workers do), but for what runs where a state file was corrupt (`recovery`), or decide whether the node has room for a pod (`admission/` does).
 //!
-//! Where no policy is configured there is no provider, and nothing is looked at, written or changed.
+//! Where no policy is configured CPUs and memory have no provider, and nothing of them is looked at, written or changed.
 
 mod cpu;
 pub mod cpuset;

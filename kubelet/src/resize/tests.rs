@@ -179,3 +179,17 @@ fn words_are_upstreams() {
         r#"Pod resize Deferred: {"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}],"generation":2,"error":"no room"}"#
     );
 }
+
+#[test]
+fn what_is_requested_anew_is_told_by_resource() {
+    let before = pod(("1", "1Gi"), ("2", "1Gi"));
+    assert_eq!(changed_requests(&before, &before), (false, false));
+    let cases = [
+        (pod(("1000m", "1Gi"), ("3", "1Gi")), (true, false)),
+        (pod(("1", "1Gi"), ("2", "512Mi")), (false, true)),
+        (pod(("2", "2Gi"), ("2", "1Gi")), (true, true)),
+    ];
+    for (now, expected) in cases {
+        assert_eq!(changed_requests(&now, &before), expected);
+    }
+}

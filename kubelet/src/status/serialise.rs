@@ -147,7 +147,6 @@ fn container(pod: &Pod, status: &ContainerStatus, runtime: &str) -> api::Contain
         stop_signal: status.stop_signal.as_deref().map(str::to_owned),
         user: status.user.as_deref().map(user),
         volume_mounts: spec.and_then(volume_mounts),
-        ..api::ContainerStatus::default()
     }
 }
 

@@ -295,3 +295,14 @@ fn cipher_suites_that_are_not_spoken_are_named() {
     );
     assert_eq!(warned(&format!("{old}enableServer: false\n")), [""; 0]);
 }
+
+#[test]
+fn single_cpus_that_are_reserved_stand_for_the_number_that_was_to_be() {
+    let file = with_body(
+        "reservedSystemCPUs: 0-1,4\nkubeReserved: {cpu: 500m, memory: 1Gi}\nsystemReserved: {cpu: 100m}\n",
+    );
+    let cgroups = loaded(&[&file.argument]).config.cgroups;
+    assert_eq!(cgroups.system_reserved["cpu"], "3");
+    assert_eq!(cgroups.kube_reserved.get("cpu"), None);
+    assert_eq!(cgroups.kube_reserved["memory"], "1Gi");
+}

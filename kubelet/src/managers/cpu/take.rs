@@ -233,7 +233,7 @@ impl<'a> Taking<'a> {
             .filter(|(_, cpu)| cores.contains(&cpu.core));
         let mut cpus: Vec<u32> = free.map(|(cpu, _)| *cpu).collect();
         // Of the last core one CPU stays, where an odd number is needed.
-        if self.needed % 2 != 0 && threads > 1 && cpus.len() > self.needed {
+        if !self.needed.is_multiple_of(2) && threads > 1 && cpus.len() > self.needed {
             cpus.pop();
         }
         if cpus.len() == self.needed {

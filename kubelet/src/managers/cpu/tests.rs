@@ -171,6 +171,17 @@ fn pods_with_resources_as_a_whole_share() {
 }
 
 #[test]
+fn cpus_of_a_guaranteed_pod_do_not_change_while_it_runs() {
+    let managers = Around::new(TWO_SOCKETS.machine()).managers();
+    let refused = managers.refuses_resize(true, false);
+    let expected =
+        "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
+    assert_eq!(refused.as_deref(), Some(expected));
+    assert_eq!(managers.refuses_resize(false, true), None);
+    assert_eq!(Managers::none().refuses_resize(true, true), None);
+}
+
+#[test]
 fn the_state_outlives_the_agent() {
     let around = Around::new(ONE_SOCKET_TWO_NODES.machine());
     let before = around.managers();

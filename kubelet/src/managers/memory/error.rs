@@ -18,15 +18,17 @@ pub enum MemoryError {
     NoSuchNode(u32),
     /// What is reserved on NUMA nodes is not what is reserved in all.
     #[error(
-        "the total amount \"{reserved}\" of type {resource:?} is not equal to the value \"{expected}\" determined by Node Allocatable feature"
+        "the total amount \"{}\" of type {resource:?} is not equal to the value \"{}\" determined by Node Allocatable feature",
+        Quantity::of_bytes(*.reserved),
+        Quantity::of_bytes(*.expected)
     )]
     NotEqual {
-        /// In sum over the nodes.
-        reserved: Quantity,
+        /// In sum over the nodes, bytes.
+        reserved: u64,
         /// `memory`, or huge pages of a size.
         resource: String,
-        /// By `kubeReserved`, `systemReserved` and the hard eviction threshold.
-        expected: Quantity,
+        /// By `kubeReserved`, `systemReserved` and the hard eviction threshold, bytes.
+        expected: u64,
     },
     /// Nothing is reserved.
     #[error("[memorymanager] you should specify the system reserved memory")]
@@ -66,9 +68,9 @@ pub(super) fn check_reserved(
         };
         if sum != expected {
             return Err(MemoryError::NotEqual {
-                reserved: Quantity::of_bytes(sum),
+                reserved: sum,
                 resource: resource.to_owned(),
-                expected: Quantity::of_bytes(expected),
+                expected,
             });
         }
     }
