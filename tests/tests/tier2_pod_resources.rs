@@ -8,11 +8,9 @@ use cri_proto::podresources::{
 };
 use cri_proto::podresources_alpha;
 use cri_proto::podresources_alpha::pod_resources_lister_client::PodResourcesListerClient as AlphaClient;
-use kubelet::managers::{Machine, SYSTEM};
-use serde_json::json;
 use tests::device_plugin::{DevicePlugin, broken, device};
 use tests::fake_runtime::Program;
-use tests::in_process::{FakeNode, LIMIT, with_agent, with_node};
+use tests::in_process::{FakeNode, LIMIT, with_agent};
 use tests::wait::eventually;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -185,76 +183,5 @@ fn who_asks_too_often_is_refused() {
             Ok(())
         })
         .await
-    });
-}
-
-#[test]
-fn cpus_and_memory_of_single_containers_are_told_too() {
-    with_node(async |node| {
-        let machine = Machine::read(SYSTEM.as_ref())?;
-        let all: Vec<u32> = machine.all_cpus().iter().collect();
-        let ([reserved, others @ ..], [numa, ..]) = (all.as_slice(), machine.nodes.as_slice())
-        else {
-            anyhow::bail!("no CPU, or no NUMA node");
-        };
-        if others.is_empty() {
-            eprintln!("skipped: this machine has but one CPU");
-            return Ok(());
-        }
-        node.configure("cpuManagerPolicy", json!("static"));
-        node.configure("reservedSystemCPUs", json!(reserved.to_string()));
-        node.configure("memoryManagerPolicy", json!("Static"));
-        node.configure("systemReserved", json!({"memory": "100Mi"}));
-        node.configure("evictionHard", json!({"memory.available": "10Mi"}));
-        node.configure(
-            "reservedMemory",
-            json!([{"numaNode": numa.id, "limits": {"memory": "110Mi"}}]),
-        );
-        node.start_agent()?;
-        let amounts = "{cpu: 1, memory: 32Mi}";
-        node.put(
-            "a.yaml",
-            &format!(
-                "# YAML\n{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{\
-                 containers: [{{name: main, image: 'busybox:1', resources: {{requests: {amounts}, limits: {amounts}}}}}]}}}}"
-            ),
-        )?;
-        node.ready("a").await?;
-        let mut client = PodResourcesListerClient::new(channel(node));
-        let can = client.get_allocatable_resources(AllocatableResourcesRequest {});
-        let can = can.await?.into_inner();
-        let others: Vec<i64> = others.iter().map(|cpu| i64::from(*cpu)).collect();
-        ensure!(can.cpu_ids == others, "{can:?}");
-        let memory: u64 = can
-            .memory
-            .iter()
-            .filter(|m| m.memory_type == "memory")
-            .map(|m| m.size)
-            .sum();
-        ensure!(memory > 32 << 20, "{can:?}");
-        let list = client.list(ListPodResourcesRequest {}).await?.into_inner();
-        let [pod] = list.pod_resources.as_slice() else {
-            anyhow::bail!("{list:?}");
-        };
-        let [main] = pod.containers.as_slice() else {
-            anyhow::bail!("{pod:?}");
-        };
-        ensure!(
-            main.cpu_ids.len() == 1 && others.contains(&main.cpu_ids[0]),
-            "{main:?}"
-        );
-        let [memory] = main.memory.as_slice() else {
-            anyhow::bail!("{main:?}");
-        };
-        ensure!(
-            memory.memory_type == "memory" && memory.size == 32 << 20,
-            "{main:?}"
-        );
-        let nodes = memory
-            .topology
-            .as_ref()
-            .map_or(0, |topology| topology.nodes.len());
-        ensure!(nodes == 1, "{main:?}");
-        Ok(())
     });
 }
