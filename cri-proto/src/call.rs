@@ -87,6 +87,17 @@ pub(crate) fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs().saturating_add(up)).unwrap_or(i64::MAX)
 }
 
+/// The address of a stream that `method` answered with.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn some_url(method: &'static str, url: String) -> Result<String, CriError> {
+    if url.is_empty() {
+        return Err(CriError::malformed(method, "address of a stream"));
+    }
+    Ok(url)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
-use crate::call::{CallObserver, gone_is_fine, rpc, whole_seconds};
+use crate::call::{CallObserver, gone_is_fine, rpc, some_url, whole_seconds};
 use crate::v1::runtime_service_client::RuntimeServiceClient;
 use crate::{Connection, ContainerEvents, CriError, v1};
 
@@ -494,11 +494,4 @@ impl RuntimeClient {
         )?;
         Ok(answer.pod_metrics)
     }
-}
-
-fn some_url(method: &'static str, url: String) -> Result<String, CriError> {
-    if url.is_empty() {
-        return Err(CriError::malformed(method, "address of a stream"));
-    }
-    Ok(url)
 }

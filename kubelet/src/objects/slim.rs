@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_metadata_only_the_names_are_kept() {
+    fn of_the_metadata_only_what_names_the_object_is_kept() {
         let json = r#"{"metadata": {"name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "7",
             "managedFields": [{"manager": "m", "fieldsV1": {"f:data": {}}}], "labels": {"a": "b"}},
             "data": {"k": "v"}, "binaryData": {"b": "AAE="}, "immutable": true}"#;
@@ -240,6 +240,7 @@ mod tests {
         let expected = ObjectMeta {
             name: Some("n".to_owned()),
             namespace: Some("ns".to_owned()),
+            uid: Some("u".to_owned()),
             resource_version: Some("7".to_owned()),
             ..ObjectMeta::default()
         };

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::*;
 use crate::cgroups::{CgroupMount, Version};
 use crate::csi::CsiConfig;
+use crate::images::VerificationPolicy;
 use crate::logs::LogsConfig;
 use crate::pod::{Pod, PodUid, QosClass};
 use crate::runtime::{ContainerState, ObservedContainer, ObservedPod, ObservedSandbox};
@@ -330,6 +331,8 @@ pub(crate) fn fixture(version: Version) -> Fixture {
     let board = StatusBoard::new();
     board.writer(&uid).unwrap().set(&Arc::new(pod()), running());
     let (clock, _) = Clock::manual(WALL.parse().unwrap());
+    let policy = VerificationPolicy::default();
+    let pulls = PullRecords::open(&agent, policy, clock.clone()).unwrap();
     let stats = Stats::new(StatsInputs {
         node_name: "node".to_owned(),
         board,
@@ -337,8 +340,8 @@ pub(crate) fn fixture(version: Version) -> Fixture {
         cgroups: Arc::new(Cgroups::fixture(version, &mounts)),
         claims: Claims::new(dirs.clone()),
         csi: Csi::new(CsiConfig::default(), dirs.clone()),
-        pulls: None,
-        providers: None,
+        pulls: Some(Arc::new(pulls)),
+        providers: Some("sha256:0".to_owned()),
         dirs,
         logs,
         root: agent,

@@ -10,7 +10,9 @@ use tests::registry::{DIRECT, PASSWORD, Registry, docker_config};
 use tests::scenario::with_node;
 use tests::wait::{eventually, throughout};
 
-use super::{AFTER_BACKOFF, LIMIT, has_failed, image, named, node_credentials, pod, sees, waiting};
+use super::{
+    AFTER_BACKOFF, LIMIT, has_failed, image, named, node_credentials, pod, seen, sees, waiting,
+};
 
 /// How long a pod may take to go whose image is being pulled: its grace period is a second, and nothing of it runs.
 const PROMPT: Duration = Duration::from_secs(15);
@@ -171,6 +173,39 @@ fn parallel_pulls_pass_one_that_is_slow() {
         );
         let main = slow.container("main")?;
         ensure!(main.restart_count == 0, "{}", slow.describe());
+        Ok(())
+    });
+}
+
+#[test]
+fn pulls_beyond_the_limit_wait_for_their_turn() {
+    with_node(async |node| {
+        let registry = Registry::start(node).await?;
+        let names = ["first", "second", "third", "fourth", "fifth"];
+        for name in names {
+            registry.put(name, "1", &image(name)?)?;
+        }
+        let agent = Agent::ours(node)?;
+        agent.configure("serializeImagePulls", json!(false))?;
+        agent.configure("registryPullQPS", json!(1))?;
+        agent.configure("registryBurst", json!(1))?;
+        agent.start().await?;
+        node_credentials(node, Some(&docker_config(PASSWORD)))?;
+        for name in names {
+            node.put(&format!("{name}.yaml"), &pod(name, &named(name), ""))?;
+        }
+        for name in names {
+            agent.ready(name, AFTER_BACKOFF).await?;
+        }
+        let mut exceeded = 0;
+        for name in names {
+            let image = named(name);
+            let event = format!(
+                "Warning Failed containers{{main}} Failed to pull image \"{image}\": pull QPS exceeded"
+            );
+            exceeded += seen(&agent, name, &event)?;
+        }
+        ensure!(exceeded > 0, "all of them were pulled at once");
         Ok(())
     });
 }

@@ -60,7 +60,7 @@ fn a_pulled_image_is_for_those_who_could_pull_it_and_a_preloaded_one_for_all() {
         let preloaded = pod("preloaded", "docker.io/library/busybox:1.36", "");
         node.put("preloaded.yaml", &preloaded)?;
         has_failed(&agent, "bad", &secret, &["401 Unauthorized"]).await?;
-        has_failed(&agent, "none", &secret, &["no basic auth credentials"]).await?;
+        has_failed(&agent, "none", &secret, &["401 Unauthorized"]).await?;
         let message = waits(&agent, "never", "ErrImageNeverPull", &[]).await?;
         ensure!(
             message
@@ -74,7 +74,7 @@ fn a_pulled_image_is_for_those_who_could_pull_it_and_a_preloaded_one_for_all() {
         agent.start().await?;
         node.remove("never.yaml")?;
         node.put("later.yaml", &pod("later", &secret, ""))?;
-        has_failed(&agent, "later", &secret, &["no basic auth credentials"]).await?;
+        has_failed(&agent, "later", &secret, &["401 Unauthorized"]).await?;
         agent.terminate().await?;
         agent.configure(
             "imagePullCredentialsVerificationPolicy",
@@ -170,7 +170,7 @@ fn a_program_gives_the_credentials_of_a_static_pod() {
             ));
         agent.start().await?;
         node.put("app.yaml", &pod("app", &named("app"), ""))?;
-        has_failed(&agent, "app", &named("app"), &["no basic auth credentials"]).await?;
+        has_failed(&agent, "app", &named("app"), &["401 Unauthorized"]).await?;
         let log = agent.log()?;
         ensure!(log.contains("exit status 3: it is locked"), "{log}");
         fs::remove_file(&lock)?;

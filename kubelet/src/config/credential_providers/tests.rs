@@ -14,7 +14,7 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let binaries = directory.path().join("bin");
         fs::create_dir(&binaries).unwrap();
-        for (name, mode) in [("a", 0o755), ("b", 0o700), ("no", 0o644)] {
+        for (name, mode) in [("a", 0o755), ("b", 0o700), ("plain", 0o644)] {
             fs::write(binaries.join(name), "").unwrap();
             let mode = fs::Permissions::from_mode(mode);
             fs::set_permissions(binaries.join(name), mode).unwrap();
@@ -175,9 +175,9 @@ fn what_is_wrong_has_its_place_and_upstreams_words() {
             vec!["c.yaml:8:3: providers[0].arg: unknown field, did you mean \"args\"?"],
         ),
         (
-            format!("{HEAD}providers:\n{}", provider("no")),
+            format!("{HEAD}providers:\n{}", provider("plain")),
             vec![
-                "c.yaml:4:9: error inspecting binary executable bin/no: exec: \"bin/no\": permission denied",
+                "c.yaml:4:9: error inspecting binary executable bin/plain: exec: \"bin/plain\": permission denied",
             ],
         ),
         (

@@ -192,9 +192,7 @@ async fn a_present_image_is_used() {
         assert_eq!(ready.user, ImageUser::Uid(101));
         assert_eq!(
             bench.events(),
-            [
-                "Normal Pulled Container image \"nginx:1\" already present on machine and can be accessed by the pod"
-            ]
+            ["Normal Pulled Container image \"nginx:1\" already present on machine"]
         );
     }
     assert_eq!(bench.count(|r| &r.pulls), 0);

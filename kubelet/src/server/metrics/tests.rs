@@ -84,6 +84,10 @@ fn count_something() {
     all.rest_duration.observe(&["host:6443", "GET"], second);
     all.containers_per_pod.observe_number(3);
     all.image_pulled(20 << 20, second);
+    all.provider_duration.observe(&["p"], second);
+    all.provider_errors.inc(&["p"]);
+    all.ensured_images.inc(&["true", "always", "false"]);
+    all.must_pull_checks.inc(&["mustAuthenticate"]);
     all.pod_start_sli.observe(&[], second);
     all.pod_start_total.observe(&[], second);
     all.network_pod_started(second);

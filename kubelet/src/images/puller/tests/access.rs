@@ -108,11 +108,11 @@ async fn a_pull_that_is_given_up_leaves_no_file() {
     let bench = bench(directory.path());
     bench.set(|fake| fake.pull_time = Duration::from_secs(60));
     let right = secret("s", "u1");
-    let pull = bench.ensure_with("a", "r.io/a:1", Always, &right);
+    let mut pull = Box::pin(bench.ensure_with("a", "r.io/a:1", Always, &right));
     let counts = || bench.puller.records().unwrap().counts();
-    tokio::select! {
-        _ = pull => panic!("it ended"),
-        () = tokio::time::sleep(Duration::from_secs(1)) => assert_eq!(counts(), (1, 0)),
-    }
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut pull).await;
+    assert!(waited.is_err());
+    assert_eq!(counts(), (1, 0));
+    drop(pull);
     assert_eq!(counts(), (0, 0));
 }
