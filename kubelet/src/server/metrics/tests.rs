@@ -97,6 +97,14 @@ fn count_something() {
     all.certificates.client_until(1_795_302_148 + 3600);
     all.certificates.server_until(Some(1_795_302_148 + 7200));
     all.certificates.server_rotation.observe(second);
+    all.device_registrations.inc(&["example.com/dev"]);
+    all.device_allocations.observe(&["example.com/dev"], second);
+    let pod_resources = &all.pod_resources;
+    pod_resources.all.inc(&["v1"]);
+    pod_resources.list.inc(&["v1"]);
+    pod_resources.allocatable.inc(&["v1"]);
+    pod_resources.get.inc(&["v1"]);
+    pod_resources.get_errors.inc(&["v1"]);
     let probe = ["c", "ns", "p", "u", "Liveness", "successful"];
     all.probes.inc(&probe);
     all.probe_duration
