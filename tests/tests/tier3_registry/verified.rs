@@ -155,9 +155,7 @@ fn a_program_gives_the_credentials_of_a_static_pod() {
         let config = node.path("providers.yaml");
         fs::write(
             &config,
-            format!(
-                "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: provider\n  matchImages: ['*.test']\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n"
-            ),
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: provider\n  matchImages: ['*.test']\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n",
         )?;
         let agent = Agent::ours(node)?
             .with_flag(format!(
