@@ -159,9 +159,11 @@ fn close(metrics: &mut Metrics, (name, family): (String, Family)) -> Result<(), 
 }
 
 /// Counters of upstream's that are not called as Prometheus would have it.
-const COUNTERS: [&str; 3] = [
+const COUNTERS: [&str; 5] = [
     "container_memory_failcnt",
     "kubelet_certificate_manager_client_expiration_renew_errors",
+    "kubelet_container_aligned_compute_resources_count",
+    "kubelet_container_aligned_compute_resources_failure_count",
     "kubelet_server_expiration_renew_errors",
 ];
 
