@@ -159,11 +159,15 @@ fn close(metrics: &mut Metrics, (name, family): (String, Family)) -> Result<(), 
 }
 
 /// Counters of upstream's that are not called as Prometheus would have it.
-const COUNTERS: [&str; 5] = [
+const COUNTERS: [&str; 9] = [
     "container_memory_failcnt",
     "kubelet_certificate_manager_client_expiration_renew_errors",
     "kubelet_container_aligned_compute_resources_count",
     "kubelet_container_aligned_compute_resources_failure_count",
+    "kubelet_pod_resources_endpoint_errors_get",
+    "kubelet_pod_resources_endpoint_requests_get",
+    "kubelet_pod_resources_endpoint_requests_get_allocatable",
+    "kubelet_pod_resources_endpoint_requests_list",
     "kubelet_server_expiration_renew_errors",
 ];
 
