@@ -185,12 +185,12 @@ fn what_is_wrong_has_its_place_and_upstreams_words() {
                 "{HEAD}providers:\n{a}  tokenAttributes: {{requireServiceAccount: false, requiredServiceAccountAnnotationKeys: [x, x, '/y'], optionalServiceAccountAnnotationKeys: [x]}}\n"
             ),
             vec![
-                "c.yaml:8:20: providers[0].tokenAttributes.serviceAccountTokenAudience: Required value",
+                "c.yaml:8:3: providers[0].tokenAttributes.serviceAccountTokenAudience: Required value",
                 "c.yaml:8:89: providers[0].tokenAttributes.requiredServiceAccountAnnotationKeys: Forbidden: requireServiceAccount cannot be false when requiredServiceAccountAnnotationKeys is set",
                 "c.yaml:8:93: providers[0].tokenAttributes.requiredServiceAccountAnnotationKeys[1]: Duplicate value: \"x\"",
                 "c.yaml:8:96: providers[0].tokenAttributes.requiredServiceAccountAnnotationKeys[2]: Invalid value: \"/y\": prefix part must be a DNS subdomain (e.g. 'example.com')",
                 "c.yaml:8:20: providers[0].tokenAttributes: Invalid value: [\"x\"]: annotation keys cannot be both required and optional",
-                "c.yaml:8:20: providers[0].tokenAttributes.cacheType: Required value: cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token",
+                "c.yaml:8:3: providers[0].tokenAttributes.cacheType: Required value: cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token",
             ],
         ),
     ] {
