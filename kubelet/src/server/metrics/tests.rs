@@ -98,7 +98,9 @@ fn count_something() {
     all.certificates.server_until(Some(1_795_302_148 + 7200));
     all.certificates.server_rotation.observe(second);
     all.managers.device_registrations.inc(&["example.com/dev"]);
-    all.managers.device_allocations.observe(&["example.com/dev"], second);
+    all.managers
+        .device_allocations
+        .observe(&["example.com/dev"], second);
     let pod_resources = &all.pod_resources;
     pod_resources.all.inc(&["v1"]);
     pod_resources.list.inc(&["v1"]);
