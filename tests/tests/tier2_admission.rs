@@ -235,7 +235,9 @@ fn a_pod_that_runs_outlives_an_agent_under_whose_rules_it_would_not_fit() {
         node.kill_agent()?;
         node.put("a.yaml", &on_port("a", 8080))?;
         node.configure("maxPods", json!(1));
-        node.configure("systemReserved", json!({"cpu": "1000"}));
+        let cores = std::thread::available_parallelism()?.get();
+        let all_but_little = format!("{}m", cores * 1000 - 50);
+        node.configure("systemReserved", json!({ "cpu": all_but_little }));
         let before = node.runtime.changes().len();
         node.start_agent()?;
         let (reason, message) = refused(node, "a").await?;

@@ -123,11 +123,6 @@ fn plugins_that_cannot_be_taken_are_told_why() {
         node.start_agent()?;
         let cases = [
             (
-                "DevicePlugin",
-                vec!["1.0.0"],
-                "no handler registered for plugin type: DevicePlugin",
-            ),
-            (
                 "DRAPlugin",
                 vec!["1.0.0"],
                 "no handler registered for plugin type: DRAPlugin",

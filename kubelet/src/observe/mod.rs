@@ -365,8 +365,8 @@ impl Observer {
 fn seems_alive(observed: &ObservedPod, id: &str) -> bool {
     let container = observed.containers.iter().find(|c| c.id.as_str() == id);
     let sandbox = observed.sandboxes.iter().find(|s| s.id.as_str() == id);
-    container.is_some_and(|c| c.state == ContainerState::Running)
-        || sandbox.is_some_and(|s| s.ready)
+    // One that is being started may end before the runtime says that it runs: it will say so yet, and then that it ended.
+    container.is_some_and(|c| c.state != ContainerState::Exited) || sandbox.is_some_and(|s| s.ready)
 }
 
 impl ObservedPod {

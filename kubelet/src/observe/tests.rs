@@ -1,4 +1,4 @@
-use cri_proto::{ConnectOptions, Connection};
+use cri_proto::{ConnectOptions, Connection, v1};
 
 use super::*;
 use crate::logs::LogsConfig;
@@ -57,4 +57,27 @@ async fn what_is_known_or_being_looked_at_is_not_forgotten() {
     drop(looking);
     observer.forget_if_idle(&uid);
     assert!(knows(&observer, &uid), "the runtime holds something of it");
+}
+
+#[test]
+fn a_container_that_is_being_started_has_not_ended() {
+    let shown = |state: v1::ContainerState| {
+        let listed = v1::Container {
+            id: "c".to_owned(),
+            ..v1::Container::default()
+        };
+        let status = v1::ContainerStatus {
+            state: state.into(),
+            ..v1::ContainerStatus::default()
+        };
+        let seen = ObservedPod {
+            sandboxes: Vec::new(),
+            containers: vec![crate::runtime::observed::container(&listed, &status)],
+        };
+        seems_alive(&seen, "c")
+    };
+    assert!(shown(v1::ContainerState::ContainerCreated));
+    assert!(shown(v1::ContainerState::ContainerRunning));
+    assert!(!shown(v1::ContainerState::ContainerExited));
+    assert!(!seems_alive(&ObservedPod::default(), "c"), "it was removed");
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns: its socket in the agent's `device-plugins`, and one in `plugins_registry` where it is to register there.
 //! Inputs: calls of an agent; orders of a test ([`DevicePlugin::set`], [`DevicePlugin::fail`], [`DevicePlugin::hang`]).
-//! Outputs: what it was asked ([`DevicePlugin::calls`]).
+//! Outputs: what it was asked ([`DevicePlugin::calls_of`]).
 //! Tasks: those of the servers, on a thread with a runtime of its own: when it is stopped, connections and calls under way
 //! end as those of a process that is killed do.
 

@@ -280,21 +280,21 @@ impl Call {
                 std::future::pending().await
             }
             Effect::Kills(agent, Moment::During(time)) => {
-                let call = async { self.complete(request).await };
+                let doomed = Doomed(agent);
                 // Cancelled with the agent's connection, as by a client that is gone.
-                let (killed, _) = tokio::join!(
-                    async {
+                let _ = tokio::join!(
+                    async move {
                         tokio::time::sleep(time).await;
-                        kill(&agent)
+                        drop(doomed);
                     },
-                    call
+                    self.complete(request)
                 );
-                killed?;
                 std::future::pending().await
             }
             Effect::Kills(agent, Moment::After) => {
+                let doomed = Doomed(agent);
                 self.complete(request).await?;
-                kill(&agent)?;
+                drop(doomed);
                 std::future::pending().await
             }
             Effect::Delays(time) => {
@@ -343,6 +343,17 @@ async fn read(mut body: Body) -> Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+/// The agent whose call is under way: killed when this is dropped, and so also when it gives that call up before its time.
+struct Doomed(Arc<OwnedFd>);
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        if let Err(error) = kill(&self.0) {
+            eprintln!("the agent is not killed: {error}");
+        }
+    }
 }
 
 /// A process that has ended is as dead as it should be.
