@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::errors::error_chain;
 use crate::join::write_whole;
 
 /// The most that is read of a file: far more than any node writes.
@@ -182,6 +183,20 @@ impl StateFile {
             }
             number += 1;
         }
+    }
+
+    /// Puts `state` in the file's place, and says so where that fails: whether it was done.
+    pub(super) fn save<S: State>(&self, state: S) -> bool {
+        let stored = self.store(state);
+        if let Err(error) = &stored {
+            tracing::error!(
+                path = %self.path.display(),
+                error = error_chain(error),
+                "cannot write down what the {} manager has given; the next change tries again",
+                self.manager
+            );
+        }
+        stored.is_ok()
     }
 
     /// Puts `state` in the file's place.

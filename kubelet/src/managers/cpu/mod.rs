@@ -24,7 +24,6 @@ use super::state_file::StateFile;
 use super::topology::{Asking, Hint, HintProvider, Hints};
 use super::{AllocateError, ContainerGrants, CpuSet};
 use crate::config::FeatureGates;
-use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{ContainerKind, Pod, PodUid};
 use options::CpuOptions;
@@ -343,15 +342,7 @@ impl HintProvider for CpuManager {
         }
         self.count();
         let state = CpuState::new(POLICY, &self.shared, &self.entries);
-        match self.file.store(state) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => {
-                tracing::error!(
-                    error = error_chain(&error),
-                    "cannot write down who has which CPUs; the next change tries again"
-                );
-            }
-        }
+        self.unsaved = !self.file.save(state);
         true
     }
 

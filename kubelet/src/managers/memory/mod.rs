@@ -22,7 +22,6 @@ use super::state_file::{Found, StateFile};
 use super::topology::{Asking, Hint, HintProvider, Hints, NumaMask};
 use super::{AllocateError, ContainerGrants};
 use crate::cgroups::resources::qos_class;
-use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{self, ContainerKind, Pod, PodUid, QosClass};
 use nodes::{add_block, best, fits, fresh, remove_block, same, ways};
@@ -365,18 +364,8 @@ impl HintProvider for MemoryManager {
         if !self.unsaved {
             return false;
         }
-        match self
-            .file
-            .store(MemoryState::new(POLICY, &self.nodes, &self.entries))
-        {
-            Ok(()) => self.unsaved = false,
-            Err(error) => {
-                tracing::error!(
-                    error = error_chain(&error),
-                    "cannot write down who has which memory; the next change tries again"
-                );
-            }
-        }
+        let state = MemoryState::new(POLICY, &self.nodes, &self.entries);
+        self.unsaved = !self.file.save(state);
         true
     }
 
