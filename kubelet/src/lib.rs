@@ -92,4 +92,5 @@ pub mod stats;
 pub mod status;
 pub mod validate;
 pub mod volumes;
+mod whole_file;
 pub mod workers;

@@ -39,7 +39,6 @@ pub use self::client::ClientCertificate;
 use self::rejoin::Rejoin;
 pub use self::request::{Purpose, RequestError};
 pub use self::serving::{Serving, ServingCertificate, ServingPair};
-pub(crate) use self::store::write_whole;
 pub use self::store::{Store, StoreError};
 pub use self::troubles::{Complaints, Troubles};
 

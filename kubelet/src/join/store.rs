@@ -1,11 +1,12 @@
 //! Where a certificate and its key are kept: one file for each pair, and a link that names the one in use.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+
+use crate::whole_file;
 
 /// A file that could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -112,28 +113,7 @@ impl Store {
 
 /// Writes a file that only root reads: whole or not at all, and never readable by anybody else meanwhile.
 pub(super) fn write_private(path: &Path, text: &[u8]) -> Result<(), StoreError> {
-    write_whole(path, text, 0o600).map_err(StoreError::new("write", path))
-}
-
-/// Writes a file whole or not at all, with its mode from the first byte on.
-pub(crate) fn write_whole(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    // One of an agent that was killed in between.
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
+    whole_file::replace(path, text, 0o600).map_err(StoreError::new("write", path))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::errors::error_chain;
-use crate::join::write_whole;
+use crate::whole_file;
 
 /// The most that is read of a file: far more than any node writes.
 const MOST_BYTES: u64 = 16 << 20;
@@ -206,7 +206,7 @@ impl StateFile {
     pub(super) fn store<S: State>(&self, mut state: S) -> io::Result<()> {
         let checksum = checksum(&state);
         state.set_checksum(checksum);
-        write_whole(&self.path, &serde_json::to_vec(&state)?, 0o600)
+        whole_file::replace(&self.path, &serde_json::to_vec(&state)?, 0o600)
     }
 }
 

@@ -15,7 +15,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use crate::clock::Clock;
-use crate::join::write_whole;
+use crate::whole_file;
 
 /// How long it counts (upstream's `maxAge`).
 const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -59,7 +59,7 @@ pub fn self_signed(
         move |source| SelfSignedError::Write { path, source }
     };
     let write = |path: &Path, text: &str, mode: u32| {
-        write_whole(path, text.as_bytes(), mode).map_err(failed(path))
+        whole_file::replace(path, text.as_bytes(), mode).map_err(failed(path))
     };
     std::fs::create_dir_all(directory).map_err(failed(directory))?;
     // A certificate without its key would be kept.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::whole_file;
+
 /// As upstream names it, so that either kubelet finds the other's.
 const NAME: &str = "99-kubelet.conf";
 
@@ -30,11 +32,9 @@ pub(super) fn write(directory: &Path, delay: Duration) -> Result<PathBuf, DropIn
     if fs::read_to_string(&path).is_ok_and(|there| there == text) {
         return Ok(path);
     }
-    // logind reads every file whose name ends in .conf; this one does not.
-    let temporary = directory.join(format!("{NAME}.new"));
     fs::create_dir_all(directory).map_err(failed)?;
-    fs::write(&temporary, text).map_err(failed)?;
-    fs::rename(&temporary, &path).map_err(failed)?;
+    // logind reads every file whose name ends in .conf; that of the unfinished one does not.
+    whole_file::replace(&path, text.as_bytes(), 0o644).map_err(failed)?;
     Ok(path)
 }
 

@@ -1,11 +1,11 @@
 //! `graceful_node_shutdown_state`: when the last shutdown began and ended, for those who look after it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
+
+use crate::whole_file;
 
 /// Name of the file in the root directory, as upstream has it.
 pub(super) const NAME: &str = "graceful_node_shutdown_state";
@@ -20,21 +20,13 @@ pub(super) fn write(
 ) -> Result<(), io::Error> {
     let end = end.map_or_else(|| NO_TIME.to_owned(), |end| end.to_string());
     let text = format!("{{\"startTime\":\"{start}\",\"endTime\":\"{end}\"}}");
-    let temporary = root.join(format!(".tmp-{NAME}"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, root.join(NAME))?;
-    File::open(root)?.sync_all()
+    whole_file::replace(&root.join(NAME), text.as_bytes(), 0o644)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::service::Before;
-use crate::join::write_whole;
+use crate::whole_file;
 
 /// What names of a node's pairs begin with, and of the key that waits for its certificate.
 const PAIRS: [&str; 2] = ["kubelet-client", "kubelet-server"];
@@ -138,7 +138,7 @@ impl Journal {
     fn save(&self) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(&self.record)
             .map_err(|error| Failure::Other(error.to_string()))?;
-        write_whole(&self.file, &text, 0o600).map_err(Failure::file("write", &self.file))
+        whole_file::replace(&self.file, &text, 0o600).map_err(Failure::file("write", &self.file))
     }
 
     /// Makes a directory and those above it; the record is saved with the next change.
@@ -167,7 +167,7 @@ impl Journal {
             return Ok(());
         }
         self.expect(path, digest_of(text))?;
-        write_whole(path, text, mode).map_err(Failure::file("write", path))
+        whole_file::replace(path, text, mode).map_err(Failure::file("write", path))
     }
 
     /// Notes that somebody else is about to write, or remove, the file.
@@ -186,7 +186,7 @@ impl Journal {
             Ok(metadata) => {
                 let aside = aside(path, "before-join");
                 let text = fs::read(path).map_err(Failure::file("read", path))?;
-                write_whole(&aside, &text, metadata.mode() & 0o7777)
+                whole_file::replace(&aside, &text, metadata.mode() & 0o7777)
                     .map_err(Failure::file("write", &aside))?;
                 Some(aside)
             }

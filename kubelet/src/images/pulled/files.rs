@@ -1,16 +1,16 @@
 //! A directory of small files, each named by the SHA-256 of what it is about.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::record::NoRecord;
 use crate::errors::error_chain;
+use crate::whole_file::{self, UNFINISHED};
 
-/// How upstream's names begin, and how those of unfinished files end.
+/// How upstream's names begin.
 const PREFIX: &str = "sha256-";
-const UNFINISHED: &str = ".tmp";
 /// Bytes of a file; a larger one is none of ours.
 const MOST: u64 = 4 << 20;
 
@@ -55,18 +55,7 @@ impl Directory {
     /// Writes the file about `what`, whole or not at all.
     pub(super) fn write(&self, what: &str, text: &str) -> Result<(), FileError> {
         let path = self.0.join(name_of(what));
-        let unfinished = self.0.join(format!("{}{UNFINISHED}", name_of(what)));
-        let written = || {
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&unfinished)?.write_all(text.as_bytes())?;
-            fs::rename(&unfinished, &path)
-        };
-        written().map_err(|error| {
-            // It may be there, and half.
-            let _ = fs::remove_file(&unfinished);
-            Self::failed(&path)(error)
-        })
+        whole_file::replace(&path, text.as_bytes(), 0o600).map_err(Self::failed(&path))
     }
 
     /// The file about `what`, if there is one.
