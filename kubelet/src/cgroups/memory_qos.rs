@@ -105,6 +105,18 @@ impl MemoryQos {
         })
     }
 
+    /// What is kept in sum of Guaranteed pods' memory for ever, and of Burstable ones' until there is no other; bytes.
+    pub(super) fn kept_in_sum(&self, requests: &ClassRequests) -> (u64, u64) {
+        let kept = |bytes: i64| match self.reserves {
+            true => u64::try_from(bytes).unwrap_or(0),
+            false => 0,
+        };
+        (
+            kept(requests.guaranteed_memory),
+            kept(requests.burstable_memory),
+        )
+    }
+
     /// What the level of a class keeps; that of Guaranteed pods is the one of all pods, and keeps what those below it do.
     pub(super) fn class(&self, class: QosClass, requests: &ClassRequests) -> Kept {
         let kept = |bytes: i64| Some(if self.reserves { bytes } else { 0 });
@@ -225,6 +237,7 @@ mod tests {
         assert_eq!(kept(&qos, QosClass::Guaranteed), (Some(80), None));
         assert_eq!(kept(&qos, QosClass::Burstable), (None, Some(30)));
         assert_eq!(kept(&qos, QosClass::BestEffort), (None, None));
+        assert_eq!(qos.kept_in_sum(&requests), (50, 30));
         let of_pod = |qos: &MemoryQos, resources| {
             let kept = qos.pod(&of(resources)).unwrap();
             (kept.min, kept.low)
@@ -238,6 +251,7 @@ mod tests {
         assert_eq!(of_pod(&qos, asks("2Ki")), (None, None));
         assert_eq!(kept(&qos, QosClass::Guaranteed), (Some(0), None));
         assert_eq!(kept(&qos, QosClass::Burstable), (None, Some(0)));
+        assert_eq!(qos.kept_in_sum(&requests), (0, 0));
     }
 
     #[test]

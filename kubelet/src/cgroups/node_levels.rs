@@ -7,6 +7,7 @@ use super::levels::{self, HugePages, Limits};
 use super::systemd::{self, Slice};
 use super::{Begun, Cgroups, CgroupsError, ClassRequests, Version, memory_qos, resources};
 use crate::dir::Dir;
+use crate::metrics::kubelet;
 use crate::pod::QosClass;
 
 /// The hierarchy of version 1 that systemd keeps its units in.
@@ -46,6 +47,10 @@ impl Cgroups {
         let begun = self.begun()?;
         if !self.config.per_qos {
             return Ok(());
+        }
+        if let Some(qos) = &self.config.memory_qos {
+            let (min, low) = qos.kept_in_sum(requests);
+            kubelet().managers.memory_kept(min, low);
         }
         for (class, limits) in self.class_limits(requests) {
             let mut differing = Vec::new();

@@ -42,6 +42,9 @@ pub struct Managers {
     pub memory_requests: Counter,
     /// Those that did not get it.
     pub memory_errors: Counter,
+    /// What of memory the kernel keeps for Guaranteed and for Burstable pods, bytes; told where it keeps any at all.
+    memory_min: GaugeVec,
+    memory_low: GaugeVec,
     /// What was given as aligned as the configuration wants it, by `boundary` and `scope`.
     pub aligned: CounterVec,
     /// What could not be.
@@ -104,6 +107,16 @@ impl Managers {
                 "kubelet_memory_manager_pinning_errors_total",
                 "[ALPHA] The number of memory pages allocations which required pinning that failed.",
             ),
+            memory_min: GaugeVec::new(
+                "kubelet_memory_qos_node_memory_min_bytes",
+                "[ALPHA] Total cgroup v2 memory.min in bytes for Guaranteed pods. This memory is hard-reserved and never reclaimed by the kernel.",
+                &[],
+            ),
+            memory_low: GaugeVec::new(
+                "kubelet_memory_qos_node_memory_low_bytes",
+                "[ALPHA] Total cgroup v2 memory.low in bytes for Burstable pods. This memory is soft-reserved and may be reclaimed under extreme pressure.",
+                &[],
+            ),
             aligned: CounterVec::new(
                 "kubelet_container_aligned_compute_resources_count",
                 "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.",
@@ -138,6 +151,12 @@ impl Managers {
         self.unaligned.ensure(&[boundary, scope]);
     }
 
+    /// So much of memory is kept for Guaranteed pods and for Burstable ones (`MemoryQoS`), bytes.
+    pub fn memory_kept(&self, min: u64, low: u64) {
+        self.memory_min.set(&[], min);
+        self.memory_low.set(&[], low);
+    }
+
     pub(super) fn write(&self, out: &mut Exposition) {
         self.device_allocations.write(out);
         self.device_registrations.write(out);
@@ -150,6 +169,8 @@ impl Managers {
         self.cpu_shared_milli.write(out);
         self.memory_errors.write(out);
         self.memory_requests.write(out);
+        self.memory_low.write(out);
+        self.memory_min.write(out);
         self.admission_duration.write(out);
         self.admission_errors.write(out);
         self.admissions.write(out);

@@ -247,6 +247,16 @@ pub(super) fn memory_is_kept_and_throttled(session: &mut Session) -> Result<()> 
     let vm = &mut session.vm;
     let told = vm.ok("systemctl show kubepods.slice -P MemoryMin")?;
     ensure!(told == (112 * MIB).to_string(), "MemoryMin is {told}");
+    let metrics = vm.ok("curl -s --unix-socket /var/lib/kubelet/agent.sock http://localhost/metrics | grep memory_qos_node")?;
+    for (name, bytes) in [("min", 64 * MIB), ("low", 48 * MIB)] {
+        let sample = metrics.lines().find_map(|line| {
+            line.strip_prefix(&format!("kubelet_memory_qos_node_memory_{name}_bytes "))
+        });
+        let told = sample.context("no such sample")?.parse::<f64>()?;
+        #[expect(clippy::cast_precision_loss, reason = "some MiB")]
+        let wanted = bytes as f64;
+        ensure!((told - wanted).abs() < 1.0, "{metrics}");
+    }
     vm.ok("rm /etc/kubernetes/manifests/kept.yaml")?;
     guest::all_ready(vm, &PODS)?;
     vm.ok(&format!(
