@@ -17,9 +17,7 @@ pub(crate) const UNFINISHED: &str = ".tmp";
 /// # Errors
 /// When it cannot be written; the file before is as it was then, and nothing is left beside it.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(UNFINISHED);
-    let unfinished = PathBuf::from(unfinished);
+    let unfinished = unfinished(path);
     // One of an agent that was killed in between.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -36,6 +34,13 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Some(directory) if directory != Path::new("") => File::open(directory)?.sync_all(),
         _ => File::open(".")?.sync_all(),
     }
+}
+
+/// What the file at `path` is called while it is being written.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    PathBuf::from(name)
 }
 
 fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

@@ -129,7 +129,7 @@ impl Journal {
             },
         };
         if let Some(directory) = file.parent() {
-            journal.make_directory(directory)?;
+            make(&journal.note_missing(directory))?;
         }
         journal.save()?;
         Ok(journal)
@@ -141,21 +141,17 @@ impl Journal {
         whole_file::replace(&self.file, &text, 0o600).map_err(Failure::file("write", &self.file))
     }
 
-    /// Makes a directory and those above it; the record is saved with the next change.
-    fn make_directory(&mut self, directory: &Path) -> Result<(), Failure> {
+    /// Notes a directory and those above it that are not there yet, the uppermost first.
+    fn note_missing(&mut self, directory: &Path) -> Vec<PathBuf> {
         let mut missing = Vec::new();
         let mut at = Some(directory);
         while let Some(path) = at.filter(|path| !path.exists()) {
             missing.push(path.to_owned());
             at = path.parent();
         }
-        for path in missing.into_iter().rev() {
-            fs::create_dir(&path).map_err(Failure::file("make", &path))?;
-            let mode = fs::Permissions::from_mode(DIRECTORY_MODE);
-            fs::set_permissions(&path, mode).map_err(Failure::file("make", &path))?;
-            self.record.directories.push(path);
-        }
-        Ok(())
+        missing.reverse();
+        self.record.directories.extend_from_slice(&missing);
+        missing
     }
 
     /// Writes a file whole, keeping the one of before. One that is so already stays, and is not of the record.
@@ -178,27 +174,26 @@ impl Journal {
         self.expect(path, String::new())
     }
 
+    /// Notes a change, then makes ready for it: killed in between, nothing is there that the record does not know.
     fn expect(&mut self, path: &Path, written: String) -> Result<(), Failure> {
-        if let Some(directory) = path.parent() {
-            self.make_directory(directory)?;
-        }
+        let missing = path.parent().map(|directory| self.note_missing(directory));
         let before = match fs::metadata(path) {
-            Ok(metadata) => {
-                let aside = aside(path, "before-join");
-                let text = fs::read(path).map_err(Failure::file("read", path))?;
-                whole_file::replace(&aside, &text, metadata.mode() & 0o7777)
-                    .map_err(Failure::file("write", &aside))?;
-                Some(aside)
-            }
+            Ok(metadata) => Some((aside(path, "before-join"), metadata.mode() & 0o7777)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Failure::file("read", path)(error)),
         };
         self.record.changes.push(Change {
             path: path.to_owned(),
-            before,
+            before: before.as_ref().map(|(aside, _)| aside.clone()),
             written,
         });
-        self.save()
+        self.save()?;
+        make(&missing.unwrap_or_default())?;
+        let Some((aside, mode)) = before else {
+            return Ok(());
+        };
+        let text = fs::read(path).map_err(Failure::file("read", path))?;
+        whole_file::replace(&aside, &text, mode).map_err(Failure::file("write", &aside))
     }
 
     /// Whether the agent has come to a certificate since this was begun.
@@ -259,7 +254,12 @@ impl Journal {
                 Some(before) => fs::rename(before, &change.path),
                 None => fs::remove_file(&change.path),
             };
+            // A copy that is not there was put back already, or never made: then the file is as it was.
             push(&mut failures, "undo", &change.path, undone);
+            remove_unfinished(&mut failures, &change.path);
+            if let Some(before) = &change.before {
+                remove_unfinished(&mut failures, before);
+            }
         }
         for name in pairs(&record.pki) {
             let path = record.pki.join(&name);
@@ -280,6 +280,15 @@ impl Journal {
             }
         }
         let directories = std::mem::take(&mut self.record.directories);
+        let remove_directories = || {
+            for directory in directories.iter().rev() {
+                // Whatever somebody has put there keeps it.
+                let _ = fs::remove_dir(directory);
+            }
+        };
+        // All but the record's own, which goes when the record has gone.
+        remove_directories();
+        remove_unfinished(&mut failures, &self.file);
         let removed = match self.record.earlier.take() {
             Some(earlier) => {
                 self.record = *earlier;
@@ -288,12 +297,29 @@ impl Journal {
             None => fs::remove_file(&self.file).map_err(Failure::file("remove", &self.file)),
         };
         failures.extend(removed.err());
-        for directory in directories.iter().rev() {
-            // Whatever somebody has put there keeps it.
-            let _ = fs::remove_dir(directory);
-        }
+        remove_directories();
         (failures, kept)
     }
+}
+
+fn make(directories: &[PathBuf]) -> Result<(), Failure> {
+    for path in directories {
+        fs::create_dir(path).map_err(Failure::file("make", path))?;
+        let mode = fs::Permissions::from_mode(DIRECTORY_MODE);
+        fs::set_permissions(path, mode).map_err(Failure::file("make", path))?;
+    }
+    Ok(())
+}
+
+/// Removes what was written of the file at `path` before it could take its name.
+fn remove_unfinished(failures: &mut Vec<Failure>, path: &Path) {
+    let unfinished = whole_file::unfinished(path);
+    push(
+        failures,
+        "remove",
+        &unfinished,
+        fs::remove_file(&unfinished),
+    );
 }
 
 fn push(failures: &mut Vec<Failure>, what: &'static str, path: &Path, done: io::Result<()>) {
@@ -336,157 +362,4 @@ fn digest_of(text: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Place {
-        directory: tempfile::TempDir,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            Self { directory }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.directory.path().join(name)
-        }
-
-        fn begin(&self, earlier: Option<Journal>, mends: bool) -> Journal {
-            let (file, pki) = (self.path("lib/join.json"), self.path("lib/pki"));
-            Journal::begin(&file, &pki, earlier, mends, Record::default()).unwrap()
-        }
-
-        fn all(&self) -> Vec<String> {
-            let mut found = Vec::new();
-            let mut open = vec![self.directory.path().to_owned()];
-            while let Some(directory) = open.pop() {
-                for entry in fs::read_dir(directory).unwrap() {
-                    let path = entry.unwrap().path();
-                    let name = path.strip_prefix(self.directory.path()).unwrap();
-                    found.push(name.display().to_string());
-                    if path.is_dir() && !path.is_symlink() {
-                        open.push(path);
-                    }
-                }
-            }
-            found.sort();
-            found
-        }
-    }
-
-    #[test]
-    fn what_fails_leaves_nothing_and_what_was_there_is_there_again() {
-        let place = Place::new();
-        fs::write(place.path("config"), "own").unwrap();
-        fs::write(place.path("same"), "same").unwrap();
-        let before = place.all();
-        let mut journal = place.begin(None, false);
-        journal.write(&place.path("config"), b"new", 0o644).unwrap();
-        journal.write(&place.path("same"), b"same", 0o644).unwrap();
-        journal
-            .write(&place.path("etc/deep/ca"), b"ca", 0o644)
-            .unwrap();
-        journal
-            .expect_written(&place.path("etc/kubelet.conf"))
-            .unwrap();
-        fs::write(place.path("etc/kubelet.conf"), "by the agent").unwrap();
-        fs::create_dir(place.path("lib/pki")).unwrap();
-        for name in ["kubelet-client.key.tmp", "kubelet-server-current.pem"] {
-            fs::write(place.path("lib/pki").join(name), "key").unwrap();
-        }
-        assert_eq!(fs::read(place.path("config")).unwrap(), b"new");
-        // As after SIGKILL: from the file alone.
-        let journal = Journal::read(&place.path("lib/join.json"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(journal.record.state, State::Begun);
-        assert!(!journal.has_certificate());
-        let link = place.path("lib/pki/kubelet-client-current.pem");
-        std::os::unix::fs::symlink("pair", link).unwrap();
-        assert!(journal.has_certificate());
-        let (failures, kept) = journal.undo();
-        assert!(failures.is_empty() && kept.is_empty(), "{failures:?}");
-        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
-        let mut after = place.all();
-        assert!(
-            !after.iter().any(|name| name.contains("kubelet-")),
-            "{after:?}"
-        );
-        // Made by the agent, not by the join.
-        after.retain(|name| !name.starts_with("lib"));
-        assert_eq!(after, before);
-    }
-
-    #[test]
-    fn who_leaves_gets_back_what_was_there_and_keeps_edits() {
-        let place = Place::new();
-        fs::write(place.path("config"), "own").unwrap();
-        let mut journal = place.begin(None, false);
-        journal.write(&place.path("config"), b"new", 0o644).unwrap();
-        journal.write(&place.path("ca"), b"ca", 0o644).unwrap();
-        journal.commit().unwrap();
-        fs::write(place.path("config"), "edited").unwrap();
-        let journal = Journal::read(&place.path("lib/join.json"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(journal.record.state, State::Joined);
-        let (failures, kept) = journal.undo();
-        assert!(failures.is_empty(), "{failures:?}");
-        assert_eq!(kept, [place.path("config.before-leave")]);
-        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
-        assert_eq!(place.all(), ["config", "config.before-leave"]);
-    }
-
-    #[test]
-    fn a_mended_join_is_left_as_the_first_one() {
-        let place = Place::new();
-        fs::write(place.path("config"), "own").unwrap();
-        let mut journal = place.begin(None, false);
-        journal
-            .write(&place.path("config"), b"joined", 0o644)
-            .unwrap();
-        journal.commit().unwrap();
-        let read = || Journal::read(&place.path("lib/join.json")).unwrap();
-        // One that fails: as before it.
-        let mut mending = place.begin(read(), true);
-        mending
-            .write(&place.path("config"), b"mended", 0o644)
-            .unwrap();
-        assert!(mending.undo().0.is_empty());
-        assert_eq!(fs::read(place.path("config")).unwrap(), b"joined");
-        assert_eq!(read().unwrap().record.state, State::Joined);
-        // One that does not.
-        let mut mending = place.begin(read(), true);
-        mending
-            .write(&place.path("config"), b"mended", 0o644)
-            .unwrap();
-        mending.write(&place.path("more"), b"more", 0o644).unwrap();
-        mending.commit().unwrap();
-        assert_eq!(
-            place.all(),
-            [
-                "config",
-                "config.before-join",
-                "lib",
-                "lib/join.json",
-                "more"
-            ]
-        );
-        let (failures, _) = read().unwrap().undo();
-        assert!(failures.is_empty(), "{failures:?}");
-        assert_eq!(fs::read(place.path("config")).unwrap(), b"own");
-        assert!(!place.path("more").exists());
-    }
-
-    #[test]
-    fn nothing_is_kept_of_mending_somebody_elses_join() {
-        let place = Place::new();
-        fs::write(place.path("kubelet.conf"), "expired").unwrap();
-        let mut journal = place.begin(None, true);
-        journal.expect_written(&place.path("kubelet.conf")).unwrap();
-        journal.commit().unwrap();
-        assert_eq!(place.all(), ["kubelet.conf", "lib"]);
-    }
-}
+mod tests;
