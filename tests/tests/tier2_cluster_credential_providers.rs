@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::agent::PodView as _;
-use tests::cluster::{bound_pod, with_cluster};
+use tests::cluster::{Cluster, bound_pod, path, with_cluster};
 use tests::in_process::FakeNode;
 
 const IMAGE: &str = "r.example/team/app:1";
@@ -62,6 +62,30 @@ fn asked(node: &FakeNode) -> Result<Vec<Value>> {
     lines.collect::<Result<_, _>>().context("what it was asked")
 }
 
+/// Lets nodes have tokens for the provider's audience: an API server gives none for others than its own and those of
+/// volumes. The double does not ask.
+async fn allow_audience(cluster: &Cluster) -> Result<()> {
+    if cluster.double().is_some() {
+        return Ok(());
+    }
+    let (group, name) = ("rbac.authorization.k8s.io", "audience");
+    let role = json!({
+        "metadata": { "name": name },
+        "rules": [{
+            "apiGroups": [""], "resources": ["r.example"], "verbs": ["request-serviceaccounts-token-audience"],
+        }],
+    });
+    let binding = json!({
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": name },
+        "subjects": [{ "apiGroup": group, "kind": "Group", "name": "system:nodes" }],
+    });
+    let client = cluster.client();
+    client.create(&path("clusterroles", "", ""), &role).await?;
+    let bindings = path("clusterrolebindings", "", "");
+    client.create(&bindings, &binding).await.map(drop)
+}
+
 fn pod(name: &str, account: &str) -> Value {
     let mut pod = bound_pod(name);
     pod["spec"]["serviceAccountName"] = json!(account);
@@ -74,6 +98,7 @@ fn pod(name: &str, account: &str) -> Value {
 fn a_provider_is_given_the_pods_token_and_the_image_is_its_accounts() {
     with_cluster(async |cluster, node| {
         with_provider(node)?;
+        allow_audience(cluster).await?;
         for (name, annotations) in [
             ("builder", json!({ "r.example/role": "pull" })),
             ("other", json!({ "r.example/role": "push" })),

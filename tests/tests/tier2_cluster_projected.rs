@@ -65,8 +65,8 @@ fn trust_bundles_of_a_signer_are_one_file_that_follows_them() {
         };
         let source = json!([{"clusterTrustBundle": {"signerName": SIGNER, "path": "ca",
             "labelSelector": {"matchLabels": {"live": "yes"}}}}]);
-        cluster.add(&pod("a", &source)).await?;
-        let event = cluster.event("a", "FailedMount").await?;
+        cluster.add(&pod("trusting", &source)).await?;
+        let event = cluster.event("trusting", "FailedMount").await?;
         let message = event.message.unwrap_or_default();
         ensure!(
             message.ends_with(
@@ -78,7 +78,7 @@ fn trust_bundles_of_a_signer_are_one_file_that_follows_them() {
         cluster.client().create(&bundles, &first).await?;
         let unwanted = bundle("old", "no", &other);
         cluster.client().create(&bundles, &unwanted).await?;
-        let file = volume(node, "a").await?.join("ca");
+        let file = volume(node, "trusting").await?.join("ca");
         ensure!(std::fs::read_to_string(&file)? == authority);
         let two = bundle("two", "yes", &other);
         cluster.client().create(&bundles, &two).await?;

@@ -63,7 +63,7 @@ pub fn path(plural: &str, namespace: &str, name: &str) -> String {
         "runtimeclasses" => "/apis/node.k8s.io/v1",
         "certificatesigningrequests" => "/apis/certificates.k8s.io/v1",
         "clustertrustbundles" | "podcertificaterequests" => "/apis/certificates.k8s.io/v1beta1",
-        "clusterrolebindings" => "/apis/rbac.authorization.k8s.io/v1",
+        "clusterroles" | "clusterrolebindings" => "/apis/rbac.authorization.k8s.io/v1",
         "csinodes" | "csidrivers" | "volumeattachments" => "/apis/storage.k8s.io/v1",
         _ => "/api/v1",
     };
