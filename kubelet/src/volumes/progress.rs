@@ -109,7 +109,9 @@ impl Drop for Telling {
 mod tests {
     use serde_json::json;
 
+    use super::super::ownership::{ChangePolicy, apply_by};
     use super::*;
+    use crate::dir::Dir;
     use crate::events::recorder;
 
     fn pod(uid: &str) -> Pod {
@@ -161,6 +163,25 @@ mod tests {
         drop(telling);
         tokio::time::sleep(NEXT * 10).await;
         assert_eq!(told("long-1").len(), 3, "it is done");
+    }
+
+    #[test]
+    fn each_file_that_is_given_away_counts() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("sub")).unwrap();
+        std::fs::write(temp.path().join("sub/file"), "").unwrap();
+        std::os::unix::fs::symlink("sub", temp.path().join("link")).unwrap();
+        let volume = Dir::open(temp.path()).unwrap();
+        let own = i64::from(rustix::process::getegid().as_raw());
+        let counted = |policy| {
+            let progress = Progress::of(&pod("counted-1"), volume.path());
+            let files = progress.files.clone();
+            apply_by(policy, &volume, own, false, progress).unwrap();
+            files.load(Ordering::Relaxed)
+        };
+        assert_eq!(counted(ChangePolicy::Always), 4);
+        // The volume itself says that they are.
+        assert_eq!(counted(ChangePolicy::OnRootMismatch), 0);
     }
 
     #[tokio::test(start_paused = true)]
