@@ -298,3 +298,60 @@ fn an_argument_that_is_no_text_is_a_usage_error() {
     let text = String::from_utf8_lossy(&run.stderr);
     assert!(text.contains("is not UTF-8"), "{text}");
 }
+
+#[test]
+fn objects_are_judged_as_by_the_nodes_own_settings() {
+    const OWN: &str = "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\n";
+    const REFUSED: &str = "a.yaml:2:7: a ConfigMap is not taken from manifests on a node with an API server, or with staticPodObjects: Never; set staticPodObjects: Always in the file of --agent-config\n\
+         b.yaml:5:34: spec.volumes[0].configMap: static pods may not reference configmaps\n";
+    const TAKEN: &str = "a.yaml: ok (ConfigMap default/c)\nb.yaml: ok (pod default/b-n1)\n";
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: b}\n";
+    let user = "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec:\n  volumes: [{name: v, configMap: {name: c}}]\n  containers: [{name: c, image: nginx}]\n";
+    let room = room(&[
+        ("a.yaml", map.to_owned()),
+        ("b.yaml", user.to_owned()),
+        ("auto", format!("{OWN}staticPodObjects: Auto\n")),
+        ("always", format!("{OWN}staticPodObjects: Always\n")),
+        ("never", format!("{OWN}staticPodObjects: Never\n")),
+        ("wrong", format!("{OWN}staticPodObjects: always\n")),
+    ]);
+    for (settings, joined, valid) in [
+        ("", false, true),
+        ("", true, false),
+        ("auto", false, true),
+        ("auto", true, false),
+        ("always", false, true),
+        ("always", true, true),
+        ("never", false, false),
+        ("never", true, false),
+    ] {
+        let own = format!("--agent-config={settings}");
+        let mut arguments = vec!["--node-name=n1", "a.yaml", "b.yaml"];
+        arguments.extend((!settings.is_empty()).then_some(&*own));
+        arguments.extend(joined.then_some("--kubeconfig=/etc/kubernetes/kubelet.conf"));
+        let run = validate(room.path(), &arguments, "");
+        assert_eq!(run.status, i32::from(!valid), "{arguments:?}");
+        let own = match settings.is_empty() {
+            true => String::new(),
+            false => format!("{settings}: ok (AgentConfiguration)\n"),
+        };
+        let expected = match valid {
+            true => TAKEN,
+            false => REFUSED,
+        };
+        assert_eq!(run.stdout, format!("{own}{expected}"), "{arguments:?}");
+    }
+    let run = validate(room.path(), &["--agent-config=wrong"], "");
+    assert_eq!(run.status, 1);
+    assert_eq!(
+        run.stdout,
+        "wrong:3:19: staticPodObjects must be \"Auto\", \"Always\" or \"Never\", found \"always\"\n"
+    );
+    let run = validate(room.path(), &["--agent-config=none", "a.yaml"], "");
+    assert_eq!(run.status, 1);
+    assert_eq!(
+        run.stdout,
+        "none:1:1: cannot read the configuration file: No such file or directory (os error 2)\n\
+         a.yaml: ok (ConfigMap default/c)\n"
+    );
+}

@@ -7,6 +7,7 @@
 mod containers;
 mod log;
 mod machine;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use tests::agent::NODE_NAME;
 use tests::cluster::{Cluster, LIMIT, bound_pod, path, with_cluster};
 use tests::csi_driver::{CsiDriver, Traits};
-use tests::http::get_unix;
 use tests::in_process::FakeNode;
 use tests::is_root;
 use tests::wait::{eventually, throughout};
@@ -30,24 +29,14 @@ async fn describe(cluster: &Cluster, driver: &Value, volume: &Value) -> Result<(
     let client = cluster.client();
     let object = json!({"metadata": {"name": DRIVER}, "spec": driver});
     client.create(&path("csidrivers", "", ""), &object).await?;
-    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "pv-1"}});
-    let claim = cluster.add_object("persistentvolumeclaims", &claim).await?;
-    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
-    let status = format!("{}/status", path("persistentvolumeclaims", "default", "c"));
-    client.merge(&status, &bound).await?;
-    let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
-        "persistentVolumeReclaimPolicy": "Retain",
-        "claimRef": {"namespace": "default", "name": "c", "uid": claim["metadata"]["uid"]},
-        "csi": {"driver": DRIVER, "volumeHandle": "vol-1", "fsType": "ext4", "volumeAttributes": {"a": "b"}}});
+    let mut spec = json!({"csi": {"driver": DRIVER, "volumeHandle": "vol-1", "fsType": "ext4",
+        "volumeAttributes": {"a": "b"}}});
     for (key, value) in volume.as_object().into_iter().flatten() {
         spec[key] = value.clone();
     }
-    let volume = json!({"metadata": {"name": "pv-1"}, "spec": spec});
-    client
-        .create(&path("persistentvolumes", "", ""), &volume)
+    cluster
+        .add_bound_claim(&json!({"name": "c"}), "pv-1", &spec)
         .await
-        .map(drop)
 }
 
 /// What the attach controller and the driver's controller do.
@@ -411,40 +400,25 @@ fn what_a_volume_takes_is_told_as_its_driver_says() {
         describe(cluster, &json!({"attachRequired": false}), &json!({})).await?;
         let driver = driver(node, &[Ability::GetVolumeStats])?;
         driver.start()?;
-        let socket = node.path("agent.sock");
-        let settings = format!(
-            "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nsocket: {}\n",
-            socket.display()
-        );
-        std::fs::write(node.path("agent.yaml"), settings)?;
-        let file = node.path("agent.yaml").display().to_string();
-        node.set_flag("--agent-config", &file);
+        node.with_socket("")?;
         node.start_agent()?;
         cluster.add(&pod("a")).await?;
         let at = node.main_of("a").await?.mounted("/data")?;
         cluster.ready("a").await?;
-        // The runtime of this test is served by its thread.
-        let ask = move || get_unix(&socket, "/metrics");
-        let metrics = tokio::task::spawn_blocking(ask).await??.body;
+        let told = node.metrics().await?;
         let asked = driver.calls_of("NodeGetVolumeStats");
         ensure!(
             asked.len() == 1 && asked[0].target == at.display().to_string(),
             "{asked:?}"
         );
         for (name, value) in [
-            ("capacity_bytes", "1073741824"),
-            ("used_bytes", "1048576"),
-            ("inodes_used", "7"),
+            ("capacity_bytes", 1_073_741_824.0),
+            ("used_bytes", 1_048_576.0),
+            ("inodes_used", 7.0),
         ] {
-            let line = format!(
-                "kubelet_volume_stats_{name}{{namespace=\"default\",persistentvolumeclaim=\"c\"}} "
-            );
-            let told = metrics.lines().find_map(|one| one.strip_prefix(&line));
-            let told: Option<f64> = told.and_then(|value| value.parse().ok());
-            ensure!(
-                told == value.parse().ok() && told.is_some(),
-                "{name}: {told:?}"
-            );
+            let of = [("namespace", "default"), ("persistentvolumeclaim", "c")];
+            let found = told.value(&format!("kubelet_volume_stats_{name}"), &of);
+            ensure!(found == Some(value), "{name}: {found:?}");
         }
         // What was said a moment ago is not asked for again.
         ensure!(driver.calls_of("NodeGetVolumeStats").len() == 1);

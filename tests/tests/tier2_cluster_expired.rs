@@ -35,13 +35,7 @@ fn it_says_so_waits_and_is_mended_in_place() {
     with_node(async |node| {
         let site = Site::new(node).await?;
         let cluster = &site.cluster;
-        let settings = format!(
-            "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nsocket: {}\n",
-            node.path("agent.sock").display()
-        );
-        fs::write(node.path("agent.yaml"), settings)?;
-        let agent = node.path("agent.yaml").display().to_string();
-        node.set_flag("--agent-config", &agent);
+        node.with_socket("")?;
         node.put("s.yaml", STATIC)?;
         let joined = site.join(TOKEN, &site.cluster.pin()?, &[])?.ended().await?;
         ensure!(joined.code == Some(0), "{joined:?}");

@@ -1,7 +1,6 @@
 //! ConfigMaps and Secrets of manifests on a node of a cluster: off, unless configured or in use before the node joined;
 //! and never those of the API server. On the double.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,18 +64,6 @@ async fn logged(node: &FakeNode, text: &str) -> Result<()> {
     .await
 }
 
-fn settings(node: &FakeNode, text: &str) -> Result<()> {
-    let file = node.path("agent.yaml");
-    let socket = node.path("agent.sock");
-    let head = format!(
-        "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nsocket: {}\n",
-        socket.display()
-    );
-    fs::write(&file, head + text)?;
-    node.set_flag("--agent-config", &file.display().to_string());
-    Ok(())
-}
-
 /// What a subcommand of the agent prints.
 async fn ask(socket: &Path, words: &[&str]) -> Result<String> {
     let mut command = std::process::Command::new(tests::profile_dir()?.join("kubelet"));
@@ -123,7 +110,7 @@ fn unless_configured_a_node_of_a_cluster_takes_none() {
 #[test]
 fn neither_serves_the_other_ones_pods_and_status_says_why_there_is_no_mirror() {
     with_cluster(async |cluster, node| {
-        settings(node, "staticPodObjects: Always\n")?;
+        node.with_socket("staticPodObjects: Always\n")?;
         cluster
             .add_object("configmaps", &map("both", "api"))
             .await?;

@@ -17,6 +17,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 const SIGNER: &str = "signer.test/pods";
+/// The tests of this program count in one process.
+const REFUSING: &str = "signer.test/refusing";
 
 fn pod(name: &str, sources: &Value) -> Value {
     let mut pod = bound_pod(name);
@@ -135,14 +137,14 @@ async fn issue(cluster: &Cluster, request: &Value, refresh: i64) -> Result<()> {
     );
     let requested = Requested::read(text.as_bytes())?;
     ensure!(requested.name.is_empty(), "{:?}", requested.name);
-    let life = Duration::from_secs(20);
+    let life = Duration::from_secs(60);
     let chain = cluster.authority.sign(requested, life)?;
     let now = Timestamp::now();
     let status = json!({
         "certificateChain": format!("of a test\n{chain}"),
         "notBefore": now.to_string(),
         "beginRefreshAt": (now + refresh.seconds()).to_string(),
-        "notAfter": (now + 20.seconds()).to_string(),
+        "notAfter": (now + 60.seconds()).to_string(),
     });
     decide(cluster, request, "Issued", status).await
 }
@@ -157,6 +159,30 @@ fn credential(volume: &Path) -> Result<Vec<u8>> {
     Ok(own)
 }
 
+/// Waits until the agent counts so many certificates of `signer` in each state.
+async fn counted(node: &FakeNode, signer: &str, expected: &[(&str, u32)]) -> Result<()> {
+    const NAME: &str = "kubelet_podcertificate_states";
+    eventually(
+        "certificates are counted by their state",
+        LIMIT,
+        async || {
+            let told = node.metrics().await?;
+            let own = told
+                .samples(NAME)
+                .filter(|s| s.label("signer_name") == signer);
+            let states: Vec<_> = own
+                .map(|s| (s.label("state").to_owned(), s.value))
+                .collect();
+            let expected = expected
+                .iter()
+                .map(|(state, n)| ((*state).to_owned(), f64::from(*n)));
+            ensure!(states.iter().cloned().eq(expected), "{states:?}");
+            Ok(())
+        },
+    )
+    .await
+}
+
 #[test]
 fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
     with_double(async |cluster, _, node| {
@@ -165,6 +191,7 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
         }
         let account = json!({"metadata": {"name": "runner"}});
         let account = cluster.add_object("serviceaccounts", &account).await?;
+        node.with_socket("")?;
         node.start_agent()?;
         let source = json!([{"podCertificate": {"signerName": SIGNER, "keyType": "ED25519",
             "credentialBundlePath": "both", "maxExpirationSeconds": 3600,
@@ -183,8 +210,10 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
         for (field, value) in expected.as_object().context("an object")? {
             ensure!(spec[field] == *value, "{field}: {spec}");
         }
+        counted(node, SIGNER, &[("not_yet_issued", 1)]).await?;
         issue(cluster, &request, 2).await?;
         let volume = volume(node, "a").await?;
+        counted(node, SIGNER, &[("fresh", 1)]).await?;
         let first = credential(&volume)?;
         // Its time comes; with the next one there is another key, too.
         let request = next(cluster).await?;
@@ -193,7 +222,10 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
             ensure!(credential(&volume)? != first);
             Ok(())
         })
-        .await
+        .await?;
+        counted(node, SIGNER, &[("fresh", 1)]).await?;
+        cluster.delete_pod("a", None).await?;
+        counted(node, SIGNER, &[]).await
     });
 }
 
@@ -205,8 +237,9 @@ fn a_certificate_that_is_refused_keeps_its_pod_from_running_and_says_why() {
         }
         let account = json!({"metadata": {"name": "runner"}});
         cluster.add_object("serviceaccounts", &account).await?;
+        node.with_socket("")?;
         node.start_agent()?;
-        let source = json!([{"podCertificate": {"signerName": SIGNER, "keyType": "ECDSAP256",
+        let source = json!([{"podCertificate": {"signerName": REFUSING, "keyType": "ECDSAP256",
             "keyPath": "key", "certificateChainPath": "chain"}}]);
         let mut wanting = pod("a", &source);
         wanting["spec"]["serviceAccountName"] = json!("runner");
@@ -227,6 +260,7 @@ fn a_certificate_that_is_refused_keeps_its_pod_from_running_and_says_why() {
             Ok(())
         })
         .await?;
+        counted(node, REFUSING, &[("denied", 1)]).await?;
         ensure!(pending(cluster).await?.is_empty(), "it is asked again");
         ensure!(node.runtime.running("default/a/main").is_empty());
         Ok(())

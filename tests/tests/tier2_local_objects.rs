@@ -279,14 +279,7 @@ fn a_broken_file_keeps_its_objects_across_a_restart() {
 #[test]
 fn they_may_have_a_directory_of_their_own_or_be_off() {
     with_node(async |node| {
-        let settings = |text: &str| -> Result<()> {
-            let file = node.path("agent.yaml");
-            let head = "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\n";
-            fs::write(&file, format!("{head}{text}"))?;
-            node.set_flag("--agent-config", &file.display().to_string());
-            Ok(())
-        };
-        settings("staticPodObjectsDirectory: objects\n")?;
+        node.with_socket("staticPodObjectsDirectory: objects\n")?;
         node.start_agent()?;
         node.put("a.yaml", &pod("a", IN_ENVIRONMENT))?;
         node.waiting("a", "main", "CreateContainerConfigError")
@@ -304,7 +297,7 @@ fn they_may_have_a_directory_of_their_own_or_be_off() {
         ensure!(node.pod("p").is_err());
 
         node.kill_agent()?;
-        settings("staticPodObjects: Never\n")?;
+        node.with_socket("staticPodObjects: Never\n")?;
         node.start_agent()?;
         logged(node, "static pods may not reference configmaps").await?;
         node.put("c.yaml", &config_map("c", "one"))?;

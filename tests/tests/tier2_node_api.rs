@@ -224,13 +224,7 @@ fn reading_is_not_executing_unless_upstreams_rule_is_asked_for() {
             );
         }
         node.kill_agent()?;
-        let own =
-            "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nexecVerb: method\n";
-        fs::write(node.path("agent.yaml"), own)?;
-        node.set_flag(
-            "--agent-config",
-            &node.path("agent.yaml").display().to_string(),
-        );
+        node.with_socket("execVerb: method\n")?;
         node.start_agent()?;
         serves(&reader).await?;
         let (code, body) = ask(&reader, "GET", "/exec/a/b/c").await?;

@@ -147,6 +147,7 @@ fn csi_config(config: &Config, boot: &Option<SinceBoot>) -> CsiConfig {
         controller_attaches: config.node.controller_attach_detach,
         republish_every: config.sources.sync_every,
         file_context: csi::file_context(Path::new(SELINUX_ENFORCE), Path::new("/etc/selinux")),
+        asks_condition: config.gates.enabled("CSIVolumeHealth"),
     }
 }
 

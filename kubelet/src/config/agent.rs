@@ -53,6 +53,16 @@ pub enum StaticPodObjects {
 impl StaticPodObjects {
     const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
 
+    /// Whether they serve a pod that is new on a node that has an API server or not.
+    #[must_use]
+    pub fn serve_new_pods(self, joined: bool) -> bool {
+        match self {
+            Self::Auto => !joined,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+
     /// As it is written in the file.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -149,7 +159,11 @@ impl AgentSettings {
         Self::parse(path, &bytes)
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+    /// Reads what the file `path` holds; reads no file.
+    ///
+    /// # Errors
+    /// When anything in it is unknown or wrong.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
         let path: Arc<Path> = path.into();
         let document = single_document(&path, bytes, API_VERSION, KIND)?;
         let checked = check(&document, AGENT_FIELDS);

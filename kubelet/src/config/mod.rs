@@ -378,6 +378,7 @@ const HEEDED_GATES: &[&str] = &[
     "CPUManagerPolicyAlphaOptions",
     "CPUManagerPolicyBetaOptions",
     "CPUManagerPolicyOptions",
+    "CSIVolumeHealth",
     "ClusterTrustBundle",
     "ClusterTrustBundleProjection",
     "ContainerStopSignals",

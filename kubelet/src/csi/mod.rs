@@ -55,7 +55,7 @@ use node_info::Published;
 use object::DriverObjects;
 pub(crate) use selinux::file_context;
 pub use set_up::CsiMounted;
-pub use usage::{Amount, Usage};
+pub use usage::{Amount, Condition, Usage};
 pub use volume::{CsiVolume, SecretRef};
 
 /// Settings of this room.
@@ -75,6 +75,8 @@ pub struct CsiConfig {
     pub republish_every: Duration,
     /// The SELinux context of containers' files; none where SELinux is off.
     pub file_context: Option<String>,
+    /// Whether drivers are asked how their volumes are (`CSIVolumeHealth`).
+    pub asks_condition: bool,
 }
 
 /// The connection to the API server.
@@ -97,6 +99,7 @@ pub struct Inner {
     controller_attaches: bool,
     republish_every: Duration,
     file_context: Option<String>,
+    asks_condition: bool,
     dirs: PodDirs,
     drivers: Arc<Registry>,
     objects: DriverObjects,
@@ -144,6 +147,7 @@ impl Csi {
             controller_attaches: config.controller_attaches,
             republish_every: config.republish_every,
             file_context: config.file_context,
+            asks_condition: config.asks_condition,
             dirs,
             drivers: Arc::default(),
             objects: DriverObjects::default(),

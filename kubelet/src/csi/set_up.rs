@@ -20,7 +20,9 @@ use super::volume::{CsiVolume, pod_info};
 use super::{Csi, Lifecycle, cluster, merged, names, selinux};
 use crate::dir::Dir;
 use crate::pod::{self, Pod, PodUid};
-use crate::volumes::{ChangePolicy, HostVolume, MountedVolumes, give_to_group, on_own_thread};
+use crate::volumes::{
+    ChangePolicy, HostVolume, MountedVolumes, Progress, give_to_group, on_own_thread,
+};
 
 /// What became of a pod's volumes of drivers.
 #[derive(Debug, Default)]
@@ -364,8 +366,9 @@ impl Csi {
             return Ok(());
         };
         let (policy, read_only) = (ChangePolicy::of(pod), volume.read_only);
+        let progress = Progress::of(pod, mounted.path());
         let done = on_own_thread("fs-group", move |_| {
-            give_to_group(policy, &mounted, group, read_only)
+            give_to_group(policy, &mounted, group, read_only, progress)
         });
         let done = done.await.map_err(|_| CsiError::Interrupted)?;
         done.map_err(|source| CsiError::FsGroup {

@@ -20,13 +20,24 @@ pub struct Amount {
     pub available: u64,
 }
 
-/// What a volume has and takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a volume has and takes. What its driver does not say is 0, as upstream has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes; none where its driver does not say.
-    pub bytes: Option<Amount>,
+    /// Bytes.
+    pub bytes: Amount,
     /// Inodes.
-    pub inodes: Option<Amount>,
+    pub inodes: Amount,
+    /// How it is; none where nobody says.
+    pub condition: Option<Condition>,
+}
+
+/// How a volume is, by its driver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// It is not as it should be.
+    pub abnormal: bool,
+    /// What is wrong.
+    pub message: String,
 }
 
 impl Csi {
@@ -51,6 +62,15 @@ impl Csi {
             }
         };
         let mut usage = Usage::default();
+        if self.asks_condition && driver.can(Ability::VolumeCondition) {
+            let said = answer.volume_condition.unwrap_or_default();
+            usage.condition = Some(Condition {
+                abnormal: said.abnormal,
+                message: said.message,
+            });
+        } else if answer.usage.is_empty() {
+            return None;
+        }
         for one in &answer.usage {
             let count = |number: i64| number.max(0).unsigned_abs();
             let amount = Amount {
@@ -59,8 +79,8 @@ impl Csi {
                 available: count(one.available),
             };
             match one.unit() {
-                Unit::Bytes => usage.bytes = Some(amount),
-                Unit::Inodes => usage.inodes = Some(amount),
+                Unit::Bytes => usage.bytes = amount,
+                Unit::Inodes => usage.inodes = amount,
                 Unit::Unknown => {}
             }
         }

@@ -1,9 +1,9 @@
-//! Looks at logs: how large each is, with its next write to be told.
+//! Looks at logs: how large each is, with its next write to be told where that is wanted.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use super::schedule::Found;
+use super::schedule::{Due, Found, Watched};
 use super::writes::Writes;
 use super::{LogsError, PodLogs};
 use crate::dir::Dir;
@@ -24,9 +24,9 @@ pub(super) struct Looked {
 }
 
 impl PodLogs {
-    /// Looks at logs of containers, by id and path, and has the next write to each told. What cannot be looked at is
-    /// lacking, and the reason is in the agent's log.
-    pub(super) fn look(&self, due: Vec<(String, String)>, writes: &Writes) -> Vec<Looked> {
+    /// Looks at logs of containers, and has the next write to those told of which it is wanted. What cannot be looked at
+    /// is lacking, and the reason is in the agent's log.
+    pub(super) fn look(&self, due: Vec<Due>, writes: &Writes) -> Vec<Looked> {
         let root = Dir::open(&self.config.pod_logs_dir);
         if let Err(error) = &root {
             let error = error_chain(error);
@@ -35,7 +35,8 @@ impl PodLogs {
         // They are on one disk: mounts below it are not entered.
         let free = root.as_ref().ok().and_then(|root| root.free_bytes().ok());
         let starved = free.is_some_and(|free| free < FULL);
-        let look = |(id, path): (String, String)| {
+        let look = |Due { id, path, watch }: Due| {
+            let writes = watch.then_some(writes);
             let found = match &root {
                 Ok(root) => self.look_at(root, &id, path.as_ref(), (writes, starved)),
                 Err(_) => Ok(Found::Lacking),
@@ -55,7 +56,7 @@ impl PodLogs {
         root: &Dir,
         id: &str,
         path: &Path,
-        (writes, starved): (&Writes, bool),
+        (writes, starved): (Option<&Writes>, bool),
     ) -> Result<Found, LogsError> {
         let Some(names) = self.names_of(path) else {
             return Ok(Found::Elsewhere);
@@ -63,10 +64,14 @@ impl PodLogs {
         let Some(log) = root.file_below(&names)? else {
             return Ok(Found::Lacking);
         };
-        let watch = writes.watch(id, log.as_fd());
-        if let Err(error) = &watch {
-            tracing::debug!(id, %error, "no word of writes to a log; looking at it each interval");
-        }
+        let watched = match writes.map(|writes| writes.watch(id, log.as_fd())) {
+            None => Watched::Unasked,
+            Some(Ok(())) => Watched::Yes,
+            Some(Err(error)) => {
+                tracing::debug!(id, %error, "no word of writes to a log; looking at it each interval");
+                Watched::Never
+            }
+        };
         // After the watch: what is written from here on is told, what was before is seen.
         let known = log.metadata().map_err(|source| LogsError::File {
             action: "look at",
@@ -75,7 +80,7 @@ impl PodLogs {
         })?;
         Ok(Found::Size {
             bytes: known.len(),
-            watched: watch.is_ok(),
+            watched,
             starved,
         })
     }

@@ -1,7 +1,9 @@
 //! When to look at which log next, by how fast it is written. Pure: no I/O, no clock.
 //!
 //! A log that nobody writes to is not looked at: its first write is heard of ([`super::writes`]), and the look comes
-//! before a writer of [`FAST`] could have added a second's worth beyond what the log had room for. One that would be
+//! before a writer of [`FAST`] could have added a second's worth beyond what the log had room for. One that is written to
+//! again and again is looked at in turn, all such logs together, and nothing is heard of it until it has been quiet for a
+//! while: a word a line would cost more than all looks. One that would be
 //! full before that, at the pace it has, is looked at when it is. `containerLogMonitorInterval` bounds the wait from
 //! above, and is the pace where the kernel tells of no writes and where a rotation failed.
 
@@ -13,10 +15,36 @@ const FAST: u64 = 50_000_000;
 /// From the first write to the look, at least; half a second less than the bound allows for, since the word of it, the
 /// rotation and the runtime take their time too.
 const HEARD: Duration = Duration::from_millis(250);
+/// Between two looks at a log that is looked at in turn, for the same bound and by the same reckoning.
+const IN_TURN: Duration = Duration::from_millis(500);
+/// A log that is written to again within this time is looked at in turn, until it has not grown for as long.
+const QUIET: Duration = Duration::from_secs(5);
 /// Between two looks at a log that is filled faster than this.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Looks that are due within this time are one.
+/// Looks that are due within this time are one. Those in turn are within half of the time between them.
 const TOGETHER: Duration = Duration::from_millis(50);
+
+/// A log to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// The container.
+    pub(super) id: String,
+    /// The log.
+    pub(super) path: String,
+    /// Whether its next write is to be told.
+    pub(super) watch: bool,
+}
+
+/// Whether the next write to a log will be heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// It will.
+    Yes,
+    /// Nobody has asked for it.
+    Unasked,
+    /// The kernel does not tell.
+    Never,
+}
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +58,7 @@ pub(super) enum Found {
         /// Before any rotation.
         bytes: u64,
         /// Whether its next write will be heard of.
-        watched: bool,
+        watched: Watched,
         /// Whether its disk has no room for it to grow.
         starved: bool,
     },
@@ -55,10 +83,28 @@ struct Log {
     pace: u64,
     /// Whether it had grown at the last look. One that has something at the first may be written to.
     grew: bool,
-    /// From its next write to the look.
-    wait: Duration,
+    /// What the fastest writer needs to fill it.
+    room: Duration,
+    /// When its first write after a look was last heard of.
+    heard: Option<Duration>,
+    /// Until when it is looked at in turn, unless it grows.
+    in_turn_until: Option<Duration>,
     /// When it is looked at; none until it is written to.
     due: Option<Duration>,
+}
+
+impl Log {
+    fn is_in_turn(&self, now: Duration) -> bool {
+        self.in_turn_until.is_some_and(|until| now < until)
+    }
+
+    /// How much before its time a look at it may be made with others.
+    fn earlier(&self, now: Duration) -> Duration {
+        match self.is_in_turn(now) {
+            true => (IN_TURN + self.room) / 2,
+            false => TOGETHER,
+        }
+    }
 }
 
 impl Schedule {
@@ -81,7 +127,9 @@ impl Schedule {
                 since: None,
                 pace: 0,
                 grew: false,
-                wait: HEARD,
+                room: Duration::ZERO,
+                heard: None,
+                in_turn_until: None,
                 due: Some(now + HEARD.min(self.interval)),
             });
             self.logs.insert(id, log);
@@ -99,15 +147,19 @@ impl Schedule {
         Some(due.saturating_sub(now))
     }
 
-    /// Id and path of each log to look at now: none before the first is due, and then those that soon are.
-    pub(super) fn due(&self, now: Duration) -> Vec<(String, String)> {
+    /// The logs to look at now: none before the first is due, and then those that soon are.
+    pub(super) fn due(&self, now: Duration) -> Vec<Due> {
         if self.next(now) != Some(Duration::ZERO) {
             return Vec::new();
         }
-        let is_due = |log: &Log| log.due.is_some_and(|due| due <= now + TOGETHER);
+        let is_due = |log: &Log| log.due.is_some_and(|due| due <= now + log.earlier(now));
         let due = self.logs.iter().filter(|(_, log)| is_due(log));
-        due.map(|(id, log)| (id.clone(), log.path.clone()))
-            .collect()
+        let due = due.map(|(id, log)| Due {
+            id: id.clone(),
+            path: log.path.clone(),
+            watch: !log.is_in_turn(now),
+        });
+        due.collect()
     }
 
     /// Notes that a log is written to, for the first time since the last look.
@@ -116,7 +168,11 @@ impl Schedule {
             && log.due.is_none()
         {
             log.since = Some(now);
-            log.due = Some(now + log.wait);
+            log.due = Some(now + (HEARD + log.room).min(self.interval));
+            let before = log.heard.replace(now);
+            if before.is_some_and(|before| now.saturating_sub(before) < QUIET) {
+                log.in_turn_until = Some(now + QUIET);
+            }
         }
     }
 
@@ -151,20 +207,30 @@ impl Schedule {
         let is_full = bytes >= max_size;
         log.size = if is_full { 0 } else { bytes };
         log.since = Some(now);
+        if grown > 0 && log.in_turn_until.is_some() {
+            log.in_turn_until = Some(now + QUIET);
+        } else if !log.is_in_turn(now) {
+            log.in_turn_until = None;
+        }
         let room = max_size - log.size;
-        log.wait = (HEARD + time(room, FAST)).min(interval);
+        log.room = time(room, FAST);
+        let wait = match watched {
+            Watched::Unasked => IN_TURN,
+            Watched::Yes | Watched::Never => HEARD,
+        };
+        let wait = (wait + log.room).min(interval);
         let full_in = match log.pace {
             0 => Duration::MAX,
             pace => time(room, pace).max(SHORTEST),
         };
-        log.due = match (full_in <= log.wait, is_full, watched) {
+        log.due = match (full_in <= wait, is_full, watched) {
             (true, _, _) => Some(now + full_in),
-            (false, true, _) => Some(now + log.wait),
-            (false, false, true) => None,
-            (false, false, false) => Some(now + interval),
+            (false, true, _) | (false, false, Watched::Unasked) => Some(now + wait),
+            (false, false, Watched::Yes) => None,
+            (false, false, Watched::Never) => Some(now + interval),
         };
         if starved && !is_full && grown > 0 {
-            let soon = now + log.wait;
+            let soon = now + wait;
             log.due = Some(log.due.map_or(soon, |due| due.min(soon)));
         }
         starved && !is_full && grown == 0 && had_grown
@@ -174,7 +240,7 @@ impl Schedule {
     pub(super) fn begun_anew(&mut self, id: &str, now: Duration) {
         if let Some(log) = self.logs.get_mut(id) {
             (log.size, log.since) = (0, Some(now));
-            let soon = now + log.wait;
+            let soon = now + (HEARD + log.room).min(self.interval);
             log.due = Some(log.due.map_or(soon, |due| due.min(soon)));
         }
     }
@@ -198,175 +264,4 @@ fn time(bytes: u64, pace: u64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAX: u64 = 10_000_000;
-    const INTERVAL: Duration = Duration::from_secs(10);
-    /// What a log with all its room is left alone for after its first write.
-    const WAIT: Duration = Duration::from_millis(450);
-
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    fn running(ids: &[&str]) -> Vec<(String, String)> {
-        ids.iter()
-            .map(|id| ((*id).to_owned(), format!("/logs/{id}")))
-            .collect()
-    }
-
-    fn schedule(ids: &[&str]) -> Schedule {
-        let mut schedule = Schedule::new(INTERVAL, MAX);
-        schedule.set_running(running(ids), Duration::ZERO);
-        schedule
-    }
-
-    fn size(bytes: u64) -> Found {
-        Found::Size {
-            bytes,
-            watched: true,
-            starved: false,
-        }
-    }
-
-    fn starved(bytes: u64) -> Found {
-        Found::Size {
-            bytes,
-            watched: true,
-            starved: true,
-        }
-    }
-
-    #[test]
-    fn nothing_is_waited_for_while_nothing_runs_or_writes() {
-        let mut schedule = schedule(&[]);
-        assert_eq!(schedule.next(ms(3)), None);
-        schedule.set_running(running(&["a"]), ms(5));
-        assert_eq!(schedule.next(ms(5)), Some(HEARD), "it may be at it already");
-        schedule.looked("a", size(0), ms(255));
-        assert_eq!(schedule.next(ms(255)), None);
-        schedule.written("a", ms(90_000));
-        assert_eq!(schedule.next(ms(90_000)), Some(WAIT));
-        schedule.written("a", ms(90_100));
-        assert_eq!(schedule.next(ms(90_100)), Some(WAIT - ms(100)), "the first");
-        schedule.set_running(running(&[]), ms(90_200));
-        assert_eq!(schedule.next(ms(90_200)), None);
-    }
-
-    #[test]
-    fn a_line_now_and_then_has_one_look_a_write() {
-        let mut schedule = schedule(&["a"]);
-        schedule.looked("a", size(0), ms(250));
-        for n in 1..20 {
-            let at = ms(n * 1000);
-            schedule.written("a", at);
-            assert_eq!(schedule.due(at + WAIT), running(&["a"]));
-            schedule.looked("a", size(n * 100), at + WAIT);
-            assert_eq!(schedule.next(at + WAIT), None);
-        }
-    }
-
-    #[test]
-    fn a_log_that_fills_is_looked_at_when_it_is_full() {
-        let mut schedule = schedule(&["a"]);
-        schedule.looked("a", size(0), ms(0));
-        schedule.written("a", ms(1000));
-        // 40 MB a second: five of ten megabytes are left, and full in an eighth of a second.
-        schedule.looked("a", size(5_000_000), ms(1125));
-        assert_eq!(schedule.next(ms(1125)), Some(ms(125)));
-        assert_eq!(schedule.pace("a"), 40_000_000);
-        schedule.looked("a", size(10_000_000), ms(1250));
-        assert_eq!(schedule.next(ms(1250)), Some(ms(250)), "begun anew");
-        // Faster than it can be looked at.
-        schedule.looked("a", size(900_000_000), ms(1500));
-        assert_eq!(schedule.next(ms(1500)), Some(SHORTEST));
-    }
-
-    #[test]
-    fn whatever_the_pace_was_a_burst_adds_less_than_a_second_of_it() {
-        for size_before in [0, 1, MAX / 2, MAX - 1] {
-            let mut schedule = schedule(&["a"]);
-            schedule.looked("a", size(size_before), ms(0));
-            schedule.written("a", ms(5000));
-            let waited = schedule.next(ms(5000)).unwrap();
-            let written = FAST * u64::try_from(waited.as_millis()).unwrap() / 1000;
-            assert!(size_before + written <= MAX + FAST / 2, "{size_before}");
-        }
-    }
-
-    #[test]
-    fn a_log_that_was_rotated_is_looked_at_once_without_word() {
-        let mut schedule = schedule(&["a"]);
-        schedule.looked("a", size(MAX), ms(250));
-        assert_eq!(schedule.next(ms(250)), Some(WAIT));
-        // It had gone, and the runtime has made it again.
-        schedule.looked("a", Found::Lacking, ms(700));
-        schedule.begun_anew("a", ms(710));
-        assert_eq!(schedule.next(ms(710)), Some(WAIT));
-    }
-
-    #[test]
-    fn without_word_of_writes_or_a_log_the_interval_is_the_pace() {
-        let mut schedule = schedule(&["a", "b", "c"]);
-        let unwatched = Found::Size {
-            bytes: 5,
-            watched: false,
-            starved: false,
-        };
-        schedule.looked("a", unwatched, ms(250));
-        schedule.looked("b", Found::Lacking, ms(250));
-        schedule.looked("c", Found::Elsewhere, ms(250));
-        assert_eq!(schedule.next(ms(250)), Some(INTERVAL));
-        assert_eq!(schedule.due(ms(10_250)), running(&["a", "b"]));
-        assert!(schedule.due(ms(10_249)).is_empty());
-    }
-
-    #[test]
-    fn room_is_made_for_a_log_that_was_written_to_and_cannot_grow() {
-        let mut schedule = schedule(&["a"]);
-        assert!(!schedule.looked("a", size(1000), ms(250)));
-        schedule.written("a", ms(1000));
-        // It still grew: another look without word, since a write that fails is none.
-        assert!(!schedule.looked("a", starved(2000), ms(1450)));
-        let next = schedule.next(ms(1450)).unwrap();
-        assert!(schedule.looked("a", starved(2000), ms(1450) + next));
-        assert_eq!(schedule.next(ms(3000)), None);
-        // Nobody has written since: whoever took the room is not given more.
-        assert!(!schedule.looked("a", starved(2000), ms(3000)));
-        schedule.written("a", ms(4000));
-        assert!(!schedule.looked("a", starved(2100), ms(4450)));
-        let next = schedule.next(ms(4450)).unwrap();
-        assert!(!schedule.looked("a", size(2100), ms(4450) + next), "room");
-    }
-
-    #[test]
-    fn an_agent_that_begins_on_a_full_disk_makes_room_once() {
-        let mut schedule = schedule(&["a", "empty"]);
-        assert!(!schedule.looked("a", starved(2000), ms(250)));
-        assert!(!schedule.looked("empty", starved(0), ms(250)));
-        let then = ms(250) + schedule.next(ms(250)).unwrap();
-        assert!(schedule.looked("a", starved(2000), then));
-        assert!(!schedule.looked("empty", starved(0), then));
-        assert_eq!(schedule.next(then), None);
-    }
-
-    #[test]
-    fn the_interval_bounds_the_wait_for_a_large_log() {
-        let mut schedule = Schedule::new(Duration::from_secs(3), 1 << 30);
-        schedule.set_running(running(&["a"]), ms(0));
-        schedule.looked("a", size(0), ms(250));
-        schedule.written("a", ms(1000));
-        assert_eq!(schedule.next(ms(1000)), Some(Duration::from_secs(3)));
-    }
-
-    #[test]
-    fn a_new_container_leaves_the_others_their_state() {
-        let mut schedule = schedule(&["a"]);
-        schedule.looked("a", size(7), ms(250));
-        schedule.set_running(running(&["a", "b"]), ms(41_000));
-        assert_eq!(schedule.due(ms(41_250)), running(&["b"]));
-        schedule.looked("gone", size(1), ms(41_250));
-        assert!(!schedule.has("gone") && schedule.has("a"));
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use tokio::task::JoinSet;
 
 use super::look::Looked;
-use super::schedule::{Found, Schedule};
+use super::schedule::{Due, Found, Schedule};
 use super::writes::Writes;
 use super::{LogsError, PodLogs, Rotation, RotationLimits};
 use crate::clock::Clock;
@@ -175,7 +175,7 @@ impl Rotator {
     /// Looks at logs, and rotates those that are over the limit.
     async fn round(
         self: &Arc<Self>,
-        due: Vec<(String, String)>,
+        due: Vec<Due>,
         workers: usize,
         schedule: &mut Schedule,
         compression: &mut Compression,

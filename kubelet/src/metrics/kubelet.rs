@@ -7,6 +7,7 @@ use super::certificates::Certificates;
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 use super::managers::Managers;
 use super::names::{image_size, operation_of};
+use super::pod_certificates::PodCertificates;
 use super::pod_resources::PodResourcesCounts;
 use super::text::{Exposition, Family};
 
@@ -151,6 +152,8 @@ pub struct Kubelet {
     pub managers: Managers,
     /// The node's certificates.
     pub certificates: Certificates,
+    /// Those of pods.
+    pub pod_certificates: PodCertificates,
     /// Probes, by `container`, `namespace`, `pod`, `pod_uid`, `probe_type` and `result`.
     pub probes: CounterVec,
     /// How long they took, by `container`, `namespace`, `pod` and `probe_type`.
@@ -356,6 +359,7 @@ static KUBELET: Kubelet = Kubelet {
     ),
     managers: Managers::new(),
     certificates: Certificates::new(),
+    pod_certificates: PodCertificates::new(),
     probes: CounterVec::new(
         "prober_probe_total",
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -470,6 +474,7 @@ impl Kubelet {
         self.pod_start_total.write(out);
         self.worker_duration.write(out);
         self.worker_start.write(out);
+        self.pod_certificates.write(out, now);
         self.run_sandbox_duration.write(out);
         self.run_sandbox_errors.write(out);
         self.runtime_duration.write(out);

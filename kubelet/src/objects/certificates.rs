@@ -31,6 +31,7 @@ use crate::api::{Retry, random, watch_objects};
 use crate::clock::system_wall;
 use crate::errors::error_chain;
 use crate::events::About;
+use crate::metrics::{Counted, Standing, kubelet};
 use crate::pod::{self, Pod, PodName, PodUid};
 
 /// Renewals are spread over this long, as upstream's; over a tenth of what is left, where that is less.
@@ -135,26 +136,33 @@ enum Verdict {
     Gone,
 }
 
-/// Keeps a good certificate in `cell`, until its signer refuses one; `pod` is told of that.
+/// Keeps a good certificate in `cell`, until its signer refuses one; `pod` is told of that. Without end.
 pub(super) async fn keep_certificate(
     connections: impl Future<Output = Arc<Connections>>,
     key: CertificateKey,
     pod: Arc<Pod>,
     cell: Arc<Cell<Credential>>,
 ) {
+    let counted = kubelet().pod_certificates.enter(&key.wish.signer);
     let connections = connections.await;
-    let mut issued = obtain(&connections, &key, &pod, &cell).await;
+    let mut issued = obtain(&connections, &key, &pod, &cell, &counted).await;
     while let Some(current) = issued {
+        counted.stands(Standing::Issued {
+            overdue_at: overdue_at(current.refresh_at).as_second(),
+            not_after: current.not_after.as_second(),
+        });
         cell.set(Found::There(current.credential));
         sleep_until(current.refresh_at).await;
         let left = left(current.not_after);
         tokio::time::sleep(JITTER.min(left / 10).mul_f64(random())).await;
         issued = tokio::select! {
             // Cancel-safe: the other has no end.
-            issued = obtain(&connections, &key, &pod, &cell) => issued,
+            issued = obtain(&connections, &key, &pod, &cell, &counted) => issued,
             never = tell_when_late(&pod, current.refresh_at, current.not_after) => match never {},
         };
     }
+    // Refused for good: counted for as long as the pod wishes for it.
+    std::future::pending().await
 }
 
 /// Asks for a certificate until there is one; none where the signer refuses it.
@@ -163,6 +171,7 @@ async fn obtain(
     key: &CertificateKey,
     pod: &Pod,
     cell: &Cell<Credential>,
+    counted: &Counted,
 ) -> Option<Issued> {
     let mut retry = Retry::new(RETRY_FIRST, RETRY_MOST);
     loop {
@@ -194,10 +203,11 @@ async fn obtain(
                     message,
                 } => {
                     let name = format!("{}/{request}", key.pod.namespace);
-                    let told = match how {
-                        "Denied" => "was denied",
-                        _ => "failed",
+                    let (told, standing) = match how {
+                        "Denied" => ("was denied", Standing::Denied),
+                        _ => ("failed", Standing::Failed),
                     };
+                    counted.stands(standing);
                     About::pod(pod).warning(
                         how,
                         &format!(
@@ -218,16 +228,20 @@ async fn obtain(
     }
 }
 
+/// When a renewal that may begin at `refresh_at` takes too long.
+fn overdue_at(refresh_at: Timestamp) -> Timestamp {
+    refresh_at.checked_add(OVERDUE).unwrap_or(Timestamp::MAX)
+}
+
 /// Tells of a renewal that takes too long, and of a certificate whose time is over. Without end.
 async fn tell_when_late(
     pod: &Pod,
     refresh_at: Timestamp,
     not_after: Timestamp,
 ) -> std::convert::Infallible {
-    let overdue = refresh_at.checked_add(OVERDUE).unwrap_or(Timestamp::MAX);
     let mut events = [
         (
-            overdue,
+            overdue_at(refresh_at),
             "CertificateOverdueForRefresh",
             "PodCertificate refresh overdue",
         ),

@@ -15,7 +15,7 @@ use super::rates::Rates;
 use super::summary::{
     ContainerStats, CpuStats, FsStats, InterfaceStats, IoStats, MemoryStats, NetworkStats,
     NodeStats, PodReference, PodStats, ProcessStats, PsiData, PsiStats, PvcRef, RlimitStats,
-    RuntimeStats, Second, Summary, SwapStats, VolumeStats,
+    RuntimeStats, Second, Summary, SwapStats, VolumeHealthStats, VolumeStats,
 };
 use super::volumes::VolumeUsage;
 use super::{Interface, Stats};
@@ -356,11 +356,12 @@ fn volume_stats(volume: &VolumeUsage, namespace: &str) -> VolumeStats {
         }),
         fs: part(volume.file_system, volume.taken, volume.at),
         name: volume.name.clone(),
+        volume_health_stats: None,
     }
 }
 
 impl Summary {
-    /// Adds what drivers tell of claims' volumes to the pods that have them.
+    /// Adds what drivers tell of their volumes to the pods that have them.
     pub(super) fn add_claims(&mut self, readings: &Readings, claims: &[ClaimUsage]) {
         for (stats, pod) in self.pods.iter_mut().zip(&readings.pods) {
             let own = claims.iter().filter(|claim| claim.uid == pod.uid);
@@ -374,17 +375,20 @@ fn claim_stats(claim: &ClaimUsage) -> VolumeStats {
     VolumeStats {
         fs: FsStats {
             time: Second(claim.at),
-            available_bytes: bytes.map(|all| all.available),
-            capacity_bytes: bytes.map(|all| all.capacity),
-            used_bytes: bytes.map(|all| all.used),
-            inodes_free: inodes.map(|all| all.available),
-            inodes: inodes.map(|all| all.capacity),
-            inodes_used: inodes.map(|all| all.used),
+            available_bytes: Some(bytes.available),
+            capacity_bytes: Some(bytes.capacity),
+            used_bytes: Some(bytes.used),
+            inodes_free: Some(inodes.available),
+            inodes: Some(inodes.capacity),
+            inodes_used: Some(inodes.used),
         },
         name: claim.volume.clone(),
-        pvc_ref: Some(PvcRef {
-            name: claim.claim.clone(),
+        pvc_ref: claim.claim.as_ref().map(|name| PvcRef {
+            name: name.clone(),
             namespace: claim.namespace.to_string(),
+        }),
+        volume_health_stats: claim.usage.condition.as_ref().map(|of| VolumeHealthStats {
+            abnormal: of.abnormal,
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! What the volumes of claims have and take, as far as their drivers tell. It is kept for a while: each is a call.
+//! What the volumes of storage drivers have and take, as far as these tell. It is kept for a while: each is a call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,22 +8,23 @@ use tokio::task::JoinSet;
 
 use super::Stats;
 use crate::csi::{CsiVolume, Usage};
-use crate::pod::{PodName, PodUid};
+use crate::events::About;
+use crate::pod::{self, PodName, PodUid};
 
 /// How long the drivers have to answer, all together; those that do not are left out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A volume of a claim that a pod has.
+/// A volume of a driver that a pod has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimUsage {
     /// The pod.
     pub uid: PodUid,
     /// The volume's name in the pod's spec.
     pub volume: String,
-    /// The claim's namespace, which is the pod's.
+    /// The pod's namespace, which is the claim's too.
     pub namespace: Arc<str>,
-    /// The claim's name.
-    pub claim: String,
+    /// The claim's name; none of a volume that is the pod's own.
+    pub claim: Option<String>,
     /// When its driver said so.
     pub at: Timestamp,
     /// What it has and takes.
@@ -34,7 +35,7 @@ pub struct ClaimUsage {
 pub(super) type ClaimCache = tokio::sync::Mutex<Option<(Duration, Arc<[ClaimUsage]>)>>;
 
 impl Stats {
-    /// What the volumes of claims have and take, asked anew where that was `volumeStatsAggPeriod` ago.
+    /// What the volumes of drivers have and take, asked anew where that was `volumeStatsAggPeriod` ago.
     pub async fn claims(&self) -> Arc<[ClaimUsage]> {
         let inputs = self.inputs();
         let Some(every) = inputs.volumes_every else {
@@ -59,19 +60,31 @@ impl Stats {
                 continue;
             };
             let namespace: Arc<str> = PodName::of(&view.pod).namespace.as_ref().into();
-            for claimed in inputs.claims.of_pod(&uid) {
-                let Some(volume) = CsiVolume::of_claim(&claimed) else {
-                    continue;
-                };
+            let of_claims = inputs.claims.of_pod(&uid).into_iter();
+            let of_claims = of_claims.filter_map(|claimed| {
+                let volume = CsiVolume::of_claim(&claimed)?;
+                Some((volume, Some(claimed.claim)))
+            });
+            let own = pod::spec(&view.pod).volumes.iter().flatten();
+            let own = own.filter_map(|volume| CsiVolume::of_pod(volume, &view.pod, &uid));
+            for (volume, claim) in of_claims.chain(own.map(|volume| (volume, None))) {
                 let (csi, clock) = (inputs.csi.clone(), inputs.clock.clone());
-                let (uid, namespace) = (uid.clone(), namespace.clone());
+                let (uid, namespace, pod) = (uid.clone(), namespace.clone(), view.pod.clone());
                 asked.spawn(async move {
                     let usage = csi.usage(&uid, &volume).await?;
+                    if let Some(condition) = &usage.condition
+                        && condition.abnormal
+                    {
+                        About::pod(&pod).warning(
+                            "VolumeConditionAbnormal",
+                            &format!("Volume {}: {}", volume.name, condition.message),
+                        );
+                    }
                     Some(ClaimUsage {
                         uid,
                         volume: volume.name,
                         namespace,
-                        claim: claimed.claim,
+                        claim,
                         at: clock.wall(),
                         usage,
                     })

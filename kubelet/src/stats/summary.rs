@@ -254,6 +254,14 @@ pub struct VolumeStats {
     pub name: String,
     #[serde(rename = "pvcRef", skip_serializing_if = "Option::is_none")]
     pub pvc_ref: Option<PvcRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_health_stats: Option<VolumeHealthStats>,
+}
+
+/// How a volume is, by its driver.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VolumeHealthStats {
+    pub abnormal: bool,
 }
 
 /// The claim that a volume is a pod's by.

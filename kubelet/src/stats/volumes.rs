@@ -47,16 +47,17 @@ impl VolumeUsage {
     pub fn usage(&self) -> Usage {
         let of = &self.file_system;
         Usage {
-            bytes: Some(Amount {
+            bytes: Amount {
                 capacity: of.capacity,
                 used: self.taken.bytes,
                 available: of.available,
-            }),
-            inodes: Some(Amount {
+            },
+            inodes: Amount {
                 capacity: of.inodes,
                 used: self.taken.inodes,
                 available: of.inodes_free,
-            }),
+            },
+            condition: None,
         }
     }
 }

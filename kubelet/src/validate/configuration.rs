@@ -1,4 +1,4 @@
-//! A KubeletConfiguration file.
+//! A KubeletConfiguration file, and one of the agent's own settings.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,7 +7,10 @@ use static_pods::tree::{self, Node, Position};
 
 use super::input;
 use super::report::{FileReport, Finding};
-use crate::config::{Config, Environment, FileCheck, Issue, Origin, check_file};
+use crate::config::{
+    AgentSettings, Config, ConfigError, Environment, FileCheck, Issue, Issues, Origin, check_file,
+};
+use crate::errors::error_chain;
 
 /// What is to be said of the file `path`, and what it makes of the agent.
 pub(super) fn judge(
@@ -15,18 +18,9 @@ pub(super) fn judge(
     environment: &Environment,
     input: &mut dyn Read,
 ) -> (FileReport, Option<Config>) {
-    let mut report = FileReport {
-        file: path.display().to_string(),
-        fine: Some("KubeletConfiguration"),
-        ..FileReport::default()
-    };
-    let bytes = match input::read(path, input) {
-        Ok((bytes, _)) => bytes,
-        Err(error) => {
-            let message = format!("cannot read the configuration file: {error}");
-            report.problems.push(Finding::new(Position::START, message));
-            return (report, None);
-        }
+    let (mut report, bytes) = read(path, "KubeletConfiguration", input);
+    let Some(bytes) = bytes else {
+        return (report, None);
     };
     // Relative paths in it begin at its directory.
     let absolute = environment.working_directory.join(path);
@@ -35,12 +29,56 @@ pub(super) fn judge(
         warnings,
         config,
     } = check_file(&absolute, &bytes, environment);
-    let document = tree::parse(&bytes).into_iter().find_map(Result::ok);
-    let root = document.as_ref().map(|document| &document.root);
-    let findings = |issues: Vec<Issue>| issues.into_iter().map(|i| finding(i, root)).collect();
-    report.problems = findings(problems);
-    report.warnings = findings(warnings);
+    report.problems = findings(problems, &bytes);
+    report.warnings = findings(warnings, &bytes);
     (report, config)
+}
+
+/// The same of a file of the agent's own settings.
+pub(super) fn judge_own(
+    path: &Path,
+    environment: &Environment,
+    input: &mut dyn Read,
+) -> (FileReport, Option<AgentSettings>) {
+    let (mut report, bytes) = read(path, "AgentConfiguration", input);
+    let Some(bytes) = bytes else {
+        return (report, None);
+    };
+    match AgentSettings::parse(&environment.working_directory.join(path), &bytes) {
+        Ok(settings) => return (report, Some(settings)),
+        Err(ConfigError::Invalid(Issues(issues))) => report.problems = findings(issues, &bytes),
+        Err(error) => {
+            let problem = Finding::new(Position::START, error_chain(&error));
+            report.problems.push(problem);
+        }
+    }
+    (report, None)
+}
+
+/// The beginning of a report, which says `fine` where nothing is wrong, and what the file holds.
+fn read(path: &Path, fine: &'static str, input: &mut dyn Read) -> (FileReport, Option<Vec<u8>>) {
+    let mut report = FileReport {
+        file: path.display().to_string(),
+        fine: Some(fine),
+        ..FileReport::default()
+    };
+    match input::read(path, input) {
+        Ok((bytes, _)) => (report, Some(bytes)),
+        Err(error) => {
+            let message = format!("cannot read the configuration file: {error}");
+            report.problems.push(Finding::new(Position::START, message));
+            (report, None)
+        }
+    }
+}
+
+fn findings(issues: Vec<Issue>, bytes: &[u8]) -> Vec<Finding> {
+    let document = tree::parse(bytes).into_iter().find_map(Result::ok);
+    let root = document.as_ref().map(|document| &document.root);
+    issues
+        .into_iter()
+        .map(|issue| finding(issue, root))
+        .collect()
 }
 
 /// The messages of the configuration name their fields themselves.

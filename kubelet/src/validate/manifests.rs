@@ -24,11 +24,19 @@ use crate::pod::{self, Pod};
 /// Reason of a rejection that a node with other labels would not make.
 const BY_LABELS: &str = "NodeAffinity";
 
-/// What is to be said of each of `files`, with directories as their manifests, for a node with `config`.
-pub(super) fn judge(files: &[PathBuf], config: &Config, input: &mut dyn Read) -> Vec<FileReport> {
+/// The node that manifests are judged for.
+pub(super) struct Node<'a> {
+    pub(super) config: &'a Config,
+    /// Whether it takes ConfigMaps and Secrets.
+    pub(super) objects: Objects,
+}
+
+/// What is to be said of each of `files`, with directories as their manifests, for `node`.
+pub(super) fn judge(files: &[PathBuf], node: Node<'_>, input: &mut dyn Read) -> Vec<FileReport> {
     let mut reader = Reader {
-        node: NodeName::new(&config.node.name),
-        features: features(config),
+        node: NodeName::new(&node.config.node.name),
+        objects: node.objects,
+        features: features(node.config),
         found: BTreeMap::new(),
         order: Vec::new(),
     };
@@ -64,6 +72,7 @@ struct Entry {
 
 struct Reader {
     node: NodeName,
+    objects: Objects,
     features: NodeFeatures,
     /// By the path that enters the pods' UIDs: the absolute one. In the order in which the watch takes files.
     found: BTreeMap<PathBuf, Entry>,
@@ -149,7 +158,7 @@ impl Reader {
             Ok((bytes, _)) if bytes.len() > MAX_BYTES => problem(identity, Problem::TooLarge),
             Ok((bytes, access)) => {
                 let reading = Reading {
-                    objects: &Objects::On,
+                    objects: &self.objects,
                     access,
                     judge: &judge,
                     ..Reading::new(&self.node)

@@ -4,7 +4,8 @@
 //! input, the host's name and kernel release. Outputs: the report. Spawns nothing.
 //!
 //! A manifest is read as the watch reads it: decoded, defaulted, identified, checked against the API's rules, then
-//! held against what this version can run, and against the other manifests given.
+//! held against what this version can run, and against the other manifests given. ConfigMaps and Secrets in it are
+//! judged as by the settings given.
 //!
 //! Deliberately not here: the rules themselves (`static-pods`, [`admission`](crate::admission),
 //! [`config`](crate::config)), and whatever depends on a node at work: its resources, images, other pods, the runtime.
@@ -16,6 +17,8 @@ mod manifests;
 mod report;
 
 use std::io::{self, Read, Write};
+
+use static_pods::object::Objects;
 
 use crate::config::{CommandLine, Config, ConfigError, Environment, UsageError, load};
 pub use arguments::Arguments;
@@ -106,6 +109,20 @@ fn judge(arguments: &Arguments, input: &mut dyn Read) -> Result<Report, Validate
         // Manifests beside a good configuration are those of a node that has it.
         config = read.unwrap_or(config);
     }
-    files.extend(manifests::judge(&arguments.files, &config, input));
+    if let Some(path) = &arguments.agent_config {
+        let (file, read) = configuration::judge_own(path, &environment, input);
+        files.push(file);
+        config.agent = read.unwrap_or_default();
+    }
+    let joined = arguments.kubeconfig.is_some();
+    let objects = match config.agent.static_pod_objects.serve_new_pods(joined) {
+        true => Objects::On,
+        false => Objects::Off,
+    };
+    let node = manifests::Node {
+        config: &config,
+        objects,
+    };
+    files.extend(manifests::judge(&arguments.files, node, input));
     Ok(Report::new(files))
 }

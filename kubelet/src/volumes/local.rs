@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::LocalVolumeSource;
 use rustix::mount::MountFlags;
 
 use super::persistent::Work;
+use super::progress::Progress;
 use super::{SetUpError, bind, ownership, teardown};
 use crate::claims::ClaimedVolume;
 use crate::dir::{Dir, DirError};
@@ -102,7 +103,8 @@ fn mount(
     match fs_group(work) {
         Some(group) if !claimed.read_only && others.is_empty() => {
             let policy = ownership::ChangePolicy::of(work.pod);
-            ownership::apply_by(policy, &mounted, group, false)
+            let progress = Progress::of(work.pod, mounted.path());
+            ownership::apply_by(policy, &mounted, group, false, progress)
         }
         _ => Ok(()),
     }

@@ -31,6 +31,7 @@ mod payload;
 mod persistent;
 mod present;
 mod programs;
+mod progress;
 mod projected;
 mod sub_path;
 mod teardown;
@@ -59,6 +60,7 @@ pub use env_files::env_files;
 pub use error::{Retry, SetUpError, VolumeError};
 pub(crate) use ownership::{ChangePolicy, apply_by as give_to_group};
 pub(crate) use present::{plugin, present};
+pub(crate) use progress::Progress;
 pub use sub_path::{SubPath, SubPathError, SubPathRequest, SubPaths};
 pub(crate) use tokens::tokens_in_volumes;
 
@@ -395,10 +397,13 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {
     let (told, done) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
         .name(name.to_owned())
         .stack_size(THREAD_STACK)
         .spawn(move || {
+            // For what tells of work that takes long.
+            let _within = runtime.enter();
             let answer = work(&|| !told.is_closed());
             // Whoever asked may have gone meanwhile, and asks again.
             drop(told.send(answer));

@@ -7,6 +7,7 @@ use rustix::fs::{self, AtFlags, FileType, Gid, Mode};
 use rustix::io::Errno;
 
 use super::SetUpError;
+use super::progress::Progress;
 use crate::dir::{Dir, DirError};
 use crate::pod::{self, Pod};
 
@@ -44,17 +45,24 @@ impl ChangePolicy {
     }
 }
 
-/// As [`apply`], unless by `policy` the volume's own directory speaks for all that is in it.
+/// As [`apply`], unless by `policy` the volume's own directory speaks for all that is in it; `progress` is told of where
+/// it takes long.
 pub(crate) fn apply_by(
     policy: ChangePolicy,
     volume: &Dir,
     fs_group: i64,
     read_only: bool,
+    progress: Progress,
 ) -> Result<(), SetUpError> {
-    match policy == ChangePolicy::OnRootMismatch && is_given(volume, fs_group, read_only)? {
-        true => Ok(()),
-        false => apply(volume, fs_group, read_only),
+    if policy == ChangePolicy::OnRootMismatch && is_given(volume, fs_group, read_only)? {
+        return Ok(());
     }
+    let gid = group(fs_group)?;
+    let telling = progress.begin();
+    Ok(volume.walk(&mut |entry| {
+        telling.count();
+        give(entry, gid, read_only)
+    })?)
 }
 
 /// Whether `volume` itself is as [`apply`] would leave it.
@@ -74,10 +82,15 @@ fn is_given(volume: &Dir, fs_group: i64, read_only: bool) -> Result<bool, SetUpE
 /// Gives all of `volume` to the group `fs_group`, readable and, unless `read_only`, writable for it; directories
 /// hand the group on to what is made in them. Links are given away themselves, not what they point to.
 pub(crate) fn apply(volume: &Dir, fs_group: i64, read_only: bool) -> Result<(), SetUpError> {
+    let gid = group(fs_group)?;
+    Ok(volume.walk(&mut |entry| give(entry, gid, read_only))?)
+}
+
+fn group(fs_group: i64) -> Result<Gid, SetUpError> {
     // The largest number is the kernel's "unchanged".
     let gid = u32::try_from(fs_group).ok().filter(|gid| *gid != u32::MAX);
-    let gid = Gid::from_raw(gid.ok_or(SetUpError::FsGroup(fs_group))?);
-    Ok(volume.walk(&mut |entry| give(entry, gid, read_only))?)
+    let gid = gid.ok_or(SetUpError::FsGroup(fs_group))?;
+    Ok(Gid::from_raw(gid))
 }
 
 fn give(entry: BorrowedFd<'_>, gid: Gid, read_only: bool) -> Result<(), Errno> {

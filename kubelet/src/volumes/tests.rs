@@ -252,7 +252,10 @@ fn ownership_reaches_all_files_and_follows_no_link() {
     assert_eq!(mode(&volume.join("sub/file")), 0o4760);
     assert_eq!((gid(&outside), mode(&outside)), (0, 0o600));
     // Whoever asks for it trusts the directory itself, for as long as it is the group's.
-    let by = |policy| ownership::apply_by(policy, &dir, 4321, false).unwrap();
+    let by = |policy| {
+        let progress = Progress::of(&Pod::default(), dir.path());
+        ownership::apply_by(policy, &dir, 4321, false, progress).unwrap();
+    };
     std::fs::write(volume.join("late"), "").unwrap();
     std::os::unix::fs::chown(volume.join("late"), None, Some(0)).unwrap();
     by(ownership::ChangePolicy::OnRootMismatch);

@@ -62,7 +62,7 @@ pub enum Problem {
     Field(FieldError),
     /// A ConfigMap or Secret, where none are taken.
     #[error(
-        "a {} is not taken from manifests on this node, which has an API server for that; {SWITCH_ON}",
+        "a {} is not taken from manifests on a node with an API server, or with staticPodObjects: Never; {SWITCH_ON}",
         .0.as_str()
     )]
     ObjectsOff(ObjectKind),

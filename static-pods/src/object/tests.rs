@@ -232,7 +232,7 @@ fn pods_refer_to_objects_where_they_may() {
     assert_eq!(
         problems(&off),
         [
-            "/m/o.yaml:2:7: a ConfigMap is not taken from manifests on this node, which has an API server for that; set staticPodObjects: Always in the file of --agent-config"
+            "/m/o.yaml:2:7: a ConfigMap is not taken from manifests on a node with an API server, or with staticPodObjects: Never; set staticPodObjects: Always in the file of --agent-config"
         ]
     );
     let plain = read_all(

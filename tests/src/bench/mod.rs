@@ -15,6 +15,7 @@ pub mod run;
 pub mod sample;
 pub mod scrapes;
 pub mod subject;
+pub mod writers;
 
 use crate::images::BUSYBOX;
 

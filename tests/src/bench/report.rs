@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::process::Memory;
 use super::sample::Spread;
+use super::writers;
 
 /// One run. Times in seconds, memory in kilobytes.
 #[derive(Debug, Serialize)]
@@ -112,6 +113,8 @@ pub struct SubjectReport {
     pub idle_cpu: f64,
     /// System calls a minute, at rest with the crowd.
     pub idle_syscalls: f64,
+    /// Thousandths of a core, with pods that write a line a second.
+    pub writing_cpu: f64,
 }
 
 impl Report {
@@ -180,6 +183,13 @@ impl Report {
             "at rest with pods: system calls a minute",
             "",
             |s| format!("{:.0}", s.idle_syscalls),
+        );
+        let writers = writers::PODS;
+        self.row(
+            &mut text,
+            &format!("{writers} pods writing a line a second: thousandths of a core"),
+            "",
+            |s| format!("{:.2}", s.writing_cpu),
         );
         let counts: Vec<usize> = self
             .subjects

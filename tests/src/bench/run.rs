@@ -10,6 +10,7 @@ use super::floor::{Ask, Floor};
 use super::report::{FloorReport, Report, SubjectReport};
 use super::sample::{Burst, Spread};
 use super::subject::Subject;
+use super::writers;
 
 /// The widths that the floor is tried at, besides all at once.
 const WIDTHS: [usize; 3] = [2, 4, 8];
@@ -100,6 +101,10 @@ pub async fn run(
     if plan.singles > 0 {
         singles(plan, floor, events, subjects, &mut report).await?;
         starts(plan, events, subjects, &mut report).await?;
+        for (subject, found) in subjects.iter_mut().zip(&mut report.subjects) {
+            say(&format!("{}: pods that write", subject.name));
+            found.writing_cpu = writers::measure(subject, events, plan.idle).await?;
+        }
     }
     Ok(report)
 }

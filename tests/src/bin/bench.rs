@@ -2,6 +2,7 @@
 //! `--burst PODS` only that.
 //! `--crowd [PODS…]` measures the agent alone, on the fake runtime: with 1, 50 and 500 pods where no number is given.
 //! `--probes [SECONDS]` measures fifty pods with a command each second, for ten minutes where no number is given.
+//! `--writers [SECONDS]` measures fifty pods that write a line each second, for a minute where no number is given.
 //! `--scrapes` asks a kubelet with fifty pods for its statistics, each endpoint a hundred times.
 //! With `KUBELET="path and flags"` another kubelet is measured beside it.
 
@@ -15,7 +16,7 @@ use tests::bench::events::TaskEvents;
 use tests::bench::floor::Floor;
 use tests::bench::run::{Plan, run};
 use tests::bench::subject::Subject;
-use tests::bench::{chart, crowd, probes, report::Report, scrapes};
+use tests::bench::{chart, crowd, probes, report::Report, scrapes, writers};
 use tests::containerd::Node;
 
 #[tokio::main(flavor = "current_thread")]
@@ -29,9 +30,13 @@ async fn main() -> Result<()> {
         [flag, span] if flag == "--probes" => {
             return probed(Duration::from_secs(span.parse()?)).await;
         }
+        [flag] if flag == "--writers" => return written(Duration::from_secs(60)).await,
+        [flag, span] if flag == "--writers" => {
+            return written(Duration::from_secs(span.parse()?)).await;
+        }
         [flag] if flag == "--scrapes" => return scraped().await,
         other => bail!(
-            "unknown arguments {other:?}; there are --quick, --burst PODS, --crowd [PODS…], --probes [SECONDS] and --scrapes"
+            "unknown arguments {other:?}; there are --quick, --burst PODS, --crowd [PODS…], --probes [SECONDS], --writers [SECONDS] and --scrapes"
         ),
     };
     let node = Node::start().await?;
@@ -96,6 +101,29 @@ async fn probed(span: Duration) -> Result<()> {
     let out = tests::target_dir()?.join("bench");
     fs::create_dir_all(&out)?;
     fs::write(out.join("probes.json"), serde_json::to_vec_pretty(&found)?)?;
+    Ok(())
+}
+
+/// What it costs when fifty containers write a line each second.
+async fn written(span: Duration) -> Result<()> {
+    let node = Node::start().await?;
+    let floor = Floor::new(&node)?;
+    let events = TaskEvents::follow(&node.socket().display().to_string()).await?;
+    for subject in &mut subjects(&node, &floor)? {
+        let measured = tokio::select! {
+            measured = writers::measure(subject, &events, span) => measured,
+            signal = tokio::signal::ctrl_c() => { signal.context("wait for Ctrl-C")?; bail!("interrupted") }
+        };
+        if measured.is_err() {
+            eprintln!("{}", node.log_tail("kubelet.log"));
+        }
+        println!(
+            "{}: {:.2} thousandths of a core with {} pods that write a line a second",
+            subject.name,
+            measured?,
+            writers::PODS
+        );
+    }
     Ok(())
 }
 

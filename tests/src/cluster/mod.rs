@@ -12,6 +12,7 @@
 
 mod authority;
 mod bridge;
+mod claims;
 mod client;
 mod control_plane;
 mod invitation;

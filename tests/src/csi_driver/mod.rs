@@ -97,6 +97,8 @@ struct State {
     /// Methods that fail, and how.
     failing: BTreeMap<&'static str, tonic::Code>,
     mounted: BTreeSet<PathBuf>,
+    /// What is wrong with its volumes.
+    condition: Option<String>,
 }
 
 /// What the servers of all its lives share.
@@ -284,6 +286,11 @@ impl CsiDriver {
                 false => hanging.remove(method),
             };
         });
+    }
+
+    /// Has it say from now on what is wrong with its volumes, or that nothing is.
+    pub fn set_condition(&self, wrong: Option<&str>) {
+        self.shared.state().condition = wrong.map(str::to_owned);
     }
 
     /// What is mounted for the agent now.

@@ -12,8 +12,8 @@ use cri_proto::csi::{
     NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
     NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
     NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
-    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, Topology, VolumeCapability, VolumeUsage,
-    node_service_capability, volume_usage,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, Topology, VolumeCapability,
+    VolumeCondition, VolumeUsage, node_service_capability, volume_usage,
 };
 use cri_proto::pluginregistration::registration_server::Registration;
 use cri_proto::pluginregistration::{
@@ -272,12 +272,16 @@ impl Node for Service {
             available: total - used,
             unit: unit.into(),
         };
+        let condition = self.shared.state().condition.clone();
         Ok(Response::new(NodeGetVolumeStatsResponse {
             usage: vec![
                 usage(volume_usage::Unit::Bytes, 1 << 30, 1 << 20),
                 usage(volume_usage::Unit::Inodes, 1000, 7),
             ],
-            volume_condition: None,
+            volume_condition: Some(VolumeCondition {
+                abnormal: condition.is_some(),
+                message: condition.unwrap_or_default(),
+            }),
         }))
     }
 

@@ -24,19 +24,6 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(45);
 pub(crate) const A_WHILE: Duration = Duration::from_secs(9);
 pub(crate) const SECRET: &str = "the-very-secret-text";
 
-/// Settings of the agent's own, with a socket.
-pub(crate) fn settings(node: &FakeNode, more: &str) -> Result<()> {
-    let socket = node.path("agent.sock");
-    let text = format!(
-        "apiVersion: agent.kubelet/v1alpha1\nkind: AgentConfiguration\nsocket: {}\n{more}",
-        socket.display()
-    );
-    fs::write(node.path("agent.yaml"), text)?;
-    let file = node.path("agent.yaml").display().to_string();
-    node.set_flag("--agent-config", &file);
-    Ok(())
-}
-
 /// What a subcommand of the agent prints.
 pub(crate) async fn ask(node: &FakeNode, words: &[&str]) -> Result<String> {
     let binary = tests::profile_dir()?.join("kubelet");

@@ -10,7 +10,7 @@ use tests::wait::{eventually, throughout};
 
 use super::{
     A_WHILE, LIMIT, add_objects, directory, ensure_env, kept, logged, needy, replaced, running,
-    settings, shown_ready, undisturbed,
+    shown_ready, undisturbed,
 };
 
 #[test]
@@ -49,10 +49,7 @@ fn after_a_reboot_pods_wait_for_the_server() {
 
 /// A node that restores pods after a reboot, with one that may be restored, `a`, and others that may not.
 async fn rebooted(cluster: &Cluster, node: &FakeNode, passed: SignedDuration) -> Result<Pod> {
-    settings(
-        node,
-        "restoreAPIPods: Stateless\nrestoreAPIPodsMaxAge: 30m\n",
-    )?;
+    node.with_socket("restoreAPIPods: Stateless\nrestoreAPIPodsMaxAge: 30m\n")?;
     add_objects(cluster).await?;
     node.start_agent()?;
     let mut a = needy("a");

@@ -15,13 +15,13 @@ use tests::wait::eventually;
 
 use super::{
     LIMIT, SECRET, add_objects, ask, begin_without_server, directory, ensure_env, kept, logged,
-    needy, of_board, ready_since, replaced, running, settings, shown_ready, undisturbed,
+    needy, of_board, ready_since, replaced, running, shown_ready, undisturbed,
 };
 
 #[test]
 fn pods_go_on_while_the_server_is_away_and_say_that_they_are_stale() {
     with_double(async |cluster, _, node| {
-        settings(node, "")?;
+        node.with_socket("")?;
         add_objects(cluster).await?;
         node.start_agent()?;
         let mut pod = needy("a");
@@ -182,7 +182,7 @@ fn an_agent_that_is_to_keep_nothing_leaves_its_pods_alone() {
         let a = cluster.add(&bound_pod("a")).await?;
         cluster.ready("a").await?;
         kept(node, &[&a], 0).await?;
-        settings(node, "checkpointAPIPods: false\n")?;
+        node.with_socket("checkpointAPIPods: false\n")?;
         begin_without_server(cluster, node)?;
         undisturbed(node).await?;
         ensure!(running(node).len() == 1 && of_board(node, "a").is_err());

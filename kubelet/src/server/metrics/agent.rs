@@ -80,48 +80,55 @@ const TOTAL_VOLUMES: Family = Family::gauge(
 /// A family of claims' volumes, and which number of theirs it has.
 type OfClaims = (Family, fn(&Usage) -> Option<u64>);
 
-const CLAIMS: [OfClaims; 6] = [
+const CLAIMS: [OfClaims; 7] = [
     (
         Family::gauge(
             "kubelet_volume_stats_available_bytes",
             "[ALPHA] Number of available bytes in the volume",
         ),
-        |usage| Some(usage.bytes?.available),
+        |usage| Some(usage.bytes.available),
     ),
     (
         Family::gauge(
             "kubelet_volume_stats_capacity_bytes",
             "[ALPHA] Capacity in bytes of the volume",
         ),
-        |usage| Some(usage.bytes?.capacity),
+        |usage| Some(usage.bytes.capacity),
+    ),
+    (
+        Family::gauge(
+            "kubelet_volume_stats_health_status_abnormal",
+            "[ALPHA] Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy",
+        ),
+        |usage| Some(u64::from(usage.condition.as_ref()?.abnormal)),
     ),
     (
         Family::gauge(
             "kubelet_volume_stats_inodes",
             "[ALPHA] Maximum number of inodes in the volume",
         ),
-        |usage| Some(usage.inodes?.capacity),
+        |usage| Some(usage.inodes.capacity),
     ),
     (
         Family::gauge(
             "kubelet_volume_stats_inodes_free",
             "[ALPHA] Number of free inodes in the volume",
         ),
-        |usage| Some(usage.inodes?.available),
+        |usage| Some(usage.inodes.available),
     ),
     (
         Family::gauge(
             "kubelet_volume_stats_inodes_used",
             "[ALPHA] Number of used inodes in the volume",
         ),
-        |usage| Some(usage.inodes?.used),
+        |usage| Some(usage.inodes.used),
     ),
     (
         Family::gauge(
             "kubelet_volume_stats_used_bytes",
             "[ALPHA] Number of used bytes in the volume",
         ),
-        |usage| Some(usage.bytes?.used),
+        |usage| Some(usage.bytes.used),
     ),
 ];
 
@@ -301,8 +308,10 @@ fn of_claims(out: &mut Exposition, stats: &Stats, views: &[PodView], driven: &[C
         }
     }
     for claim in driven {
-        let key = (claim.namespace.to_string(), claim.claim.clone());
-        claims.insert(key, claim.usage);
+        if let Some(name) = &claim.claim {
+            let key = (claim.namespace.to_string(), name.clone());
+            claims.insert(key, claim.usage.clone());
+        }
     }
     if claims.is_empty() {
         return;

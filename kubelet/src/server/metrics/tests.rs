@@ -97,6 +97,8 @@ fn count_something() {
     all.certificates.client_until(1_795_302_148 + 3600);
     all.certificates.server_until(Some(1_795_302_148 + 7200));
     all.certificates.server_rotation.observe(second);
+    // For as long as the process.
+    std::mem::forget(all.pod_certificates.enter("signer.test/s"));
     all.managers.device_registrations.inc(&["example.com/dev"]);
     all.managers
         .device_allocations
