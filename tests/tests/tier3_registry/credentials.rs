@@ -85,7 +85,7 @@ fn a_pod_of_the_api_pulls_with_its_secret_once_there_is_one() {
         let registry = Registry::start(node).await?;
         registry.put("api", "1", &image("api")?)?;
         let cluster = Cluster::with_double().await?;
-        let (_bridge, agent) = cluster.reach_from(node, Agent::ours(node)?)?;
+        let (_bridge, agent) = cluster.reach_from(node, Agent::new(node)?)?;
         agent.start().await?;
         let mut manifest = bound_pod("a");
         manifest["spec"]["imagePullSecrets"] = json!([{ "name": "late" }]);

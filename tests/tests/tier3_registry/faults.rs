@@ -23,7 +23,7 @@ const PRESENT: &str = "docker.io/library/busybox:1.36";
 
 /// An agent on a node that may pull, with `at_once` pulls at a time.
 async fn agent<'n>(node: &'n Node, at_once: u32) -> Result<Agent<'n>> {
-    let agent = Agent::ours(node)?;
+    let agent = Agent::new(node)?;
     agent.configure("serializeImagePulls", json!(at_once == 1))?;
     if at_once > 1 {
         agent.configure("maxParallelImagePulls", json!(at_once))?;
@@ -185,7 +185,7 @@ fn pulls_beyond_the_limit_wait_for_their_turn() {
         for name in names {
             registry.put(name, "1", &image(name)?)?;
         }
-        let agent = Agent::ours(node)?;
+        let agent = Agent::new(node)?;
         agent.configure("serializeImagePulls", json!(false))?;
         agent.configure("registryPullQPS", json!(1))?;
         agent.configure("registryBurst", json!(1))?;
