@@ -134,6 +134,10 @@ fn a_pull_that_hangs_holds_up_the_queue_alone_and_goes_with_its_pod() {
         let asked = registry.asked("/v2/other/")?;
         ensure!(asked == 0, "asked {asked} times out of turn");
 
+        if agent.is_foreign() {
+            eprintln!("not held to how soon a pod goes whose pull hangs: upstream's waits for the pull");
+            return Ok(());
+        }
         let slow = agent.pod("slow")?;
         node.remove("slow.yaml")?;
         agent.gone(&slow, PROMPT).await?;
