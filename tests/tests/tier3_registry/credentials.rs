@@ -49,13 +49,11 @@ fn a_good_secret_pulls_a_wrong_one_and_none_do_not() {
         has_failed(&agent, "wrong", &named("wrong"), &[REFUSED]).await?;
         has_failed(&agent, "none", &named("none"), &[REFUSED]).await?;
 
-        // It is tried again by itself. (That each wait is twice as long as the one before shows without waiting for it:
-        // `images/backoff`.)
-        sees(&agent, "none", "Normal Pulling containers{main} ", 2).await?;
-
-        // What was wrong is put right: the pod's secret, and the node's own file.
+        // What was wrong is put right, each before its next pull: the pod's secret, and after one more in vain the node's own
+        // file. (That each wait is twice as long as the one before shows without waiting for it: `images/backoff`.)
         put_private(node, "bad.json", &pull_secret("bad", PASSWORD))?;
         agent.ready("wrong", AFTER_BACKOFF).await?;
+        sees(&agent, "none", "Normal Pulling containers{main} ", 2).await?;
         let none = agent.pod("none")?;
         ensure!(waiting(&none)?.reason.is_some(), "{}", none.describe());
         node_credentials(node, Some(&docker_config(PASSWORD)))?;

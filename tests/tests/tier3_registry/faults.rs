@@ -135,7 +135,9 @@ fn a_pull_that_hangs_holds_up_the_queue_alone_and_goes_with_its_pod() {
         ensure!(asked == 0, "asked {asked} times out of turn");
 
         if agent.is_foreign() {
-            eprintln!("not held to how soon a pod goes whose pull hangs: upstream's waits for the pull");
+            eprintln!(
+                "not held to how soon a pod goes whose pull hangs: upstream's waits for the pull"
+            );
             return Ok(());
         }
         let slow = agent.pod("slow")?;

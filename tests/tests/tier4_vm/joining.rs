@@ -51,11 +51,14 @@ pub(super) fn burstable_pods_of_the_cluster_share_the_swap(session: &mut Session
         ensure!(swap > 100 << 20, "{swap} bytes of swap");
         // In whole pages.
         let share = (32 << 20) * swap / memory / 4096 * 4096;
-        let id = session.vm.ok("ctr -n k8s.io containers ls -q \
+        // One that has ended has no cgroup.
+        let ids = session.vm.ok("ctr -n k8s.io containers ls -q \
              'labels.\"io.kubernetes.pod.name\"==from-cluster,labels.\"io.cri-containerd.kind\"==container'")?;
         let limits = session.vm.ok(SWAP_LIMITS)?;
-        let own = format!("cri-containerd-{id}.scope {share}");
-        ensure!(limits.lines().any(|line| line == own), "{own}: {limits}");
+        let own = |id: &str| format!("cri-containerd-{id}.scope {share}");
+        let mut shares = ids.lines().map(own);
+        let found = shares.any(|own| limits.lines().any(|line| line == own));
+        ensure!(found, "{share} for one of {ids}: {limits}");
         let others = limits.lines().filter(|line| line.ends_with(" 0")).count();
         ensure!(others == PODS.len(), "static pods: {limits}");
         Ok(())
