@@ -112,19 +112,23 @@ pub struct Parts {
 /// # Errors
 /// When the binary is missing.
 pub fn busybox_with(own: &[u8]) -> Result<Parts> {
-    let busybox = read_binary(BUSYBOX_BINARY, "busybox-static")?;
     let mut layout = Layout::default();
-    let rootfs = layout.blob(rootfs(&busybox, &applets()?)?);
-    let mut layer = Layer::default();
-    layer.file("own", 0o644, own)?;
-    let layer = layout.blob(layer.finish()?);
-    let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
-    let manifest = layout.image(&[], &[&rootfs, &layer], config)?;
+    let (manifest, layer) = layout.busybox_with(&[], own)?;
     Ok(Parts {
         blobs: layout.blobs,
-        manifest: manifest.digest,
-        layer: layer.digest,
+        manifest,
+        layer,
     })
+}
+
+/// An archive with that image, which containerd imports as `name`.
+///
+/// # Errors
+/// As there.
+pub fn archive_of_busybox_with(name: &str, own: &[u8]) -> Result<Vec<u8>> {
+    let mut layout = Layout::default();
+    layout.busybox_with(&[name], own)?;
+    layout.finish()
 }
 
 /// The layer of busybox, all of its applets, and a few users.
@@ -232,6 +236,18 @@ impl Blob {
 }
 
 impl Layout {
+    /// Adds the image of busybox with a layer of its own; tells the digests of its manifest and of that layer.
+    fn busybox_with(&mut self, names: &[&str], own: &[u8]) -> Result<(String, String)> {
+        let busybox = read_binary(BUSYBOX_BINARY, "busybox-static")?;
+        let rootfs = self.blob(rootfs(&busybox, &applets()?)?);
+        let mut layer = Layer::default();
+        layer.file("own", 0o644, own)?;
+        let layer = self.blob(layer.finish()?);
+        let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
+        let manifest = self.image(names, &[&rootfs, &layer], config)?;
+        Ok((manifest.digest, layer.digest))
+    }
+
     fn blob(&mut self, data: Vec<u8>) -> Blob {
         let digest = hex(&Sha256::digest(&data));
         let size = data.len();

@@ -26,7 +26,7 @@ use kubelet::service::{self, Service};
 use kubelet::shutdown::{Bus, LogindHost};
 use kubelet::status::StatusBoard;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
 pub use self::containers::subject;
@@ -57,7 +57,8 @@ pub struct FakeNode {
 }
 
 struct RunningAgent {
-    stop: oneshot::Sender<()>,
+    /// How far its clock is to jump; gone, it is to end.
+    orders: mpsc::UnboundedSender<Duration>,
     thread: JoinHandle<Result<()>>,
 }
 
@@ -235,7 +236,7 @@ impl FakeNode {
         let config = self.config()?;
         let board = StatusBoard::new();
         *self.board.lock().unwrap_or_else(PoisonError::into_inner) = board.clone();
-        let (stop, stopped) = oneshot::channel();
+        let (orders, mut taken) = mpsc::unbounded_channel();
         let log = self.log.clone();
         let environment = self.service.lock().unwrap_or_else(PoisonError::into_inner);
         let service = Service::of(&environment)?;
@@ -268,8 +269,9 @@ impl FakeNode {
                 })
                 .build()?;
             let done = runtime.block_on(agent::run(config, surroundings, async {
-                // A sender that is gone is an order too.
-                let _ = stopped.await;
+                while let Some(jump) = taken.recv().await {
+                    machine::jump(jump).await;
+                }
             }));
             runtime.shutdown_background();
             Ok(done?)
@@ -278,7 +280,7 @@ impl FakeNode {
         let thread = std::thread::Builder::new()
             .stack_size(8 << 20)
             .spawn(body)?;
-        *slot = Some(RunningAgent { stop, thread });
+        *slot = Some(RunningAgent { orders, thread });
         Ok(())
     }
 
@@ -289,10 +291,19 @@ impl FakeNode {
     pub fn kill_agent(&self) -> Result<()> {
         let mut slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
         let agent = slot.take().context("no agent runs")?;
-        // Nobody listens when it has ended, which its result tells.
-        let _ = agent.stop.send(());
+        drop(agent.orders);
         let ended = agent.thread.join();
         ended.map_err(|_| anyhow!("the agent's thread panicked"))?
+    }
+
+    /// Has the time that the agent goes by jump ahead, as if it had been stopped for so long.
+    ///
+    /// # Errors
+    /// When no agent runs.
+    pub fn pass_time(&self, by: Duration) -> Result<()> {
+        let slot = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = slot.as_ref().context("no agent runs")?;
+        agent.orders.send(by).context("the agent has ended")
     }
 
     /// Whether the agent that was started has ended by itself; why, [`FakeNode::kill_agent`] says.

@@ -1,5 +1,5 @@
-//! A credential provider that is given tokens of pods' service accounts, and for whom the image is afterwards. On the double,
-//! and on a real API server when `KUBEBUILDER_ASSETS` is set.
+//! A credential provider that is given tokens of pods' service accounts, and for whom the image is afterwards: on the double,
+//! and on a real API server when `KUBEBUILDER_ASSETS` is set. Configurations of such programs that no agent starts with.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::agent::PodView as _;
 use tests::cluster::{Cluster, bound_pod, path, with_cluster};
-use tests::in_process::FakeNode;
+use tests::in_process::{FakeNode, with_node};
+use tests::service::{ServedAgent, Serving, field};
 
 const IMAGE: &str = "r.example/team/app:1";
 
@@ -147,6 +148,79 @@ fn a_provider_is_given_the_pods_token_and_the_image_is_its_accounts() {
             !log.contains("hush") && !log.contains(token),
             "a secret is in the log"
         );
+        Ok(())
+    });
+}
+
+/// Upstream's words; its exit code is 1 for all of them.
+#[test]
+fn credential_providers_that_are_wrong_end_the_start_with_the_reason() {
+    with_node(async |node| {
+        let binaries = node.path("providers");
+        fs::create_dir(&binaries)?;
+        symlink("/bin/true", binaries.join("there"))?;
+        let file = |name: &str, text: &str| {
+            let path = node.path(name);
+            fs::write(&path, text).map(|()| path)
+        };
+        let config = |version: &str, provider: &str, cache: &str| {
+            format!(
+                "apiVersion: kubelet.config.k8s.io/{version}\nkind: CredentialProviderConfig\nproviders:\n- name: {provider}\n  matchImages: [r.io]\n  {cache}apiVersion: credentialprovider.kubelet.k8s.io/v1\n"
+            )
+        };
+        let cache = "defaultCacheDuration: 1m\n  ";
+        let right = file("right.yaml", &config("v1", "there", cache))?;
+        let nowhere = node.path("nowhere");
+        for (config, binaries, said) in [
+            (
+                &right,
+                &nowhere,
+                format!(
+                    "plugin binary directory {} did not exist",
+                    nowhere.display()
+                ),
+            ),
+            (&nowhere, &binaries, nowhere.display().to_string()),
+            (
+                &file("program.yaml", &config("v1", "missing", cache))?,
+                &binaries,
+                format!(
+                    "plugin binary executable {} did not exist",
+                    binaries.join("missing").display()
+                ),
+            ),
+            (
+                &file("version.yaml", &config("v7", "there", cache))?,
+                &binaries,
+                "found \"kubelet.config.k8s.io/v7\"".to_owned(),
+            ),
+            (
+                &file("cache.yaml", &config("v1", "there", ""))?,
+                &binaries,
+                "defaultCacheDuration: Required value".to_owned(),
+            ),
+        ] {
+            let serving = Serving {
+                flags: vec![
+                    format!("--image-credential-provider-config={}", config.display()),
+                    format!("--image-credential-provider-bin-dir={}", binaries.display()),
+                ],
+                ..Serving::default()
+            };
+            let agent = ServedAgent::spawn(node, &serving)?;
+            let code = agent.ended().await?.code();
+            ensure!(code == Some(78), "{code:?}");
+            let (_, status) = agent.status("a status", 0, |_| true).await?;
+            ensure!(
+                status.starts_with("cannot start: ") && status.contains(&said),
+                "{status}"
+            );
+            let (_, entry) = agent.journal.message("an entry", 0, |_| true).await?;
+            ensure!(
+                field(&entry, "REASON") == Some("ConfigurationRefused"),
+                "{entry}"
+            );
+        }
         Ok(())
     });
 }

@@ -16,7 +16,7 @@ const DEV: &str = "example.com/zero";
 #[test]
 fn a_container_sees_its_device_and_what_comes_with_it() {
     with_node(async |node| {
-        let agent = Agent::ours(node)?;
+        let agent = Agent::new(node)?;
         let driver = node.path("driver");
         fs::create_dir_all(&driver)?;
         fs::write(driver.join("version"), "7\n")?;
@@ -35,7 +35,12 @@ fn a_container_sees_its_device_and_what_comes_with_it() {
             ..ContainerAllocateResponse::default()
         };
         let two = ["a", "b"].map(|id| device(id, &[]));
-        let plugin = DevicePlugin::new(&node.path("kubelet"), DEV, two.into())?.giving(given);
+        // Upstream's is where it is by default, whatever the root directory.
+        let root = match agent.is_foreign() {
+            true => node.path("varlib/kubelet"),
+            false => node.path("kubelet"),
+        };
+        let plugin = DevicePlugin::new(&root, DEV, two.into())?.giving(given);
         agent.start().await?;
         plugin.start().await?;
         let script = "echo has $DEVICES in mode $MODE with driver $(cat /opt/driver/version); \
@@ -64,6 +69,12 @@ fn a_container_sees_its_device_and_what_comes_with_it() {
         agent.start().await?;
         let again = agent.ready("a", LIMIT).await?;
         ensure!(again.instances() == pod.instances(), "{}", again.describe());
+        if agent.is_foreign() {
+            eprintln!(
+                "not held to what becomes of a static pod that was refused, nor to its health: that is our addition"
+            );
+            return Ok(());
+        }
         let script = "echo has $DEVICES; sleep 1000";
         node.put("b.yaml", &manifest("b", script))?;
         let refused = agent.phase("b", "Failed", LIMIT).await?;

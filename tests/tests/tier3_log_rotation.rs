@@ -28,6 +28,10 @@ const FILES: u64 = 3;
 fn a_flood_stays_within_its_bound_and_is_read_through() {
     const SIZE: u64 = 10 << 20;
     with_nothing(async |node, agent| {
+        if agent.is_foreign() {
+            eprintln!("skipped: upstream looks at logs each ten seconds, however fast they grow");
+            return Ok(());
+        }
         agent.configure("containerLogMaxSize", "10Mi")?;
         agent.configure("containerLogMaxFiles", FILES)?;
         agent.configure("containerLogMaxWorkers", 2)?;
@@ -67,6 +71,10 @@ fn a_flood_stays_within_its_bound_and_is_read_through() {
 fn a_log_is_rotated_with_nothing_free_on_its_disk() {
     const SIZE: u64 = 1 << 20;
     with_nothing(async |node, agent| {
+        if agent.is_foreign() {
+            eprintln!("skipped: upstream looks at logs each ten seconds, however fast they grow");
+            return Ok(());
+        }
         let disk = SmallDisk::mount_on(node, "pod-logs", 48, 4096)?;
         agent.configure("containerLogMaxSize", "1Mi")?;
         agent.configure("containerLogMaxFiles", FILES)?;

@@ -40,13 +40,15 @@ pub(super) fn begin(
         pulls: tools.images.records().cloned(),
         clock: tools.clock.clone(),
     });
-    if policy.is_on() || collector.is_unsettled() {
-        singletons.spawn("removal of images", collector.clone().run());
-    }
     let levels = &config.cgroups.enforce_allocatable;
     let allocatable = levels.iter().any(|level| level == "pods");
+    let thresholds = eviction::thresholds(&config.eviction, allocatable)?;
+    let evictions = !thresholds.is_empty();
+    if policy.is_on() || evictions || collector.is_unsettled() {
+        singletons.spawn("removal of images", collector.clone().run(evictions));
+    }
     let (evictor, link) = Evictor::new(EvictorInputs {
-        thresholds: eviction::thresholds(&config.eviction, allocatable)?,
+        thresholds,
         transition: config.eviction.pressure_transition,
         max_pod_grace_seconds: config.eviction.max_pod_grace_seconds,
         local_storage: config.node.local_storage_isolation,

@@ -10,6 +10,7 @@ use cri_proto::{CriError, ImageClient, RuntimeClient};
 use tokio::sync::{Mutex, watch};
 
 use super::archives::ImageArchives;
+use super::event::go_duration;
 use super::garbage::{self, Held, Records, Unused};
 use super::name::ImageName;
 use super::pulled::PullRecords;
@@ -24,6 +25,8 @@ use crate::status::StatusBoard;
 
 /// How often the disk is looked at (upstream's `ImageGCPeriod`).
 const EVERY: Duration = Duration::from_secs(300);
+/// As many bytes as there may be (upstream's words for it are those of a signed number).
+const ALL: u64 = i64::MAX.unsigned_abs();
 /// When a runtime that does not say which images it has is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -89,22 +92,39 @@ pub enum CollectError {
     /// Not all sources have said which pods there are to be.
     #[error("not every source of pods has been heard")]
     Sources,
-    /// The disk is none.
+    /// The disk is none. (Words are upstream's, here and below.)
     #[error("invalid capacity 0 on image filesystem")]
     Capacity,
-    /// Some could not be removed. (Words are upstream's.)
+    /// What the runtime calls its directory of images is nothing that one could look at.
+    #[error("Failed to get the info of the filesystem with mountpoint: {mountpoint}")]
+    Mountpoint {
+        /// That directory.
+        mountpoint: String,
+    },
+    /// Some could not be removed.
     #[error(
         "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {errors}"
     )]
     Removal {
-        /// Bytes that were to go.
+        /// Bytes that were to go; all there are is upstream's `MaxInt64`.
         wanted: u64,
         /// Bytes that went.
         freed: u64,
         /// What was said of each.
         errors: String,
     },
-    /// All are in use, or something else has filled the disk. (Words are upstream's.)
+    /// Some of those that nothing has used for too long could not be removed.
+    #[error(
+        "wanted to free images older than {}, encountered errors in image deletion: {errors}",
+        go_duration(*age)
+    )]
+    Old {
+        /// `imageMaximumGCAge`.
+        age: Duration,
+        /// What was said of each.
+        errors: String,
+    },
+    /// All are in use, or something else has filled the disk.
     #[error(
         "Insufficient free disk space on the node's image filesystem ({taken}% of {capacity} used). Failed to free sufficient space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by active images, logs, volumes, or other data."
     )]
@@ -145,8 +165,9 @@ impl ImageCollector {
         pulls.is_some_and(PullRecords::is_unsettled)
     }
 
-    /// Settles what an agent that died has left, and looks each five minutes, for as long as the agent lives.
-    pub async fn run(self: Arc<Self>) {
+    /// Settles what an agent that died has left, and looks each five minutes, for as long as the agent lives: where no
+    /// images are to go by themselves, so that `evictions` know how old they are, if there are any.
+    pub async fn run(self: Arc<Self>, evictions: bool) {
         while self.is_unsettled() {
             if let (Ok(held), Some(pulls)) = (
                 self.inputs.images.list_images(None).await,
@@ -157,16 +178,25 @@ impl ImageCollector {
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
-        if !self.inputs.policy.is_on() {
+        if !self.inputs.policy.is_on() && !evictions {
+            return std::future::pending().await;
+        }
+        // Nothing is removed before, and five minutes are long to wait for another look.
+        let mut desired = self.inputs.desired.clone();
+        if desired.wait_for(|desired| desired.ready).await.is_err() {
+            // The sources end with the agent.
             return std::future::pending().await;
         }
         let mut failed = false;
         loop {
-            let done = self.collect().await;
+            let done = match self.inputs.policy.is_on() {
+                true => self.collect().await,
+                false => self.follow().await,
+            };
             if let Err(error) = &done {
                 let text = error_chain(error);
                 // The first one may only mean that the runtime is not up yet.
-                match failed {
+                match failed && self.inputs.policy.is_on() {
                     true => self.about().warning("ImageGCFailed", &text),
                     false => tracing::info!(error = text, "images were not collected"),
                 }
@@ -174,6 +204,12 @@ impl ImageCollector {
             failed = done.is_err();
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// Notes which images there are and which of them are used.
+    async fn follow(&self) -> Result<(), CollectError> {
+        let mut records = self.records.lock().await;
+        self.look(&mut records).await.map(drop)
     }
 
     fn about(&self) -> About<'_> {
@@ -193,8 +229,10 @@ impl ImageCollector {
             let (old, rest): (Vec<_>, Vec<_>) = unused
                 .into_iter()
                 .partition(|one| one.is_forgotten(age, now));
-            self.remove(&mut records, old, u64::MAX, "age", &wanted)
-                .await?;
+            let removed = self.remove(&mut records, old, ALL, "age", &wanted).await;
+            if let Err(errors) = removed.errors() {
+                return Err(CollectError::Old { age, errors });
+            }
             unused = rest;
         }
         let (capacity, available) = self.disk().await?;
@@ -208,9 +246,8 @@ impl ImageCollector {
             "the disk of images is too full; unused ones go"
         );
         unused.retain(|one| one.is_older_than(policy.minimum_age, now));
-        let freed = self
-            .remove(&mut records, unused, excess, "space", &wanted)
-            .await?;
+        let removed = self.remove(&mut records, unused, excess, "space", &wanted);
+        let freed = removed.await.of(excess)?;
         if freed < excess {
             let full = CollectError::Full {
                 taken,
@@ -233,17 +270,22 @@ impl ImageCollector {
         let (now, mut unused, wanted) = self.look(&mut records).await?;
         let age = self.inputs.policy.minimum_age;
         unused.retain(|one| one.is_older_than(age, now));
-        self.remove(&mut records, unused, u64::MAX, "space", &wanted)
-            .await
+        let removed = self.remove(&mut records, unused, ALL, "space", &wanted);
+        removed.await.of(ALL)
     }
 
     /// Capacity of the disk of images, and what is left of it.
     async fn disk(&self) -> Result<(u64, u64), CollectError> {
         let info = self.file_systems().await?;
-        let found = info.image_filesystems.first().and_then(|usage| {
-            let id = usage.fs_id.as_ref()?;
-            FileSystem::of(id.mountpoint.as_ref())
-        });
+        let first = info.image_filesystems.first();
+        let found = match first.and_then(|usage| usage.fs_id.as_ref()) {
+            Some(id) => {
+                let mountpoint = id.mountpoint.clone();
+                let found = FileSystem::of(mountpoint.as_ref());
+                Some(found.ok_or(CollectError::Mountpoint { mountpoint })?)
+            }
+            None => None,
+        };
         match found {
             Some(found) if found.capacity > 0 => Ok((found.capacity, found.available)),
             _ => {
@@ -317,7 +359,7 @@ impl ImageCollector {
         Some(live.flat_map(|(_, pod)| images_of(pod)).collect())
     }
 
-    /// Removes `unused` in order until `bytes` are free. Tells how many were freed.
+    /// Removes `unused` in order until `bytes` are free.
     async fn remove(
         &self,
         records: &mut Records,
@@ -325,10 +367,10 @@ impl ImageCollector {
         bytes: u64,
         reason: &'static str,
         known: &BTreeSet<String>,
-    ) -> Result<u64, CollectError> {
-        let (mut freed, mut errors) = (0u64, Vec::new());
+    ) -> Removed {
+        let mut removed = Removed::default();
         for image in unused {
-            if freed >= bytes {
+            if removed.freed >= bytes {
                 break;
             }
             // A pod that has come meanwhile may want this very image: what nothing uses is found anew the next time.
@@ -352,19 +394,42 @@ impl ImageCollector {
                     let pulls = self.inputs.pulls.as_deref();
                     pulls.inspect(|pulls| pulls.forget(&image.id));
                     metrics::kubelet().images_collected.inc(&[reason]);
-                    freed = freed.saturating_add(image.size);
+                    removed.freed = removed.freed.saturating_add(image.size);
                 }
-                Err(error) => errors.push(error_chain(&error)),
+                Err(error) => removed.errors.push(error_chain(&error)),
             }
         }
-        match errors.is_empty() {
-            true => Ok(freed),
-            false => Err(CollectError::Removal {
-                wanted: bytes,
-                freed,
-                errors: errors.join(", "),
-            }),
+        removed
+    }
+}
+
+/// What became of images that were to go.
+#[derive(Debug, Default)]
+struct Removed {
+    /// Bytes of those that went.
+    freed: u64,
+    /// What was said of the others.
+    errors: Vec<String>,
+}
+
+impl Removed {
+    /// The errors in one text, as upstream writes several.
+    fn errors(mut self) -> Result<u64, String> {
+        match self.errors.len() {
+            0 => Ok(self.freed),
+            1 => Err(self.errors.remove(0)),
+            _ => Err(format!("[{}]", self.errors.join(", "))),
         }
+    }
+
+    /// The bytes that went of so many that were to.
+    fn of(self, wanted: u64) -> Result<u64, CollectError> {
+        let freed = self.freed;
+        self.errors().map_err(|errors| CollectError::Removal {
+            wanted,
+            freed,
+            errors,
+        })
     }
 }
 

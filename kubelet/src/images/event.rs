@@ -61,7 +61,7 @@ pub(super) fn pulled(image: &str, took: Duration, in_all: Duration, size_bytes: 
 }
 
 /// A duration cut to milliseconds, as Go prints it: `0s`, `340ms`, `1.2s`, `1m0.5s`, `1h0m0s`.
-fn go_duration(duration: Duration) -> String {
+pub(super) fn go_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {
         return "0s".to_owned();

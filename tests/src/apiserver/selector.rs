@@ -105,6 +105,12 @@ fn known_fields(resource: &Resource) -> &'static [&'static str] {
         ],
         "nodes" => &["metadata.name", "spec.unschedulable"],
         "secrets" => &["metadata.name", "metadata.namespace", "type"],
+        "services" => &[
+            "metadata.name",
+            "metadata.namespace",
+            "spec.clusterIP",
+            "spec.type",
+        ],
         "events" => &[
             "metadata.name",
             "metadata.namespace",

@@ -2,7 +2,7 @@
 //! node may ask for.
 //!
 //! `cluster FILE NODE`: writes to FILE, as a line, how to join (`127.0.0.1:PORT --token …`), and has a pod
-//! `default/from-cluster` wait for NODE. Runs until it is ended.
+//! `default/from-cluster`, which asks for some memory, wait for NODE. Runs until it is ended.
 
 use std::fs;
 use std::time::Duration;
@@ -37,6 +37,8 @@ async fn main() -> Result<()> {
     pod["spec"]["nodeName"] = json!(node);
     pod["spec"]["containers"][0]["image"] = json!("busybox:1.36");
     pod["spec"]["containers"][0]["command"] = json!(["sleep", "1000000"]);
+    pod["spec"]["containers"][0]["resources"] =
+        json!({ "requests": { "memory": "32Mi" }, "limits": { "memory": "64Mi" } });
     cluster.add(&pod).await?;
     let (at, pin) = (cluster.line.address(), cluster.pin()?);
     let line = format!("{at} --token {TOKEN} --discovery-token-ca-cert-hash {pin}\n");

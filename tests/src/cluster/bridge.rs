@@ -46,6 +46,10 @@ impl Cluster {
             }
         };
         let bridge = Bridge(tokio::spawn(carry));
+        // The double speaks nothing else; ours neither.
+        if agent.is_foreign() {
+            agent.configure("contentType", "application/json")?;
+        }
         let file = self.node_kubeconfig(NODE_NAME, &node.path(""))?;
         let agent = agent.with_flag(format!("--kubeconfig={}", file.display()));
         Ok((bridge, agent))

@@ -1,12 +1,20 @@
 //! What the agent takes for its machine: clocks and boots.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::SignedDuration;
 use kubelet::clock::Clock;
 
 use super::FakeNode;
+
+/// Has the monotonic time of this thread's tokio runtime jump ahead.
+pub(super) async fn jump(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
 
 impl FakeNode {
     /// The clocks of an agent that is started now.

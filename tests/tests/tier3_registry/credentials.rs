@@ -1,7 +1,5 @@
 //! Who may pull, and who may not.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use serde_json::json;
 use tests::agent::{Agent, PodView as _};
@@ -9,7 +7,6 @@ use tests::cluster::{Cluster, bound_pod};
 use tests::registry::{PASSWORD, Registry, docker_config, pull_secret};
 use tests::scenario::with_node;
 use tests::wait::eventually;
-use tokio::time::Instant;
 
 use super::{
     AFTER_BACKOFF, LIMIT, has_failed, image, named, node_credentials, pod, put_private, sees,
@@ -52,22 +49,11 @@ fn a_good_secret_pulls_a_wrong_one_and_none_do_not() {
         has_failed(&agent, "wrong", &named("wrong"), &[REFUSED]).await?;
         has_failed(&agent, "none", &named("none"), &[REFUSED]).await?;
 
-        // Each wait is twice as long as the one before it.
-        let pulling = "Normal Pulling containers{main} ";
-        let mut began = Vec::new();
-        for times in [2, 3] {
-            sees(&agent, "none", pulling, times).await?;
-            began.push(Instant::now());
-        }
-        let between = began[1] - began[0];
-        ensure!(
-            between > Duration::from_secs(15) && between < Duration::from_secs(40),
-            "{between:?} from the second pull to the third"
-        );
-
-        // What was wrong is put right: the pod's secret, and the node's own file.
+        // What was wrong is put right, each before its next pull: the pod's secret, and after one more in vain the node's own
+        // file. (That each wait is twice as long as the one before shows without waiting for it: `images/backoff`.)
         put_private(node, "bad.json", &pull_secret("bad", PASSWORD))?;
         agent.ready("wrong", AFTER_BACKOFF).await?;
+        sees(&agent, "none", "Normal Pulling containers{main} ", 2).await?;
         let none = agent.pod("none")?;
         ensure!(waiting(&none)?.reason.is_some(), "{}", none.describe());
         node_credentials(node, Some(&docker_config(PASSWORD)))?;
@@ -85,7 +71,7 @@ fn a_pod_of_the_api_pulls_with_its_secret_once_there_is_one() {
         let registry = Registry::start(node).await?;
         registry.put("api", "1", &image("api")?)?;
         let cluster = Cluster::with_double().await?;
-        let (_bridge, agent) = cluster.reach_from(node, Agent::ours(node)?)?;
+        let (_bridge, agent) = cluster.reach_from(node, Agent::new(node)?)?;
         agent.start().await?;
         let mut manifest = bound_pod("a");
         manifest["spec"]["imagePullSecrets"] = json!([{ "name": "late" }]);

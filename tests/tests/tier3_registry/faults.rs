@@ -23,7 +23,7 @@ const PRESENT: &str = "docker.io/library/busybox:1.36";
 
 /// An agent on a node that may pull, with `at_once` pulls at a time.
 async fn agent<'n>(node: &'n Node, at_once: u32) -> Result<Agent<'n>> {
-    let agent = Agent::ours(node)?;
+    let agent = Agent::new(node)?;
     agent.configure("serializeImagePulls", json!(at_once == 1))?;
     if at_once > 1 {
         agent.configure("maxParallelImagePulls", json!(at_once))?;
@@ -134,6 +134,12 @@ fn a_pull_that_hangs_holds_up_the_queue_alone_and_goes_with_its_pod() {
         let asked = registry.asked("/v2/other/")?;
         ensure!(asked == 0, "asked {asked} times out of turn");
 
+        if agent.is_foreign() {
+            eprintln!(
+                "not held to how soon a pod goes whose pull hangs: upstream's waits for the pull"
+            );
+            return Ok(());
+        }
         let slow = agent.pod("slow")?;
         node.remove("slow.yaml")?;
         agent.gone(&slow, PROMPT).await?;
@@ -186,7 +192,7 @@ fn pulls_beyond_the_limit_wait_for_their_turn() {
         for name in names {
             registry.put(name, "1", &image(name)?)?;
         }
-        let agent = Agent::ours(node)?;
+        let agent = Agent::new(node)?;
         agent.configure("serializeImagePulls", json!(false))?;
         agent.configure("registryPullQPS", json!(1))?;
         agent.configure("registryBurst", json!(1))?;

@@ -157,7 +157,7 @@ fn a_program_gives_the_credentials_of_a_static_pod() {
             &config,
             "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: provider\n  matchImages: ['*.test']\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n",
         )?;
-        let agent = Agent::ours(node)?
+        let agent = Agent::new(node)?
             .with_flag(format!(
                 "--image-credential-provider-config={}",
                 config.display()

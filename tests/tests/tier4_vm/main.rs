@@ -6,6 +6,8 @@
 
 mod cgroups;
 mod faults;
+mod huge_pages;
+
 mod install;
 mod joining;
 mod mounts;
@@ -13,6 +15,7 @@ mod names;
 mod restarts;
 mod service;
 mod shutdown;
+mod unused_images;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,6 +54,14 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("unit", service::unit_is_as_systemd_wants_it),
     ("cgroups", cgroups::pods_have_the_slices_of_the_formulas),
     ("memory-qos", cgroups::memory_is_kept_and_throttled),
+    (
+        "huge-pages",
+        huge_pages::huge_pages_are_counted_mounted_and_limited,
+    ),
+    (
+        "images",
+        unused_images::unused_images_go_and_pinned_ones_stay,
+    ),
     ("status", service::status_and_journal_can_be_read),
     ("reload", service::reload_reads_what_can_be_read_anew),
     ("restart-kubelet", restarts::a_restart_ends_nothing),
@@ -76,6 +87,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mounts", mounts::images_are_volumes_and_read_only_goes_down),
     ("nfs", mounts::a_server_of_nfs_is_mounted_and_left),
     ("join", joining::joins_and_leaves_and_ends_no_static_pod),
+    (
+        "swap",
+        joining::burstable_pods_of_the_cluster_share_the_swap,
+    ),
     (
         "reboot",
         shutdown::a_reboot_runs_pre_stop_hooks_and_brings_every_pod_back,
@@ -183,7 +198,7 @@ impl Session {
         self.vm.ok(&format!(
             "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; \
              systemctl start containerd; systemctl restart kubelet; \
-             cd {MANIFESTS} && rm -f later.yaml mounts.yaml served.yaml named.yaml early.yaml late.yaml"
+             cd {MANIFESTS} && rm -f later.yaml mounts.yaml served.yaml named.yaml early.yaml late.yaml huge.yaml too-huge.yaml"
         ))?;
         guest::all_ready(&mut self.vm, &PODS)?;
         self.vm
@@ -255,6 +270,18 @@ fn debian_13() {
 #[ignore = "needs an emulated machine: make test-vm-all"]
 fn debian_testing() {
     suite(System::DebianTesting);
+}
+
+/// Major and minor version of the machine's containerd.
+fn containerd_version(session: &mut Session) -> Result<(u32, u32)> {
+    let version = session.vm.ok("containerd --version")?;
+    println!("{}: {}", session.system, version.trim());
+    let numbers = version.split_whitespace().find_map(|word| {
+        let (major, rest) = word.trim_start_matches('v').split_once('.')?;
+        let minor = rest.split('.').next()?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    numbers.with_context(|| format!("no version: {version}"))
 }
 
 /// A file of the tests, by its path in the target directory of the running test.

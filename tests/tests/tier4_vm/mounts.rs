@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::agent::PodView as _;
 use tests::vm::guest::{self, MANIFESTS, POD};
 
-use super::{PODS, Session};
+use super::{PODS, Session, containerd_version};
 
 /// What a container sees of an image, of a part of it, and of a directory of the node's with a mount below; each line is
 /// what a command printed, or `refused`.
@@ -42,14 +42,7 @@ spec:
 ";
 
 pub(super) fn images_are_volumes_and_read_only_goes_down(session: &mut Session) -> Result<()> {
-    let version = session.vm.ok("containerd --version")?;
-    println!("{}: {}", session.system, version.trim());
-    let numbers = version.split_whitespace().find_map(|word| {
-        let (major, rest) = word.trim_start_matches('v').split_once('.')?;
-        let minor = rest.split('.').next()?;
-        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
-    });
-    let numbers = numbers.with_context(|| format!("no version: {version}"))?;
+    let numbers = containerd_version(session)?;
     session.vm.ok(
         "mkdir -p /root/above/below && { mountpoint -q /root/above/below || mount -t tmpfs below /root/above/below; }",
     )?;
