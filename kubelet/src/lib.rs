@@ -90,6 +90,7 @@ pub mod spdy;
 mod stamp;
 pub mod stats;
 pub mod status;
+pub mod userns;
 pub mod validate;
 pub mod volumes;
 pub mod workers;

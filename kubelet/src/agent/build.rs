@@ -30,6 +30,7 @@ use crate::probes::Prober;
 use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
 use crate::runtime_class::RuntimeClasses;
+use crate::userns::{self, UserNamespaces};
 use crate::volumes::{self, Volumes, VolumesConfig};
 use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 
@@ -66,6 +67,12 @@ pub(super) fn tools(
     let cgroups = cgroups_config(config, &capacity, cores, version, &allocatable)?;
     let cgroups = Cgroups::new(cgroups)?;
     check_resolv_conf(config);
+    let user_namespaces = UserNamespaces::open(
+        dirs.clone(),
+        Path::new(userns::USERS),
+        config.runtime.ids_per_pod,
+        config.node.max_pods,
+    )?;
     let (devices, managers) = managers(config, &capacity, &surroundings.clock)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
@@ -108,6 +115,7 @@ pub(super) fn tools(
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         devices,
         managers: Arc::new(managers),
+        user_namespaces,
         cgroups: Arc::new(cgroups),
         dirs,
         logs,

@@ -16,6 +16,7 @@ mod number;
 mod pod_resources;
 mod startups;
 mod text;
+mod user_namespaces;
 
 pub use certificates::Certificates;
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
