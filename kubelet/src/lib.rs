@@ -74,6 +74,7 @@ pub mod poddir;
 pub mod probes;
 pub mod process;
 pub mod publisher;
+pub mod quotas;
 pub mod record;
 mod resident;
 pub mod resize;

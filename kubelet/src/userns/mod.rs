@@ -109,7 +109,7 @@ impl UserNamespaces {
         per_pod: u32,
         max_pods: u32,
     ) -> Result<Self, OwnIdsError> {
-        let own = OwnIds::of_machine(users, per_pod, max_pods)?;
+        let own = OwnIds::of_machine((users, own_ids::PROGRAM), per_pod, max_pods)?;
         let mut ranges = Ranges::new(own);
         for uid in dirs.list().unwrap_or_default() {
             match read(&dirs, &uid) {

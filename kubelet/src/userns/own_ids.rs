@@ -11,7 +11,7 @@ use super::range::Range;
 /// Whose subordinate ids they are.
 const USER: &str = "kubelet";
 /// Of the package `uidmap`: what subuid(5) and subgid(5), or whoever stands in for them, have for a user.
-const PROGRAM: &str = "getsubids";
+pub(super) const PROGRAM: &str = "getsubids";
 
 /// Why there are no ids for pods. In upstream's words; the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -125,16 +125,16 @@ impl OwnIds {
         })
     }
 
-    /// Those of this machine, by its `users` (passwd(5)).
+    /// Those of this machine, by its `users` (passwd(5)) and what `program` says of one of them.
     pub(super) fn of_machine(
-        users: &Path,
+        (users, program): (&Path, &str),
         per_pod: u32,
         max_pods: u32,
     ) -> Result<Self, OwnIdsError> {
         // `getsubids` may ask elsewhere, and does not tell a user without ids from an answer that has not come: where there
         // is the user, there have to be ids.
         let configured = match has_user(users)? {
-            true => ask()?,
+            true => ask(program)?,
             false => None,
         };
         let (first, length) = configured.unwrap_or((per_pod, 0_u32.wrapping_sub(per_pod)));
@@ -186,10 +186,10 @@ fn has_user(users: &Path) -> Result<bool, OwnIdsError> {
     }
 }
 
-/// What `getsubids` says; none where there is no such program.
-fn ask() -> Result<Option<(u32, u32)>, OwnIdsError> {
+/// What the program says; none where it is not there.
+fn ask(program: &str) -> Result<Option<(u32, u32)>, OwnIdsError> {
     let run = |kind: &'static str, arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program);
         let output = command.args(arguments).stdin(Stdio::null()).output();
         match output {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -272,7 +272,7 @@ mod tests {
     fn without_the_user_all_ids_are_for_pods_but_the_first_ones() {
         let users = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(users.path(), "root:x:0:0::/:/bin/sh\nkubelets:x:7:7::/:\n").unwrap();
-        let own = |per_pod, max| OwnIds::of_machine(users.path(), per_pod, max);
+        let own = |per_pod, max| OwnIds::of_machine((users.path(), "false"), per_pod, max);
         let of_default = own(UNIT, 110).unwrap();
         assert_eq!(of_default.count(), 65_535);
         assert_eq!(of_default.range(0).unwrap().first(), UNIT);
@@ -282,8 +282,28 @@ mod tests {
         let half = own(1 << 31, 1).unwrap();
         assert_eq!((half.first, half.count()), (1 << 31, 1));
         assert!(matches!(own(1 << 31, 2), Err(OwnIdsError::TooFew { .. })));
-        let missing = OwnIds::of_machine(Path::new("/nonexistent/passwd"), UNIT, 110);
+        let nobody = Path::new("/nonexistent/passwd");
+        let missing = OwnIds::of_machine((nobody, "false"), UNIT, 110);
         assert_eq!(missing.unwrap(), of_default);
+    }
+
+    /// Where there are both, there have to be ids.
+    #[test]
+    fn with_the_user_the_program_is_asked() {
+        let users = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(users.path(), "kubelet:x:7:7::/:\n").unwrap();
+        let own = |program| OwnIds::of_machine((users.path(), program), UNIT, 110);
+        assert_eq!(own("/nonexistent/getsubids").unwrap().count(), 65_535);
+        assert_eq!(
+            own("false").unwrap_err().to_string(),
+            "kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status: 1"
+        );
+        assert_eq!(
+            own("echo").unwrap_err().to_string(),
+            "kubelet mappings: mismatched subuids and subgids for user \"kubelet\"",
+            "one says kubelet, the other -g kubelet"
+        );
+        assert!(matches!(own("true"), Err(OwnIdsError::Line(_))));
     }
 
     #[test]
