@@ -140,9 +140,25 @@ impl RuntimeClient {
         &self,
         id: &str,
     ) -> Result<v1::PodSandboxStatusResponse, CriError> {
+        self.ask_pod_sandbox_status(id, false).await
+    }
+
+    /// The same with what the runtime has to say besides, in a form of its own: more work for it than an ordinary status.
+    pub async fn verbose_pod_sandbox_status(
+        &self,
+        id: &str,
+    ) -> Result<v1::PodSandboxStatusResponse, CriError> {
+        self.ask_pod_sandbox_status(id, true).await
+    }
+
+    async fn ask_pod_sandbox_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Result<v1::PodSandboxStatusResponse, CriError> {
         let message = v1::PodSandboxStatusRequest {
             pod_sandbox_id: id.into(),
-            verbose: false,
+            verbose,
         };
         let answer = rpc!(
             self,

@@ -230,6 +230,12 @@ pub fn host_network(pod: &Pod) -> bool {
     spec(pod).host_network.unwrap_or(false)
 }
 
+/// Whether the pod has users and groups of its own (`hostUsers: false`).
+#[must_use]
+pub fn has_own_users(pod: &Pod) -> bool {
+    spec(pod).host_users == Some(false)
+}
+
 /// The quality of service class of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QosClass {

@@ -69,7 +69,7 @@ fn good_manifests_are_named_with_their_pods() {
 fn each_problem_has_its_place_field_and_remedy() {
     let bad = pod(
         "a",
-        "  hostUsers: false\n  restartPolicy: Sometimes\n  nodeSelector: {disk: ssd}\n",
+        "  runtimeClassName: kata\n  restartPolicy: Sometimes\n  nodeSelector: {disk: ssd}\n",
     );
     let text = format!(
         "{bad}    imge: x\n---\n{}",
@@ -80,7 +80,7 @@ fn each_problem_has_its_place_field_and_remedy() {
     assert_eq!(run.status, 1);
     assert_eq!(
         run.stdout,
-        "a.yaml:6:14: spec.hostUsers: not supported by this agent: false asks for a user namespace, which is not supported in this version\n\
+        "a.yaml:6:21: spec.runtimeClassName: not supported by this agent: \"kata\" needs runtime classes, which come from an API server\n\
          a.yaml:7:18: spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"\n\
          a.yaml:18:17: metadata.labels[app]: must be text, but 1 is a number; put it in quotes\n\
          a.yaml:8:17: warning: spec.nodeSelector: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector; this is said of a node with no labels but the agent's own\n\

@@ -80,14 +80,6 @@ fn set_without_api(value: &Value, node: &NodeFeatures) -> bool {
     is_set(value) && !node.api_server
 }
 
-fn disabled(value: &Value, _: &NodeFeatures) -> bool {
-    value == &Value::Bool(false)
-}
-
-fn not_default_proc_mount(value: &Value, _: &NodeFeatures) -> bool {
-    is_set(value) && value != "Default"
-}
-
 const VOLUME_KIND: &str = "is a kind of volume that is not supported in this version";
 
 /// `PodSpec`.
@@ -108,13 +100,7 @@ pub(super) const POD_SPEC: &Table = &[
     ("hostIPC", Built),
     ("hostNetwork", Built),
     ("hostPID", Built),
-    (
-        "hostUsers",
-        refused(
-            disabled,
-            "asks for a user namespace, which is not supported in this version",
-        ),
-    ),
+    ("hostUsers", Built),
     ("hostname", Built),
     ("hostnameOverride", Built),
     ("imagePullSecrets", Built),
@@ -253,13 +239,7 @@ pub(super) const SECURITY_CONTEXT: &Table = &[
     ("appArmorProfile", Built),
     ("capabilities", Built),
     ("privileged", Built),
-    (
-        "procMount",
-        refused(
-            not_default_proc_mount,
-            "needs user namespaces, which are not supported in this version",
-        ),
-    ),
+    ("procMount", Built),
     ("readOnlyRootFilesystem", Built),
     ("runAsGroup", Built),
     ("runAsNonRoot", Built),

@@ -147,7 +147,7 @@ impl Rejection {
 /// Whether `pod` may run on `node` beside `others`, and who has to leave for it.
 ///
 /// # Errors
-/// The first thing that stands against it, in upstream's order: sysctls, operating system, group policy; then, unless
+/// The first thing that stands against it, in upstream's order: what nodes declare, sysctls, operating system, group policy; then, unless
 /// the pod is critical, resources; placement, host ports, taints, for a critical pod resources; AppArmor, features.
 /// Nobody has to leave for a pod that something else stands against.
 pub fn admit(pod: &Pod, node: &Node, others: &[Other<'_>]) -> Result<Admission, Rejection> {
@@ -169,6 +169,7 @@ pub fn admit_features(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
 
 /// What upstream looks at before a pod's place, and before the resource managers.
 pub(crate) fn admit_first(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
+    admit_declared(pod)?;
     sysctls::admit(pod, &node.sysctls)?;
     admit_os(pod)?;
     admit_groups_policy(pod, node)
@@ -178,6 +179,17 @@ pub(crate) fn admit_first(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejectio
 fn admit_last(pod: &Pod, node: &NodeFeatures) -> Result<(), Rejection> {
     apparmor::admit(pod, node.app_armor)?;
     walk::admit(pod, node)
+}
+
+/// Users of its own on the node's network are for nodes that declare that they have them (alpha), which this one does not.
+fn admit_declared(pod: &Pod) -> Result<(), Rejection> {
+    if pod::has_own_users(pod) && pod::host_network(pod) {
+        return Err(Rejection::new(
+            fields::UNSUPPORTED,
+            "Pod requires node features that are not available: UserNamespacesHostNetworkSupport",
+        ));
+    }
+    Ok(())
 }
 
 fn admit_os(pod: &Pod) -> Result<(), Rejection> {

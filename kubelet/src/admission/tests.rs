@@ -204,8 +204,8 @@ fn admitted(pod: &Pod) {
 fn what_is_not_built_refuses_the_pod_by_its_path() {
     let cases = [
         (
-            json!({"hostUsers": false}),
-            "spec.hostUsers: false asks for a user namespace, which is not supported in this version",
+            json!({"hostUsers": false, "hostNetwork": true}),
+            "Pod requires node features that are not available: UserNamespacesHostNetworkSupport",
         ),
         (
             json!({"runtimeClassName": "kata"}),
@@ -232,10 +232,6 @@ fn what_is_not_built_refuses_the_pod_by_its_path() {
 #[test]
 fn what_is_not_built_of_a_container_refuses_the_pod() {
     let cases = [
-        (
-            json!({"securityContext": {"procMount": "Unmasked"}}),
-            "spec.containers[0].securityContext.procMount: \"Unmasked\" needs user namespaces, which are not supported in this version",
-        ),
         (
             json!({"resources": {"claims": [{"name": "gpu"}]}}),
             "spec.containers[0].resources.claims need dynamic resource allocation, which is not supported in this version",

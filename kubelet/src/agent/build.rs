@@ -27,9 +27,11 @@ use crate::objects::{LocalObjects, Objects, Projections};
 use crate::observe::Observer;
 use crate::poddir::PodDirs;
 use crate::probes::Prober;
+use crate::quotas::{self, Quotas};
 use crate::runtime::convert::dns::{self, DnsSettings, ResolvConf};
 use crate::runtime::convert::{NodeSettings, default_masked_paths};
 use crate::runtime_class::RuntimeClasses;
+use crate::userns::{self, UserNamespaces};
 use crate::volumes::{self, Volumes, VolumesConfig};
 use crate::workers::{Network, NodeFacts, StartPermits, StuckPods, Tools};
 
@@ -38,6 +40,9 @@ const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and
 
 /// What upstream says of tmpfs that may be swapped out.
 const TMPFS_SWAPS: &str = "The tmpfs noswap option is not supported. Memory-backed volumes (e.g. secrets, emptyDirs, etc.) might be swapped to disk and should no longer be considered secure.";
+
+/// The feature gate of project quotas.
+const COUNTED_VOLUMES: &str = "LocalStorageCapacityIsolationFSQuotaMonitoring";
 
 const SELINUX_ENFORCE: &str = "/sys/fs/selinux/enforce";
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
@@ -66,6 +71,12 @@ pub(super) fn tools(
     let cgroups = cgroups_config(config, &capacity, cores, version, &allocatable)?;
     let cgroups = Cgroups::new(cgroups)?;
     check_resolv_conf(config);
+    let user_namespaces = UserNamespaces::open(
+        dirs.clone(),
+        Path::new(userns::USERS),
+        config.runtime.ids_per_pod,
+        config.node.max_pods,
+    )?;
     let (devices, managers) = managers(config, &capacity, &surroundings.clock)?;
     let logs = PodLogs::new(LogsConfig {
         pod_logs_dir: config.paths.pod_logs.clone(),
@@ -78,6 +89,9 @@ pub(super) fn tools(
             allocatable_memory_bytes: resources::memory_of(&allocatable),
         },
     );
+    let counted = config.gates.enabled(COUNTED_VOLUMES);
+    let quotas = counted.then(|| Quotas::open(Path::new(quotas::ETC), dirs.all()));
+    let volumes = volumes.with_quotas(quotas);
     let client = runtime.runtime();
     let boot = surroundings.clock.since_boot();
     let clock = surroundings.clock.clone();
@@ -108,6 +122,7 @@ pub(super) fn tools(
         node: node_facts(config, capacity, allocatable, for_pods, cgroups.version())?,
         devices,
         managers: Arc::new(managers),
+        user_namespaces,
         cgroups: Arc::new(cgroups),
         dirs,
         logs,

@@ -15,6 +15,7 @@ use crate::managers::ManagersError;
 use crate::node::NodeError;
 use crate::poddir::PodDirError;
 use crate::server::{BindError, SelfSignedError, ServingTlsError, SocketError};
+use crate::userns::OwnIdsError;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,9 @@ pub enum AgentError {
     /// CPU, memory and topology managers.
     #[error(transparent)]
     Managers(#[from] ManagersError),
+    /// The ids for user namespaces of pods.
+    #[error("create user namespace manager")]
+    UserNamespaces(#[from] OwnIdsError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),

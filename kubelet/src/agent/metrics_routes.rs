@@ -19,6 +19,7 @@ pub(super) fn stats(config: &Config, tools: &Tools, images: &Connection) -> Arc<
         observer: tools.observer.clone(),
         cgroups: tools.cgroups.clone(),
         dirs: tools.dirs.clone(),
+        quotas: tools.volumes.quotas().cloned(),
         logs: tools.logs.clone(),
         root: config.paths.root.clone(),
         runtime: tools.runtime.clone(),

@@ -214,7 +214,7 @@ pub(crate) static FIELDS: &[Field] = &[
     field("containerRuntimeEndpoint", Text, T("unix:///run/containerd/containerd.sock")).zero().built(),
     field("runtimeRequestTimeout", Duration, T("2m0s")).zero().built(),
     field("seccompDefault", Bool, B(false)).built(),
-    field("userNamespaces.idsPerPod", Int64, N),
+    field("userNamespaces.idsPerPod", Int64, N).built(),
     field("crashLoopBackOff.maxContainerRestartPeriod", Duration, T("5m0s")).built(),
     field("configMapAndSecretChangeDetectionStrategy", Text, T("Watch"))
         .zero()

@@ -10,6 +10,7 @@ use super::names::{image_size, operation_of};
 use super::pod_certificates::PodCertificates;
 use super::pod_resources::PodResourcesCounts;
 use super::text::{Exposition, Family};
+use super::user_namespaces::UserNamespaces;
 
 /// Prometheus' own bounds, seconds.
 pub(super) const DEFAULT: &[f64] = &[
@@ -108,6 +109,8 @@ pub struct Kubelet {
     pub started_pods: Counter,
     /// Those that were not made.
     pub started_pods_errors: Counter,
+    /// Those with users of their own.
+    pub user_namespaces: UserNamespaces,
     /// Images that containers were to mount.
     pub image_volumes_requested: Counter,
     /// Images that containers were made with.
@@ -258,6 +261,7 @@ static KUBELET: Kubelet = Kubelet {
         "kubelet_started_pods_errors_total",
         "[ALPHA] Cumulative number of errors when starting pods",
     ),
+    user_namespaces: UserNamespaces::new(),
     image_volumes_requested: Counter::new(
         "kubelet_image_volume_requested_total",
         "[BETA] Number of requested image volumes.",
@@ -484,6 +488,7 @@ impl Kubelet {
         self.started_containers.write(out);
         self.started_pods_errors.write(out);
         self.started_pods.write(out);
+        self.user_namespaces.write(out);
         self.terminated_containers.write(out);
         self.rest_duration.write(out);
         self.rest_requests.write(out);

@@ -17,6 +17,7 @@ mod pod_certificates;
 mod pod_resources;
 mod startups;
 mod text;
+mod user_namespaces;
 
 pub use certificates::Certificates;
 pub use instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};

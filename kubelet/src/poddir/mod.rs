@@ -31,6 +31,8 @@ pub(crate) const VOLUME_SUBPATHS: &str = "volume-subpaths";
 pub(crate) const VOLUME_DEVICES: &str = "volumeDevices";
 /// What the pod's claims are bound to, for as long as it has their volumes.
 pub(crate) const CLAIMS: &str = "claims.json";
+/// Which of the node's ids the pod's users have, where they are not the node's own.
+pub(crate) const USER_NAMESPACE: &str = "userns";
 /// What the kinds of volume note for themselves.
 pub(crate) const PLUGINS: &str = "plugins";
 /// Mode of these directories: nobody but root and its group looks into other people's pods.

@@ -128,7 +128,7 @@ impl Stats {
         let now = (disk.at, inputs.clock.monotonic());
         if let Some(every) = inputs.volumes_every {
             let mut cache = self.lock_volumes();
-            let volumes = cache.of_pod(&inputs.dirs, &pod.uid, every, now);
+            let volumes = cache.of_pod(inputs.volumes_on_disk(), &pod.uid, every, now);
             for volume in volumes.iter().filter(|volume| volume.ephemeral) {
                 sum.add(volume.taken);
             }

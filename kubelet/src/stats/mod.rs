@@ -42,6 +42,7 @@ use crate::logs::PodLogs;
 use crate::observe::Observer;
 use crate::pod::PodUid;
 use crate::poddir::PodDirs;
+use crate::quotas::Quotas;
 use crate::status::StatusBoard;
 
 use claims::ClaimCache;
@@ -94,6 +95,8 @@ pub struct StatsInputs {
     pub cgroups: Arc<Cgroups>,
     /// Where their files are.
     pub dirs: PodDirs,
+    /// What counts volumes, where the kernel does.
+    pub quotas: Option<Quotas>,
     /// Where their logs are.
     pub logs: PodLogs,
     /// The agent's root directory: nodefs.
@@ -118,6 +121,13 @@ pub struct StatsInputs {
     pub proc: PathBuf,
     /// Where it tells of devices: `/sys`.
     pub sys: PathBuf,
+}
+
+impl StatsInputs {
+    /// Where volumes are, and what counts some of them.
+    fn volumes_on_disk(&self) -> (&PodDirs, Option<&Quotas>) {
+        (&self.dirs, self.quotas.as_ref())
+    }
 }
 
 /// Reads what is used. Shared by reference.
@@ -241,7 +251,9 @@ impl Stats {
         };
         let now = (self.now(), inputs.clock.monotonic());
         let mut cache = self.lock_volumes();
-        let volumes = cache.of_pod(&inputs.dirs, uid, every, now).iter();
+        let volumes = cache
+            .of_pod(inputs.volumes_on_disk(), uid, every, now)
+            .iter();
         volumes.filter(|v| v.claim.is_some()).cloned().collect()
     }
 

@@ -155,7 +155,7 @@ impl Stats {
         let containers = containers.collect();
         let now = (self.now(), inputs.clock.monotonic());
         let mut cache = self.lock_volumes();
-        let volumes = cache.of_pod(&inputs.dirs, uid, Duration::ZERO, now);
+        let volumes = cache.of_pod(inputs.volumes_on_disk(), uid, Duration::ZERO, now);
         let volumes = volumes.to_vec();
         drop(cache);
         let dir = inputs.dirs.get(uid).ok().flatten();

@@ -340,6 +340,7 @@ pub(crate) fn fixture(version: Version) -> Fixture {
         cgroups: Arc::new(Cgroups::fixture(version, &mounts)),
         claims: Claims::new(dirs.clone()),
         csi: Csi::new(CsiConfig::default(), dirs.clone()),
+        quotas: None,
         pulls: Some(Arc::new(pulls)),
         providers: Some("sha256:0".to_owned()),
         dirs,

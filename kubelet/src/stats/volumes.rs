@@ -7,10 +7,11 @@ use jiff::Timestamp;
 
 use super::disk::{self, FileSystem, Taken};
 use crate::claims;
-use crate::csi::{Amount, PLUGIN_DIR, Usage};
+use crate::csi::{self, Amount, PLUGIN_DIR};
 use crate::dir::Dir;
 use crate::pod::PodUid;
 use crate::poddir::{PodDirs, VOLUMES};
+use crate::quotas::{Quotas, Usage};
 
 /// Kinds whose volumes lie on the node's own disk and count as ephemeral storage.
 const ON_DISK: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
@@ -44,9 +45,9 @@ pub struct VolumeUsage {
 impl VolumeUsage {
     /// The same as drivers tell of theirs.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> csi::Usage {
         let of = &self.file_system;
-        Usage {
+        csi::Usage {
             bytes: Amount {
                 capacity: of.capacity,
                 used: self.taken.bytes,
@@ -70,14 +71,14 @@ impl VolumeCache {
     /// What the volumes of the pod take, looked at anew where that was `every` ago. Blocks on the disk.
     pub(super) fn of_pod(
         &mut self,
-        dirs: &PodDirs,
+        (dirs, quotas): (&PodDirs, Option<&Quotas>),
         uid: &PodUid,
         every: Duration,
         (at, now): (Timestamp, Duration),
     ) -> &[VolumeUsage] {
         let fresh = |(seen, _): &(Duration, Vec<VolumeUsage>)| now.saturating_sub(*seen) < every;
         if !self.0.get(uid).is_some_and(fresh) {
-            let found = look(dirs, uid, at).unwrap_or_default();
+            let found = look(dirs, quotas, uid, at).unwrap_or_default();
             self.0.insert(uid.clone(), (now, found));
         }
         self.0.get(uid).map_or(&[], |(_, found)| found)
@@ -89,7 +90,12 @@ impl VolumeCache {
     }
 }
 
-fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>> {
+fn look(
+    dirs: &PodDirs,
+    quotas: Option<&Quotas>,
+    uid: &PodUid,
+    at: Timestamp,
+) -> Option<Vec<VolumeUsage>> {
     let pod = dirs.get(uid).ok()??;
     let volumes = pod.dir().child(VOLUMES).ok()??;
     let claims = claims::of_pod(&pod);
@@ -107,7 +113,7 @@ fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>>
             let of_claim = claims
                 .iter()
                 .find(|claimed| plugin == LOCAL && claimed.volume.metadata.name == name);
-            if let Some(mut usage) = volume(&kind, &plugin, name, at) {
+            if let Some(mut usage) = volume(&kind, &plugin, name, quotas, at) {
                 if let Some(claimed) = of_claim {
                     usage.name.clone_from(&claimed.name);
                     usage.claim = Some(claimed.claim.clone());
@@ -120,14 +126,23 @@ fn look(dirs: &PodDirs, uid: &PodUid, at: Timestamp) -> Option<Vec<VolumeUsage>>
     Some(found)
 }
 
-fn volume(kind: &Dir, plugin: &str, name: String, at: Timestamp) -> Option<VolumeUsage> {
+fn volume(
+    kind: &Dir,
+    plugin: &str,
+    name: String,
+    quotas: Option<&Quotas>,
+    at: Timestamp,
+) -> Option<VolumeUsage> {
     let dir = kind.child_or_mount(&name).ok()??;
     let in_memory = rustix::fs::statfs(dir.path())
         .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == TMPFS_MAGIC));
     let file_system = FileSystem::of(dir.path())?;
     let taken = match plugin {
         LOCAL => file_system.taken(),
-        _ => disk::of_tree(&dir)?,
+        _ => match quotas.and_then(|quotas| quotas.usage(&dir)) {
+            Some(Usage { bytes, inodes }) => Taken { bytes, inodes },
+            None => disk::of_tree(&dir)?,
+        },
     };
     Some(VolumeUsage {
         at,

@@ -16,6 +16,7 @@ use crate::cgroups::resources::{self, CpuQuotaConfig};
 use crate::dir::{Dir, DirError};
 use crate::pod::{self, Pod};
 use crate::poddir::{PLUGINS, PodDir, VOLUMES};
+use crate::quotas::Quotas;
 
 /// The kind's directory in `volumes/` and `plugins/`.
 pub(super) const PLUGIN: &str = "kubernetes.io~empty-dir";
@@ -32,6 +33,7 @@ pub(super) fn set_up(
     pod: &Pod,
     volume: &Volume,
     config: &VolumesConfig,
+    quotas: Option<&Quotas>,
 ) -> Result<PathBuf, SetUpError> {
     let source = volume.empty_dir.as_ref();
     let medium = source.and_then(|source| source.medium.as_deref());
@@ -63,6 +65,10 @@ pub(super) fn set_up(
             size(pod, limit.map(|quantity| quantity.0.as_str()), config)
         })?,
     };
+    // Others may give their files another project.
+    if let Some(quotas) = quotas.filter(|_| wanted == Medium::Disk && pod::has_own_users(pod)) {
+        quotas.assign(&volume_dir);
+    }
     let context = pod::spec(pod).security_context.as_ref();
     if let Some(fs_group) = context.and_then(|context| context.fs_group) {
         ownership::apply(&volume_dir, fs_group, false)?;

@@ -51,6 +51,7 @@ use crate::errors::error_chain;
 use crate::metrics::kubelet;
 use crate::pod::{self, Pod, PodUid};
 use crate::poddir::{PodDir, PodDirs};
+use crate::quotas::Quotas;
 
 use contents::Written;
 pub use contents::{Contents, Inputs};
@@ -107,6 +108,7 @@ pub struct Volumes {
     dirs: PodDirs,
     config: VolumesConfig,
     devices: Devices,
+    quotas: Option<Quotas>,
 }
 
 impl Volumes {
@@ -117,7 +119,19 @@ impl Volumes {
             devices: Devices::new(dirs.root()),
             dirs,
             config,
+            quotas: None,
         }
+    }
+
+    /// The same with volumes that the kernel counts.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Option<Quotas>) -> Self {
+        Self { quotas, ..self }
+    }
+
+    /// What counts volumes, where the kernel does.
+    pub(crate) fn quotas(&self) -> Option<&Quotas> {
+        self.quotas.as_ref()
     }
 
     /// Sets up every volume of `pod` and says where each lies. Idempotent: what is set up already is left as it is,
@@ -161,7 +175,10 @@ impl Volumes {
             let claimed = given.claimed.get(&volume.name);
             let began = tokio::time::Instant::now();
             let done = match kind {
-                Kind::EmptyDir => empty_dir::set_up(&dir, pod, volume, &self.config).map(at),
+                Kind::EmptyDir => {
+                    let quotas = self.quotas.as_ref();
+                    empty_dir::set_up(&dir, pod, volume, &self.config, quotas).map(at)
+                }
                 Kind::HostPath(source) => host_path::check(source).map(at),
                 Kind::Written(kind) => {
                     let written = self.write(&dir, pod, volume, kind, &mut given.contents);
@@ -259,7 +276,12 @@ impl Volumes {
     /// When something cannot be unmounted or removed.
     pub fn tear_down(&self, uid: &PodUid) -> Result<(), VolumeError> {
         match self.dirs.get(uid)? {
-            Some(dir) => teardown::tear_down(&dir, uid, self.dirs.root(), &self.devices),
+            Some(dir) => {
+                if let Some(quotas) = &self.quotas {
+                    quotas.release(dir.path());
+                }
+                teardown::tear_down(&dir, uid, self.dirs.root(), &self.devices)
+            }
             None => Ok(()),
         }
     }

@@ -84,6 +84,7 @@ impl Worker {
             // The runtime may have made one whose answer was lost; or none is wanted any more.
             self.say_set_back(None);
         }
+        let own_users = pod::has_own_users(pod) && plan.steps.iter().any(makes_sandbox);
         let shown = ShownStep(self.board.clone());
         let mut applied = Applied::default();
         let mut permit: Option<StartPermit> = None;
@@ -137,6 +138,9 @@ impl Worker {
             if next == Next::Halt {
                 break;
             }
+        }
+        if own_users && applied.acted && applied.failed {
+            kubelet().user_namespaces.errors.inc();
         }
         applied
     }

@@ -13,6 +13,7 @@ use crate::plan::ContainerStart;
 use crate::pod::{self, Pod};
 use crate::poddir::etc_hosts;
 use crate::runtime::convert::{self, ContainerConfigError, ContainerInputs, ImageVolumes};
+use crate::userns::Range;
 use crate::volumes::{SubPath, SubPathRequest, SubPaths, env_files};
 
 impl Worker {
@@ -23,8 +24,7 @@ impl Worker {
         spec: &Container,
         start: &ContainerStart,
         image: &ImageReady,
-        image_volumes: &ImageVolumes,
-        pod_ips: &[std::net::IpAddr],
+        (image_volumes, pod_ips, users): (&ImageVolumes, &[std::net::IpAddr], Option<Range>),
     ) -> Result<v1::ContainerConfig, StartError> {
         let prepared = self
             .memory
@@ -53,6 +53,7 @@ impl Worker {
             termination_log: Some(&termination_log),
             recursive_read_only: self.can_mount_recursively_read_only(pod, spec).await?,
             grants: &self.tools.managers.grants(&self.uid, &spec.name),
+            users,
             node: &self.tools.node.settings,
         };
         let wanted = convert::sub_paths(pod, spec, &inputs)?;

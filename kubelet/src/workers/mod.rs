@@ -49,6 +49,7 @@ mod terminate;
 mod timing;
 mod told;
 mod upkeep;
+mod users;
 mod view;
 
 use std::net::IpAddr;
@@ -82,6 +83,7 @@ use crate::runtime::convert::NodeSettings;
 use crate::runtime::convert::dns::DnsSettings;
 use crate::runtime_class::{ClassChanges, RuntimeClasses};
 use crate::status::{StatusBoard, StatusWriter};
+use crate::userns::UserNamespaces;
 use crate::volumes::Volumes;
 
 pub use network::Network;
@@ -116,6 +118,8 @@ pub struct Tools {
     pub devices: Devices,
     /// Who has CPUs, memory and devices of its own.
     pub managers: Arc<Managers>,
+    /// Which of the node's ids pods with users of their own have.
+    pub user_namespaces: UserNamespaces,
     /// The cgroups above the containers.
     pub cgroups: Arc<Cgroups>,
     /// `<root>/pods`.

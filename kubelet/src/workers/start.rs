@@ -30,6 +30,7 @@ use crate::runtime::convert::{
 use crate::runtime::{ContainerId, ObservedPod, SandboxId};
 use crate::runtime_class::NoRuntimeClass;
 use crate::status::Waiting;
+use crate::userns::{Range, UserNamespaceError};
 use crate::volumes::{MountedVolumes, VolumeError};
 
 /// What a pod has on the node before its first sandbox.
@@ -60,6 +61,9 @@ pub(super) enum StartError {
     // Upstream's event has this text alone behind its prefix.
     #[error(transparent)]
     RuntimeClass(#[from] NoRuntimeClass),
+    // The same.
+    #[error(transparent)]
+    Users(#[from] UserNamespaceError),
     #[error(transparent)]
     Image(ImageFailure),
     #[error(transparent)]
@@ -113,7 +117,7 @@ impl StartError {
         match self {
             Self::Volumes(_) => VolumeError::REASON,
             Self::Claims(_) => ClaimsError::REASON,
-            Self::Sandbox(_) | Self::SandboxConfig(_) | Self::RuntimeClass(_) => {
+            Self::Sandbox(_) | Self::SandboxConfig(_) | Self::RuntimeClass(_) | Self::Users(_) => {
                 "FailedCreatePodSandBox"
             }
             Self::Cgroup(_) => "FailedCreatePodContainer",
@@ -218,7 +222,12 @@ impl Worker {
         Ok(())
     }
 
-    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, StartError> {
+    fn sandbox_config(
+        &self,
+        pod: &Pod,
+        attempt: u32,
+        users: Option<Range>,
+    ) -> Result<v1::PodSandboxConfig, StartError> {
         let prepared = self
             .memory
             .prepared
@@ -243,6 +252,7 @@ impl Worker {
             cgroup_parent: &prepared.cgroup_parent,
             dns,
             volumes: &prepared.volumes,
+            users,
             node: &node.settings,
         };
         let mut config = convert::sandbox_config(pod, &inputs)?;
@@ -295,7 +305,8 @@ impl Worker {
         self.classes.mark_seen();
         let handler = self.tools.runtime_classes.handler(pod).await?;
         self.prepare(pod).await?;
-        let config = self.sandbox_config(pod, attempt)?;
+        let users = self.users_of_new_sandbox(pod, &handler).await?;
+        let config = self.sandbox_config(pod, attempt, users)?;
         self.memory.sandbox_config = Some(config.clone());
         kubelet().started_pods.inc();
         self.say_at("makes the sandbox (RunPodSandbox)");
@@ -386,10 +397,11 @@ impl Worker {
     ) -> Result<ContainerId, StartError> {
         let observed = self.observed.borrow().clone();
         let seen = observed.sandboxes.iter().find(|s| s.id == *sandbox);
+        let users = self.users_of_sandbox(pod).await?;
         let sandbox_config = match self.memory.sandbox_config.take() {
             Some(config) => config,
             // Of a sandbox that an earlier life of the agent made.
-            None => self.sandbox_config(pod, seen.map_or(0, |s| s.attempt))?,
+            None => self.sandbox_config(pod, seen.map_or(0, |s| s.attempt), users)?,
         };
         self.memory.sandbox_config = Some(sandbox_config.clone());
         self.look_at_objects().await;
@@ -402,7 +414,8 @@ impl Worker {
         let pod_ips = seen.map(|s| s.ips.clone()).unwrap_or_default();
         let target = target_of(pod, &start.name, &observed)?;
         self.ready_devices(pod, &start.name).await?;
-        let config = self.container_config(pod, spec, start, &image, &image_volumes, &pod_ips);
+        let around = (&image_volumes, pod_ips.as_slice(), users);
+        let config = self.container_config(pod, spec, start, &image, around);
         let mut config = config.await?;
         if let Some(target) = target {
             convert::share_processes(&mut config, target);

@@ -59,11 +59,17 @@ impl Part {
             }
             Self::Cgroup => {
                 let done = tools.cgroups.remove_pod(uid).await;
-                done.map_err(|error| error_chain(&error))
+                done.map_err(|error| error_chain(&error))?;
+                // Nothing runs, and no file of the pod is in use.
+                tools.user_namespaces.release(uid).await;
+                Ok(())
             }
             Self::Directory => {
                 let done = tools.dirs.remove_in_background(uid).await;
-                done.map_err(|error| error_chain(&error))
+                done.map_err(|error| error_chain(&error))?;
+                // Should a start that was given up have been given some meanwhile.
+                tools.user_namespaces.release(uid).await;
+                Ok(())
             }
         }
     }

@@ -38,7 +38,7 @@ impl Store {
                 name: String::new(),
                 features: Some(v1::RuntimeHandlerFeatures {
                     recursive_read_only_mounts: self.recursive_read_only,
-                    ..Default::default()
+                    user_namespaces: self.user_namespaces,
                 }),
             }],
             ..Default::default()

@@ -26,6 +26,7 @@ mod service;
 mod store;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub use program::{EXIT_SIGKILL, EXIT_SIGTERM, ExecAnswer, Program};
 pub use record::{Call, Violation};
 pub use store::{Container, Sandbox};
 pub use tonic::Code;
+pub use users::Mapping;
 
 use program::ExecScript;
 use server::Listening;
@@ -166,6 +168,11 @@ impl FakeRuntime {
     pub fn set_recursive_read_only(&self, able: bool) {
         self.service
             .change(|store| store.recursive_read_only = able);
+    }
+
+    /// Whether its handler says that it makes user namespaces; not at first, as containerd 1.x.
+    pub fn set_user_namespaces(&self, able: bool) {
+        self.service.change(|store| store.user_namespaces = able);
     }
 
     /// Whether there is a GetContainerEvents, as in containerd 2 and CRI-O (so at first), or not, as in containerd 1.6.

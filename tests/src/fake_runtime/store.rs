@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::images::Images;
 use super::program::{ExecScript, Program, names};
 use super::record::{Call, Violation};
+use super::users;
 
 /// A sandbox of the fake.
 #[derive(Clone, Debug)]
@@ -163,6 +164,8 @@ pub(super) struct Store {
     pub(super) network_ready: bool,
     /// Whether its handler mounts recursively read-only.
     pub(super) recursive_read_only: bool,
+    /// Whether its handler makes user namespaces.
+    pub(super) user_namespaces: bool,
     pub(super) has_events: bool,
     pub(super) cgroup_driver: Option<v1::CgroupDriver>,
     pub(super) end_lag: Duration,
@@ -190,6 +193,7 @@ impl Store {
             runtime_ready: true,
             network_ready: true,
             recursive_read_only: false,
+            user_namespaces: false,
             has_events: true,
             cgroup_driver: None,
             end_lag: Duration::ZERO,
@@ -302,6 +306,7 @@ impl Store {
                 "failed to get sandbox container task: no running task found: task {sandbox_id} not found: not found"
             )));
         }
+        users::check(sandbox, &config)?;
         let subject = format!(
             "{}/{}",
             sandbox_subject(&sandbox.config),

@@ -11,6 +11,35 @@ use super::{CONFIG, GOOD_CONFIG, PODS, Session};
 
 /// Certificate, registration and the first status, on an emulated processor.
 const JOIN: Duration = Duration::from_secs(420);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts a cluster, with what it is given besides, and has the node join it.
+pub(super) fn join(vm: &mut Machine, more: Option<&str>) -> Result<()> {
+    let file = match more {
+        Some(more) => {
+            vm.put("/run/more.json", more)?;
+            "/run/more.json"
+        }
+        None => "",
+    };
+    vm.ok(&format!(
+        "rm -f /run/join-line && systemd-run --unit=cluster --collect /in/cluster /run/join-line \"$(hostname)\" {file} && \
+         sysctl -qw net.ipv4.ip_forward=1",
+    ))?;
+    vm.eventually("the cluster answers", LIMIT, |vm| {
+        vm.ok("test -s /run/join-line")
+    })?;
+    let said = vm.ok_within(JOIN, "kubelet join $(cat /run/join-line) --timeout 6m 2>&1")?;
+    ensure!(said.contains("This node has joined the cluster"), "{said}");
+    guest::active(vm)
+}
+
+/// Has the node leave it.
+pub(super) fn leave(vm: &mut Machine) -> Result<()> {
+    let left = vm.ok_within(LIMIT, "kubelet leave 2>&1")?;
+    ensure!(left.contains("kubectl delete node"), "{left}");
+    guest::active(vm)
+}
 
 /// How much may be swapped out of containers, bytes, as the kernel has it by the container's id.
 const SWAP_LIMITS: &str = "cd /sys/fs/cgroup/kubepods.slice && find . -name 'cri-containerd-*.scope' | \
@@ -72,19 +101,8 @@ pub(super) fn burstable_pods_of_the_cluster_share_the_swap(session: &mut Session
 
 /// Joins a cluster, has `act` look while a pod of the cluster's runs, and leaves it again.
 fn as_a_member(session: &mut Session, act: impl FnOnce(&mut Session) -> Result<()>) -> Result<()> {
-    session.vm.ok(
-        "systemd-run --unit=cluster --collect /in/cluster /run/join-line \"$(hostname)\" && sysctl -qw net.ipv4.ip_forward=1",
-    )?;
-    let limit = Duration::from_secs(60);
-    session.vm.eventually("the cluster answers", limit, |vm| {
-        vm.ok("test -s /run/join-line")
-    })?;
     session.ends_nothing(|session| {
-        let said = session
-            .vm
-            .ok_within(JOIN, "kubelet join $(cat /run/join-line) --timeout 6m 2>&1")?;
-        ensure!(said.contains("This node has joined the cluster"), "{said}");
-        guest::active(&mut session.vm)?;
+        join(&mut session.vm, None)?;
         // On a node of a cluster the agent answers nobody on this machine.
         session.vm.eventually("the cluster's pod runs", POD, |vm| {
             let running = guest::instances(vm)?.len();
@@ -96,9 +114,7 @@ fn as_a_member(session: &mut Session, act: impl FnOnce(&mut Session) -> Result<(
             "test -e /etc/kubernetes/kubelet.conf && test ! -e /etc/kubernetes/bootstrap-kubelet.conf",
         )?;
         act(session)?;
-        let left = session.vm.ok_within(limit, "kubelet leave 2>&1")?;
-        ensure!(left.contains("kubectl delete node"), "{left}");
-        guest::active(&mut session.vm)?;
+        leave(&mut session.vm)?;
         session.vm.eventually("the cluster's pod is gone", POD, |vm| {
             let pods = vm.ok("kubelet get pods -A")?;
             ensure!(!pods.contains("from-cluster"), "{pods}");

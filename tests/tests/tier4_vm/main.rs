@@ -16,6 +16,7 @@ mod restarts;
 mod service;
 mod shutdown;
 mod unused_images;
+mod users;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,6 +87,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("names", names::the_static_binary_resolves_names),
     ("mounts", mounts::images_are_volumes_and_read_only_goes_down),
     ("nfs", mounts::a_server_of_nfs_is_mounted_and_left),
+    ("users", users::pods_have_users_of_their_own),
+    ("quotas", users::a_volume_is_counted_by_the_kernel),
     ("join", joining::joins_and_leaves_and_ends_no_static_pod),
     (
         "swap",
@@ -130,6 +133,7 @@ impl Session {
         ];
         bring.extend(faults::files()?);
         bring.push(("cluster".to_owned(), built("cluster")?));
+        bring.push(users::counted(files.path())?);
         let bring: Vec<(&str, &Path)> = bring
             .iter()
             .map(|(name, path)| (name.as_str(), path.as_path()))
@@ -198,7 +202,8 @@ impl Session {
         self.vm.ok(&format!(
             "[ ! -e {GOOD_CONFIG} ] || cp -p {GOOD_CONFIG} {CONFIG}; \
              systemctl start containerd; systemctl restart kubelet; \
-             cd {MANIFESTS} && rm -f later.yaml mounts.yaml served.yaml named.yaml early.yaml late.yaml huge.yaml too-huge.yaml"
+             cd {MANIFESTS} && rm -f later.yaml mounts.yaml served.yaml named.yaml early.yaml late.yaml huge.yaml too-huge.yaml \
+             own.yaml other.yaml hides.yaml"
         ))?;
         guest::all_ready(&mut self.vm, &PODS)?;
         self.vm

@@ -17,6 +17,7 @@ use crate::managers::ContainerGrants;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::Pod;
 use crate::runtime::ImageRef;
+use crate::userns::Range;
 use crate::volumes::{MountedVolumes, SubPath, SubPathError, SubPaths};
 
 /// What is known of a container beyond the pod's spec.
@@ -51,6 +52,8 @@ pub struct ContainerInputs<'a> {
     pub recursive_read_only: bool,
     /// What it was given for itself: CPUs, memory, devices.
     pub grants: &'a ContainerGrants,
+    /// The ids of the pod's users; none where they are the node's own.
+    pub users: Option<Range>,
     /// The node.
     pub node: &'a NodeSettings,
 }
@@ -150,6 +153,13 @@ pub fn container_config(
             .collect()
     };
     let (command, args) = (expanded(&container.command), expanded(&container.args));
+    // Whatever is mounted belongs to the same ids within as on the node.
+    let users = security::users(inputs.users);
+    let mut all_mounts = [given.mounts.clone(), own_mounts].concat();
+    for mount in &mut all_mounts {
+        mount.uid_mappings.clone_from(&users.uids);
+        mount.gid_mappings.clone_from(&users.gids);
+    }
     let own_devices = mounts::devices(container, inputs.volumes)?;
     let mut annotations = given.annotations.clone();
     annotations.extend(identity::container_annotations(
@@ -174,7 +184,7 @@ pub fn container_config(
             .into_iter()
             .map(|(key, value)| v1::KeyValue { key, value })
             .collect(),
-        mounts: [given.mounts.clone(), own_mounts].concat(),
+        mounts: all_mounts,
         devices: [given.devices.clone(), own_devices].concat(),
         cdi_devices: given.cdi_devices.clone(),
         labels: identity::container_labels(pod, container),
@@ -193,7 +203,7 @@ pub fn container_config(
                 pod,
                 container,
                 inputs.image_user,
-                inputs.volumes,
+                (inputs.volumes, inputs.users),
                 inputs.node,
             )?),
         }),

@@ -7,7 +7,7 @@
 //! [`ContainerConfig`](cri_proto::v1::ContainerConfig), or the error whose text is the waiting container's message.
 //! Spawns no task. Pure: no clock, no I/O; that a path exists is the caller's business.
 //! Does not: get configMaps, secrets or services (it is handed what is known of them), mount parts of volumes (it says
-//! which, and is handed where), devices or user namespaces: what needs those is refused in admission.
+//! which, and is handed where), or give out devices and ids of users (it is handed which).
 
 mod container;
 pub mod dns;

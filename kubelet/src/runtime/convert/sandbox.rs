@@ -12,6 +12,7 @@ use super::{NodeSettings, identity, resources};
 use crate::admission::sysctls::normalize_name;
 use crate::cgroups::resources::ResourceError;
 use crate::pod::{self, Pod};
+use crate::userns::Range;
 use crate::volumes::MountedVolumes;
 
 /// What is known of a sandbox beyond the pod's spec.
@@ -27,6 +28,8 @@ pub struct SandboxInputs<'a> {
     pub dns: v1::DnsConfig,
     /// The pod's volumes by name, set up.
     pub volumes: &'a MountedVolumes,
+    /// The ids of the pod's users; none where they are the node's own.
+    pub users: Option<Range>,
     /// The node.
     pub node: &'a NodeSettings,
 }
@@ -79,7 +82,7 @@ pub fn sandbox_config(
         annotations: identity::sandbox_annotations(pod),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: inputs.cgroup_parent.to_owned(),
-            security_context: Some(security::of_sandbox(pod, inputs.volumes)?),
+            security_context: Some(security::of_sandbox(pod, inputs.volumes, inputs.users)?),
             sysctls: pod::spec(pod)
                 .security_context
                 .iter()

@@ -15,6 +15,7 @@ use crate::admission::apparmor;
 use crate::images::ImageUser;
 use crate::pod::{self, Pod};
 use crate::runtime::ContainerId;
+use crate::userns::Range;
 use crate::volumes::MountedVolumes;
 
 /// Hidden from containers: the kernel's own files that tell of the host or act on it. Source: the runtime's own
@@ -131,8 +132,28 @@ fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
     pod::spec(pod).security_context.as_ref()
 }
 
+/// The users that sandbox and containers have: the node's own, or `range` of them.
+pub(super) fn users(range: Option<Range>) -> v1::UserNamespace {
+    let Some(range) = range else {
+        return v1::UserNamespace {
+            mode: v1::NamespaceMode::Node.into(),
+            ..v1::UserNamespace::default()
+        };
+    };
+    let ids = vec![v1::IdMapping {
+        host_id: range.first(),
+        container_id: 0,
+        length: range.length(),
+    }];
+    v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids,
+    }
+}
+
 /// The namespaces that sandbox and containers share.
-pub(super) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+fn namespaces(pod: &Pod, range: Option<Range>) -> v1::NamespaceOption {
     let spec = pod::spec(pod);
     let node_or_pod = |node: Option<bool>| match node {
         Some(true) => v1::NamespaceMode::Node,
@@ -147,6 +168,7 @@ pub(super) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
         network: node_or_pod(spec.host_network).into(),
         pid: pid.into(),
         ipc: node_or_pod(spec.host_ipc).into(),
+        userns_options: Some(users(range)),
         ..v1::NamespaceOption::default()
     }
 }
@@ -171,6 +193,7 @@ pub fn share_processes(config: &mut v1::ContainerConfig, target: &ContainerId) {
 pub(super) fn of_sandbox(
     pod: &Pod,
     volumes: &MountedVolumes,
+    range: Option<Range>,
 ) -> Result<v1::LinuxSandboxSecurityContext, SecurityError> {
     let context = pod_context(pod);
     let privileged = pod::containers(pod).any(|(_, container)| {
@@ -178,7 +201,7 @@ pub(super) fn of_sandbox(
         own.and_then(|own| own.privileged) == Some(true)
     });
     Ok(v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, range)),
         selinux_options: context
             .and_then(|sc| sc.se_linux_options.as_ref())
             .map(selinux),
@@ -197,7 +220,7 @@ pub(super) fn of_container(
     pod: &Pod,
     container: &Container,
     image_user: &ImageUser,
-    volumes: &MountedVolumes,
+    (volumes, range): (&MountedVolumes, Option<Range>),
     node: &NodeSettings,
 ) -> Result<v1::LinuxContainerSecurityContext, SecurityError> {
     let none = SecurityContext::default();
@@ -215,6 +238,7 @@ pub(super) fn of_container(
         .as_ref()
         .or(of_pod.and_then(|sc| sc.se_linux_options.as_ref()));
     let (apparmor, apparmor_profile) = app_armor(pod, container)?;
+    let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
     Ok(v1::LinuxContainerSecurityContext {
         capabilities: own
             .capabilities
@@ -225,7 +249,7 @@ pub(super) fn of_container(
                 ..v1::Capability::default()
             }),
         privileged: own.privileged.unwrap_or(false),
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, range)),
         selinux_options: selinux_options.map(selinux),
         run_as_user: user.map(int64),
         run_as_username: username,
@@ -237,8 +261,14 @@ pub(super) fn of_container(
         supplemental_groups: supplemental_groups(pod, volumes),
         supplemental_groups_policy: groups_policy(pod)?.into(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
-        masked_paths: node.masked_paths.clone(),
-        readonly_paths: READONLY_PATHS.iter().map(ToString::to_string).collect(),
+        masked_paths: match unmasked {
+            true => Vec::new(),
+            false => node.masked_paths.clone(),
+        },
+        readonly_paths: match unmasked {
+            true => Vec::new(),
+            false => READONLY_PATHS.iter().map(ToString::to_string).collect(),
+        },
         seccomp: Some(seccomp(own, of_pod, node)?),
         apparmor,
         apparmor_profile,

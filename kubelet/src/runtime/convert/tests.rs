@@ -21,6 +21,7 @@ use crate::managers::ContainerGrants;
 use crate::objects::{PodSnapshot, ServiceLinks};
 use crate::pod::{self, Pod, PodName, QosClass};
 use crate::runtime::ImageRef;
+use crate::userns::Range;
 use crate::volumes::{HostVolume, MountedVolumes, SubPaths};
 
 /// A node with cgroup v2, SELinux and everything else on.
@@ -90,6 +91,11 @@ fn volumes(pod: &Pod) -> MountedVolumes {
     pod::spec(pod).volumes.iter().flatten().map(place).collect()
 }
 
+/// Where a pod has users of its own, it is these.
+fn users_of(pod: &Pod) -> Option<Range> {
+    pod::has_own_users(pod).then(|| Range::new(131_072, 65_536).unwrap())
+}
+
 fn sandbox_of(pod: &Pod, node: &NodeSettings) -> Result<v1::PodSandboxConfig, SandboxConfigError> {
     let name = PodName::of(pod);
     let log_directory = format!(
@@ -104,6 +110,7 @@ fn sandbox_of(pod: &Pod, node: &NodeSettings) -> Result<v1::PodSandboxConfig, Sa
         cgroup_parent: "/kubepods/pod1",
         dns: pod_dns(pod, &dns_settings()).0,
         volumes: &volumes(pod),
+        users: users_of(pod),
         node,
     };
     sandbox_config(pod, &inputs)
@@ -193,6 +200,7 @@ fn with_inputs<T>(
         termination_log: Some(Path::new("/var/lib/kubelet/pods/u/containers/c/message")),
         recursive_read_only: around.recursive_read_only,
         grants: &ContainerGrants::default(),
+        users: users_of(pod),
         node,
     };
     ask(pod, container, &inputs)

@@ -41,13 +41,18 @@ fn volumes_bring_devices_and_groups_along() {
             device("/dev/b", "fixed", "r")
         ]
     );
-    let of_sandbox = crate::runtime::convert::security::of_sandbox(&pod, &volumes).unwrap();
+    let of_sandbox = crate::runtime::convert::security::of_sandbox(&pod, &volumes, None).unwrap();
     assert_eq!(of_sandbox.supplemental_groups, [1, 20, 30, 7, 40]);
     let container = &pod::spec(&pod).containers[0];
     let user = ImageUser::Uid(101);
-    let of_container =
-        crate::runtime::convert::security::of_container(&pod, container, &user, &volumes, &node)
-            .unwrap();
+    let of_container = crate::runtime::convert::security::of_container(
+        &pod,
+        container,
+        &user,
+        (&volumes, None),
+        &node,
+    )
+    .unwrap();
     assert_eq!(of_container.supplemental_groups, [1, 20, 30, 7, 40]);
     for (name, path, why) in [
         (

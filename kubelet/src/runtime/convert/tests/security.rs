@@ -162,3 +162,60 @@ fn seccomp_and_app_armor_profiles_come_from_the_nearest() {
         (Some(RuntimeDefault), "runtime/default".into())
     );
 }
+
+#[test]
+fn users_of_its_own_are_the_same_in_all_of_a_pod() {
+    let of = |pod: &Pod| {
+        let sandbox = sandbox_of(pod, &node()).unwrap().linux.unwrap();
+        let sandbox = sandbox.security_context.unwrap().namespace_options.unwrap();
+        let container = container_of(pod, "c", &node()).unwrap();
+        let linux = container.linux.unwrap().security_context.unwrap();
+        let own = linux.namespace_options.unwrap();
+        assert_eq!(own.userns_options, sandbox.userns_options);
+        (own.userns_options.unwrap(), container.mounts)
+    };
+    let mounted = || json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}], "terminationMessagePath": "/dev/log"});
+    let volumes = || json!([{"name": "v", "emptyDir": {}}]);
+    let (users, mounts) = of(&pod_with(
+        json!({"hostUsers": false, "volumes": volumes()}),
+        mounted(),
+    ));
+    let ids = [v1::IdMapping {
+        host_id: 131_072,
+        container_id: 0,
+        length: 65_536,
+    }];
+    assert_eq!(users.mode(), v1::NamespaceMode::Pod);
+    assert_eq!((&users.uids[..], &users.gids[..]), (&ids[..], &ids[..]));
+    assert_eq!(mounts.len(), 3, "the volume, the hosts file, the message");
+    for mount in mounts {
+        assert_eq!(mount.uid_mappings, ids, "{}", mount.container_path);
+        assert_eq!(mount.gid_mappings, ids, "{}", mount.container_path);
+    }
+
+    for host_users in [json!(null), json!(true)] {
+        let pod = pod_with(
+            json!({"hostUsers": host_users, "volumes": volumes()}),
+            mounted(),
+        );
+        let (users, mounts) = of(&pod);
+        // As upstream: said, and not left open.
+        assert_eq!(users.mode(), v1::NamespaceMode::Node);
+        assert!(users.uids.is_empty() && users.gids.is_empty());
+        assert!(mounts.iter().all(|mount| mount.uid_mappings.is_empty()));
+    }
+}
+
+#[test]
+fn an_unmasked_proc_hides_nothing() {
+    let paths = |mount: Value| {
+        let own = json!({"securityContext": {"procMount": mount}});
+        let pod = pod_with(json!({"hostUsers": false}), own);
+        let config = container_of(&pod, "c", &node()).unwrap();
+        let sc = config.linux.unwrap().security_context.unwrap();
+        (sc.masked_paths.is_empty(), sc.readonly_paths.is_empty())
+    };
+    assert_eq!(paths(json!("Unmasked")), (true, true));
+    assert_eq!(paths(json!("Default")), (false, false));
+    assert_eq!(paths(json!(null)), (false, false));
+}
