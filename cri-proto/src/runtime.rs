@@ -1,5 +1,7 @@
 //! The RuntimeService, a method a call.
 
+mod stats;
+
 use std::time::Duration;
 
 use tonic::transport::Channel;
@@ -10,8 +12,7 @@ use crate::{Connection, ContainerEvents, CriError, v1};
 
 /// A client of the RuntimeService; a clone is a few pointers and shares the connection.
 ///
-/// Each call has the request timeout as its deadline, unless it says otherwise, and fails with a [`CriError`]. The
-/// `verbose` parts of an answer are asked for by [`RuntimeClient::status`] alone.
+/// Each call has the request timeout as its deadline, unless it says otherwise, and fails with a [`CriError`].
 #[derive(Clone, Debug)]
 pub struct RuntimeClient {
     client: RuntimeServiceClient<Channel>,
@@ -416,98 +417,5 @@ impl RuntimeClient {
     pub async fn port_forward(&self, message: v1::PortForwardRequest) -> Result<String, CriError> {
         let answer = rpc!(self, "PortForward", port_forward, self.deadline(), message)?;
         some_url("PortForward", answer.url)
-    }
-}
-
-/// Statistics and metrics.
-impl RuntimeClient {
-    /// What one container uses.
-    pub async fn container_stats(&self, id: &str) -> Result<v1::ContainerStats, CriError> {
-        let container_id = id.into();
-        let message = v1::ContainerStatsRequest { container_id };
-        let answer = rpc!(
-            self,
-            "ContainerStats",
-            container_stats,
-            self.deadline(),
-            message
-        )?;
-        answer
-            .stats
-            .ok_or_else(|| CriError::malformed("ContainerStats", "stats"))
-    }
-
-    /// What the containers use; all running ones without a filter.
-    pub async fn list_container_stats(
-        &self,
-        filter: Option<v1::ContainerStatsFilter>,
-    ) -> Result<Vec<v1::ContainerStats>, CriError> {
-        let message = v1::ListContainerStatsRequest { filter };
-        let answer = rpc!(
-            self,
-            "ListContainerStats",
-            list_container_stats,
-            self.deadline(),
-            message
-        )?;
-        Ok(answer.stats)
-    }
-
-    /// What one sandbox and its containers use.
-    pub async fn pod_sandbox_stats(&self, id: &str) -> Result<v1::PodSandboxStats, CriError> {
-        let pod_sandbox_id = id.into();
-        let message = v1::PodSandboxStatsRequest { pod_sandbox_id };
-        let answer = rpc!(
-            self,
-            "PodSandboxStats",
-            pod_sandbox_stats,
-            self.deadline(),
-            message
-        )?;
-        answer
-            .stats
-            .ok_or_else(|| CriError::malformed("PodSandboxStats", "stats"))
-    }
-
-    /// What the sandboxes and their containers use; all ready ones without a filter.
-    pub async fn list_pod_sandbox_stats(
-        &self,
-        filter: Option<v1::PodSandboxStatsFilter>,
-    ) -> Result<Vec<v1::PodSandboxStats>, CriError> {
-        let message = v1::ListPodSandboxStatsRequest { filter };
-        let answer = rpc!(
-            self,
-            "ListPodSandboxStats",
-            list_pod_sandbox_stats,
-            self.deadline(),
-            message
-        )?;
-        Ok(answer.stats)
-    }
-
-    /// The metrics the runtime can give, with their labels.
-    pub async fn list_metric_descriptors(&self) -> Result<Vec<v1::MetricDescriptor>, CriError> {
-        let message = v1::ListMetricDescriptorsRequest {};
-        let answer = rpc!(
-            self,
-            "ListMetricDescriptors",
-            list_metric_descriptors,
-            self.deadline(),
-            message
-        )?;
-        Ok(answer.descriptors)
-    }
-
-    /// The metrics of every sandbox.
-    pub async fn list_pod_sandbox_metrics(&self) -> Result<Vec<v1::PodSandboxMetrics>, CriError> {
-        let message = v1::ListPodSandboxMetricsRequest {};
-        let answer = rpc!(
-            self,
-            "ListPodSandboxMetrics",
-            list_pod_sandbox_metrics,
-            self.deadline(),
-            message
-        )?;
-        Ok(answer.pod_metrics)
     }
 }

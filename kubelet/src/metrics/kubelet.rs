@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::certificates::Certificates;
+use super::image_volumes::ImageVolumes;
 use super::instruments::{Counter, CounterVec, GaugeVec, Histogram, HistogramVec};
 use super::managers::Managers;
 use super::names::{image_size, operation_of};
@@ -112,11 +113,7 @@ pub struct Kubelet {
     /// Those with users of their own.
     pub user_namespaces: UserNamespaces,
     /// Images that containers were to mount.
-    pub image_volumes_requested: Counter,
-    /// Images that containers were made with.
-    pub image_volumes_mounted: Counter,
-    /// Images that the runtime could not mount.
-    pub image_volumes_failed: Counter,
+    pub image_volumes: ImageVolumes,
     /// Containers that were asked for, by `container_type`.
     pub started_containers: CounterVec,
     /// Those that were not started, by `code` and `container_type`.
@@ -262,18 +259,7 @@ static KUBELET: Kubelet = Kubelet {
         "[ALPHA] Cumulative number of errors when starting pods",
     ),
     user_namespaces: UserNamespaces::new(),
-    image_volumes_requested: Counter::new(
-        "kubelet_image_volume_requested_total",
-        "[BETA] Number of requested image volumes.",
-    ),
-    image_volumes_mounted: Counter::new(
-        "kubelet_image_volume_mounted_succeed_total",
-        "[BETA] Number of successful image volume mounts.",
-    ),
-    image_volumes_failed: Counter::new(
-        "kubelet_image_volume_mounted_errors_total",
-        "[BETA] Number of failed image volume mounts.",
-    ),
+    image_volumes: ImageVolumes::new(),
     started_containers: CounterVec::new(
         "kubelet_started_containers_total",
         "[ALPHA] Cumulative number of containers started",
@@ -467,9 +453,7 @@ impl Kubelet {
         let relisted_at = self.relisted_at.load(Ordering::Relaxed);
         out.single(LAST_SEEN, seconds(relisted_at));
         self.image_pull.write(out);
-        self.image_volumes_failed.write(out);
-        self.image_volumes_mounted.write(out);
-        self.image_volumes_requested.write(out);
+        self.image_volumes.write(out);
         self.relist_duration.write(out);
         self.relist_interval.write(out);
         self.pod_resources.write(out);

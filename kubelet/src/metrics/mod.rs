@@ -8,6 +8,7 @@
 //! can be read when it is asked for: it is not counted, but read then.
 
 mod certificates;
+mod image_volumes;
 mod instruments;
 mod kubelet;
 mod managers;

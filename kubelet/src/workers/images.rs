@@ -167,13 +167,13 @@ impl Worker {
 /// Counts the images that a container mounts, by what came of its creation.
 pub(super) fn count_mounts(spec: &Container, images: &ImageVolumes, made: Result<(), &str>) {
     let counts = kubelet();
-    counts.image_volumes_requested.add(images.len());
+    counts.image_volumes.requested.add(images.len());
     let failed = matches!(made, Err(message) if message.starts_with(MOUNT_FAILED));
     let mounts = spec.volume_mounts.iter().flatten();
     for _ in mounts.filter(|mount| images.contains_key(&mount.name)) {
         match failed {
-            true => counts.image_volumes_failed.inc(),
-            false => counts.image_volumes_mounted.inc(),
+            true => counts.image_volumes.failed.inc(),
+            false => counts.image_volumes.mounted.inc(),
         }
     }
 }
