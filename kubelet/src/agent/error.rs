@@ -15,7 +15,7 @@ use crate::managers::ManagersError;
 use crate::node::NodeError;
 use crate::poddir::PodDirError;
 use crate::server::{BindError, SelfSignedError, ServingTlsError, SocketError};
-use crate::userns::OwnIdsError;
+use crate::userns;
 
 /// Why the agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ pub enum AgentError {
     Managers(#[from] ManagersError),
     /// The ids for user namespaces of pods.
     #[error("create user namespace manager")]
-    UserNamespaces(#[from] OwnIdsError),
+    UserNamespaces(#[from] userns::OpenError),
     /// The root directory.
     #[error("cannot set up the root directory")]
     Directories(#[from] PodDirError),

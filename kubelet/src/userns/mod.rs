@@ -90,6 +90,17 @@ pub enum UserNamespaceError {
     NotGiven,
 }
 
+/// Why it is not known which ids are whose. The agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The ids that are for pods.
+    #[error(transparent)]
+    Ids(#[from] OwnIdsError),
+    /// The pods' directories cannot be listed.
+    #[error("read pods from disk")]
+    Pods(#[source] PodDirError),
+}
+
 /// Which pod has which ids. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct UserNamespaces {
@@ -102,16 +113,16 @@ impl UserNamespaces {
     /// the files in the pods' directories say that an earlier life of the agent has given.
     ///
     /// # Errors
-    /// When the ids for pods are of no use, as upstream's agent does not start then.
+    /// When the ids for pods are of no use, or nobody can tell which pods there are; upstream's agent does not start either.
     pub fn open(
         dirs: PodDirs,
         users: &Path,
         per_pod: u32,
         max_pods: u32,
-    ) -> Result<Self, OwnIdsError> {
+    ) -> Result<Self, OpenError> {
         let own = OwnIds::of_machine((users, own_ids::PROGRAM), per_pod, max_pods)?;
         let mut ranges = Ranges::new(own);
-        for uid in dirs.list().unwrap_or_default() {
+        for uid in dirs.list().map_err(OpenError::Pods)? {
             match read(&dirs, &uid) {
                 Ok(None) => {}
                 Ok(Some(range)) => hold(&mut ranges, uid, range),

@@ -62,3 +62,54 @@ pub(super) fn check(sandbox: &Sandbox, config: &v1::ContainerConfig) -> Result<(
         "user namespace config for sandbox is different from container. Sandbox userns config: {of_sandbox:?} - Container userns config: {of_container:?}"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(host_id: u32) -> v1::NamespaceOption {
+        let ids = vec![v1::IdMapping {
+            host_id,
+            container_id: 0,
+            length: 65_536,
+        }];
+        v1::NamespaceOption {
+            userns_options: Some(v1::UserNamespace {
+                mode: v1::NamespaceMode::Pod.into(),
+                uids: ids.clone(),
+                gids: ids,
+            }),
+            ..v1::NamespaceOption::default()
+        }
+    }
+
+    #[test]
+    fn mappings_are_shown_and_nonsense_as_such() {
+        assert_eq!(mappings(None), []);
+        assert_eq!(mappings(Some(&v1::NamespaceOption::default())), []);
+        let mut options = options(131_072);
+        assert_eq!(mappings(Some(&options)), [(0, 131_072, 65_536)]);
+        if let Some(users) = &mut options.userns_options {
+            users.gids.clear();
+        }
+        assert_eq!(mappings(Some(&options)), [(u32::MAX, u32::MAX, 0)]);
+    }
+
+    #[test]
+    fn the_users_of_a_container_are_told_apart() {
+        let of = |options: v1::NamespaceOption| v1::ContainerConfig {
+            linux: Some(v1::LinuxContainerConfig {
+                security_context: Some(v1::LinuxContainerSecurityContext {
+                    namespace_options: Some(options),
+                    ..v1::LinuxContainerSecurityContext::default()
+                }),
+                ..v1::LinuxContainerConfig::default()
+            }),
+            ..v1::ContainerConfig::default()
+        };
+        let users = mappings(Some(&options(65_536)));
+        assert_eq!(of_container(&of(options(65_536))), users);
+        assert_ne!(of_container(&of(options(131_072))), users);
+        assert_ne!(of_container(&v1::ContainerConfig::default()), users);
+    }
+}
