@@ -73,7 +73,7 @@ pub(super) fn burstable_pods_of_the_cluster_share_the_swap(session: &mut Session
 /// Joins a cluster, has `act` look while a pod of the cluster's runs, and leaves it again.
 fn as_a_member(session: &mut Session, act: impl FnOnce(&mut Session) -> Result<()>) -> Result<()> {
     session.vm.ok(
-        "systemd-run --unit=cluster --collect /in/cluster /run/join-line \"$(hostname)\" && sysctl -qw net.ipv4.ip_forward=1",
+        "rm -f /run/join-line; systemd-run --unit=cluster --collect /in/cluster /run/join-line \"$(hostname)\" && sysctl -qw net.ipv4.ip_forward=1",
     )?;
     let limit = Duration::from_secs(60);
     session.vm.eventually("the cluster answers", limit, |vm| {
