@@ -54,7 +54,9 @@ spec:
 pub(super) fn huge_pages_are_counted_mounted_and_limited(session: &mut Session) -> Result<()> {
     let vm = &mut session.vm;
     // 16 of 2 MiB.
-    let pages = vm.ok("sysctl -qw vm.nr_hugepages=16 && sysctl -n vm.nr_hugepages")?;
+    let pages = vm.ok(
+        "sysctl -qw vm.drop_caches=3 vm.compact_memory=1 vm.nr_hugepages=16 && sysctl -n vm.nr_hugepages",
+    )?;
     ensure!(pages == "16", "the machine has {pages} huge pages to spare");
     vm.ok("systemctl restart kubelet")?;
     guest::active(vm)?;
