@@ -16,6 +16,7 @@ pub mod http;
 pub mod images;
 pub mod in_process;
 pub mod logind;
+pub mod manifest;
 pub mod node_api;
 pub mod package;
 pub mod prometheus;

@@ -17,7 +17,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 const SIGNER: &str = "signer.test/pods";
-/// The tests of this program count in one process.
+/// The tests of this program are one process, which has one list of events and counts all certificates: each test has pods
+/// of other names, and a signer of its own.
 const REFUSING: &str = "signer.test/refusing";
 
 fn pod(name: &str, sources: &Value) -> Value {
@@ -196,13 +197,13 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
         let source = json!([{"podCertificate": {"signerName": SIGNER, "keyType": "ED25519",
             "credentialBundlePath": "both", "maxExpirationSeconds": 3600,
             "userAnnotations": {"signer.test/kind": "web"}}}]);
-        let mut wanting = pod("a", &source);
+        let mut wanting = pod("renewing", &source);
         wanting["spec"]["serviceAccountName"] = json!("runner");
         let made = cluster.add(&wanting).await?;
         let request = next(cluster).await?;
         let spec = &request["spec"];
         let expected = json!({
-            "signerName": SIGNER, "podName": "a", "podUID": made.metadata.uid,
+            "signerName": SIGNER, "podName": "renewing", "podUID": made.metadata.uid,
             "serviceAccountName": "runner", "serviceAccountUID": account["metadata"]["uid"],
             "maxExpirationSeconds": 3600,
             "unverifiedUserAnnotations": {"signer.test/kind": "web"},
@@ -212,7 +213,7 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
         }
         counted(node, SIGNER, &[("not_yet_issued", 1)]).await?;
         issue(cluster, &request, 2).await?;
-        let volume = volume(node, "a").await?;
+        let volume = volume(node, "renewing").await?;
         counted(node, SIGNER, &[("fresh", 1)]).await?;
         let first = credential(&volume)?;
         // Its time comes; with the next one there is another key, too.
@@ -224,7 +225,7 @@ fn a_pod_has_a_certificate_of_its_own_that_is_renewed() {
         })
         .await?;
         counted(node, SIGNER, &[("fresh", 1)]).await?;
-        cluster.delete_pod("a", None).await?;
+        cluster.delete_pod("renewing", None).await?;
         counted(node, SIGNER, &[]).await
     });
 }
@@ -241,13 +242,13 @@ fn a_certificate_that_is_refused_keeps_its_pod_from_running_and_says_why() {
         node.start_agent()?;
         let source = json!([{"podCertificate": {"signerName": REFUSING, "keyType": "ECDSAP256",
             "keyPath": "key", "certificateChainPath": "chain"}}]);
-        let mut wanting = pod("a", &source);
+        let mut wanting = pod("refused", &source);
         wanting["spec"]["serviceAccountName"] = json!("runner");
         cluster.add(&wanting).await?;
         let request = next(cluster).await?;
         let name = request["metadata"]["name"].as_str().context("a name")?;
         decide(cluster, &request, "Denied", json!({})).await?;
-        let told = cluster.event("a", "Denied").await?.message;
+        let told = cluster.event("refused", "Denied").await?.message;
         let expected = format!(
             "PodCertificateRequest default/{name} was denied, reason=\"Test\", message=\"by a test\""
         );
@@ -262,7 +263,7 @@ fn a_certificate_that_is_refused_keeps_its_pod_from_running_and_says_why() {
         .await?;
         counted(node, REFUSING, &[("denied", 1)]).await?;
         ensure!(pending(cluster).await?.is_empty(), "it is asked again");
-        ensure!(node.runtime.running("default/a/main").is_empty());
+        ensure!(node.runtime.running("default/refused/main").is_empty());
         Ok(())
     });
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use tests::agent::{Agent, PodView as _};
 use tests::containerd::Node;
 use tests::images::PAUSE;
+use tests::manifest::PodManifest;
 use tests::scenario::with_node;
 use tests::wait::eventually;
 
@@ -32,10 +33,7 @@ fn forget_images(node: &Node) -> Result<()> {
 }
 
 fn pod(name: &str, image: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
-         containers:\n  - {{ name: main, image: \"{image}\", command: [sleep, \"100000\"] }}\n"
-    )
+    PodManifest::of(name, image, &["sleep", "100000"]).text()
 }
 
 #[test]

@@ -50,13 +50,9 @@ fn a_reader_sees_whole_generations_over_ten_thousand_updates() {
         cluster.add(&pod).await?;
         let reader = cluster.ready("reader").await?;
         let object = path("configmaps", "default", "m");
-        for number in 1..=UPDATES {
-            cluster
-                .client()
-                .merge(&object, &data(&number.to_string()))
-                .await?;
-        }
-        cluster.client().merge(&object, &data("end")).await?;
+        let updates = (1..=UPDATES).map(|number| data(&number.to_string()));
+        let updates = updates.chain([data("end")]);
+        cluster.client().merge_all(&object, updates).await?;
         let log = eventually("the reader has seen the last", LIMIT, async || {
             let log = agent.container_log(&reader, "main")?;
             ensure!(log.ends_with('\n'), "{log}");

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use cri_proto::deviceplugin::{ContainerAllocateResponse, DeviceSpec, Mount};
+use serde_json::json;
 use tests::agent::{Agent, PodView as _};
 use tests::device_plugin::{DevicePlugin, device};
+use tests::manifest::PodManifest;
 use tests::scenario::with_node;
 use tests::wait::eventually;
 
@@ -47,11 +49,10 @@ fn a_container_sees_its_device_and_what_comes_with_it() {
              test -c /dev/example0 && echo reads $(head -c 4 /dev/example0 | wc -c); \
              touch /opt/driver/x 2>/dev/null || echo may not write; sleep 1000";
         let manifest = |name: &str, script: &str| {
-            format!(
-                "# YAML\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1, \
-                 containers: [{{name: main, image: 'busybox:1.36', command: [sh, -c, {script:?}], \
-                 resources: {{limits: {{{DEV}: 1}}}}}}]}}}}"
-            )
+            let device = json!({"limits": {DEV: "1"}});
+            PodManifest::script(name, script)
+                .main("resources", device)
+                .text()
         };
         node.put("a.yaml", &manifest("a", script))?;
         let pod = agent.ready("a", LIMIT).await?;

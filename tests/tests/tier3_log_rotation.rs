@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
 use tests::agent::{Agent, PodView as _};
 use tests::containerd::Node;
+use tests::images::BUSYBOX;
+use tests::manifest::PodManifest;
 use tests::node_api::ask;
 use tests::scenario::with_nothing;
 use tests::small_disk::{SmallDisk, fill_bytes};
@@ -37,12 +40,11 @@ fn a_flood_stays_within_its_bound_and_is_read_through() {
         agent.configure("containerLogMaxWorkers", 2)?;
         node.start_containerd().await?;
         agent.start().await?;
-        node.put("flood.yaml", FLOOD)?;
+        node.put("flood.yaml", &flood())?;
         let pod = agent.ready("flood", LIMIT).await?;
         let dir = agent.log_directory(&pod, "main");
         let sampler = Sampler::begin(dir.clone());
 
-        // Two floods, with nothing written before each.
         eventually("the second flood is over", LIMIT * 2, async || {
             let log = agent.container_log(&pod, "calm")?;
             ensure!(log.contains("second over"), "{log}");
@@ -80,13 +82,17 @@ fn a_log_is_rotated_with_nothing_free_on_its_disk() {
         agent.configure("containerLogMaxFiles", FILES)?;
         node.start_containerd().await?;
         agent.start().await?;
-        node.put("endless.yaml", ENDLESS)?;
+        node.put(
+            "endless.yaml",
+            &PodManifest::script("endless", ENDLESS).text(),
+        )?;
         let pod = agent.ready("endless", LIMIT).await?;
         let dir = node.inside(&agent.log_directory(&pod, "main"));
         let newest = async |what: &str, than: Option<u64>| {
             eventually(what, LIMIT, async || {
                 let log = fs::metadata(dir.join("0.log")).context("no log")?;
-                ensure!(Some(log.ino()) != than, "{:?}", names(&dir));
+                let bytes = log.len();
+                ensure!(Some(log.ino()) != than, "{bytes} bytes, {:?}", names(&dir));
                 Ok(log.ino())
             })
             .await
@@ -109,6 +115,12 @@ fn a_log_is_rotated_with_nothing_free_on_its_disk() {
 
         // An agent that begins on the full disk finds a log that has grown meanwhile, as far as it could.
         agent.kill()?;
+        eventually("the log has grown", LIMIT, async || {
+            let bytes = fs::metadata(dir.join("0.log"))?.len();
+            ensure!(bytes > 0, "{:?}", names(&dir));
+            Ok(())
+        })
+        .await?;
         fill_bytes(&disk.path().join("another"))?;
         agent.start().await?;
         log = fs::metadata(dir.join("0.log"))?.ino();
@@ -234,53 +246,30 @@ fn sample(dir: &Path, over: &AtomicBool) -> Result<Seen> {
     Ok(seen)
 }
 
-const FLOOD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata:
-  name: flood
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.36
-    command:
-    - sh
-    - -c
-    - |
-      line=$(printf '%04000d' 0)
-      sleep 3
-      timeout 8 yes $line
-      echo first over > /shared/said
-      sleep 4
-      timeout 5 yes $line
-      echo
-      echo second over > /shared/said
-      while :; do echo it is calm; sleep 1; done
-    volumeMounts: [{ name: shared, mountPath: /shared }]
-  - name: calm
-    image: busybox:1.36
-    command: ["sh", "-c", "while :; do echo; cat /shared/said; sleep 1; done"]
-    volumeMounts: [{ name: shared, mountPath: /shared }]
-  volumes:
-  - name: shared
-    emptyDir: {}
-"#;
+/// Two floods: nothing is written before the first, and a line now and again before the second.
+const FLOOD: &str = "line=$(printf '%04000d' 0)
+sleep 3
+timeout 8 yes $line
+echo first over > /shared/said
+for n in 1 2 3 4 5 6 7 8; do echo line $n; sleep 0.5; done
+timeout 5 yes $line
+echo
+echo second over > /shared/said
+while :; do echo it is calm; sleep 1; done";
 
-const ENDLESS: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata:
-  name: endless
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.36
-    command:
-    - sh
-    - -c
-    - |
-      line=$(printf '%0400d' 0)
-      while :; do yes $line | head -c 300750; sleep 0.1; done
-"#;
+/// The pod of [`FLOOD`], and a container that says how far it is.
+fn flood() -> String {
+    const CALM: &str = "while :; do echo; cat /shared/said; sleep 1; done";
+    let mounts = json!([{ "name": "shared", "mountPath": "/shared" }]);
+    let calm = json!({"name": "calm", "image": BUSYBOX, "command": ["sh", "-c", CALM],
+        "volumeMounts": mounts});
+    PodManifest::script("flood", FLOOD)
+        .main("volumeMounts", mounts)
+        .spec("volumes", json!([{ "name": "shared", "emptyDir": {} }]))
+        .beside(&[calm])
+        .to_string()
+}
+
+/// Bursts without end.
+const ENDLESS: &str = "line=$(printf '%0400d' 0)
+while :; do yes $line | head -c 300750; sleep 0.1; done";

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::agent::{Agent, PodView as _};
 use tests::containerd::Node;
+use tests::images::BUSYBOX;
+use tests::manifest::PodManifest;
 use tests::scenario::with_nothing;
 use tests::wait::eventually;
 
@@ -287,15 +289,8 @@ fn most_pids() -> Result<i64> {
 }
 
 fn pod(name: &str, cpu_milli: i64) -> String {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main", "image": "busybox:1.36", "command": ["sleep", "100000"],
-                "resources": { "requests": { "cpu": format!("{cpu_milli}m") } },
-            }],
-        },
-    })
-    .to_string()
+    let wants = json!({ "requests": { "cpu": format!("{cpu_milli}m") } });
+    PodManifest::of(name, BUSYBOX, &["sleep", "100000"])
+        .main("resources", wants)
+        .text()
 }

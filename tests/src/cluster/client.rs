@@ -1,4 +1,5 @@
-//! A client for tests: one request a connection, as a user with a certificate, JSON in and out.
+//! A client for tests: one request a connection, or many changes of one object, as a user with a certificate, JSON in and
+//! out.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::body::{Body, to_bytes};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -22,6 +25,38 @@ use tonic::codegen::http::{Request, header};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// No answer of a test is larger.
 const LARGEST: usize = 64 << 20;
+
+const MERGE: &str = "application/merge-patch+json";
+
+/// A connection, which ends when it is dropped.
+struct Connection {
+    sender: SendRequest<Body>,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits for an answer for as long as one may take.
+async fn answered<T>(exchange: impl Future<Output = Result<T>>) -> Result<T> {
+    let answer = tokio::time::timeout(TIMEOUT, exchange).await;
+    answer
+        .context("no answer in time")
+        .and_then(|answer| answer)
+}
+
+/// What the server says, unless it refuses.
+fn accepted((code, text): (u16, Vec<u8>)) -> Result<Value> {
+    let status = serde_json::from_slice(&text)
+        .unwrap_or_else(|_| json!({ "message": String::from_utf8_lossy(&text) }));
+    match code {
+        ..300 => Ok(status),
+        _ => Err(Refused { code, status }.into()),
+    }
+}
 
 /// A client; see the module.
 pub struct Client {
@@ -147,21 +182,10 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Value> {
         let exchange = self.exchange(method, path, content_type, body);
-        let answer = tokio::time::timeout(TIMEOUT, exchange).await;
-        let (code, text) = answer
-            .context("no answer in time")
-            .and_then(|answer| answer)
-            .with_context(|| format!("{method} {path}"))?;
-        let value = serde_json::from_slice(&text)
-            .unwrap_or_else(|_| json!({ "message": String::from_utf8_lossy(&text) }));
-        if code < 300 {
-            return Ok(value);
-        }
-        Err(Refused {
-            code,
-            status: value,
-        }
-        .into())
+        answered(exchange)
+            .await
+            .with_context(|| format!("{method} {path}"))
+            .and_then(accepted)
     }
 
     async fn exchange(
@@ -171,12 +195,28 @@ impl Client {
         content_type: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Vec<u8>)> {
+        let mut connection = self.connect().await?;
+        self.send(&mut connection, method, path, content_type, body)
+            .await
+    }
+
+    async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address).await.context("connect")?;
         let handshake = self.tls.connect(self.name.clone(), stream);
         let stream = handshake.await.context("TLS")?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let task = tokio::spawn(connection).abort_handle();
+        Ok(Connection { sender, task })
+    }
+
+    async fn send(
+        &self,
+        connection: &mut Connection,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Vec<u8>)> {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let mut request = Request::builder()
             .method(method)
@@ -188,10 +228,11 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        let sender = &mut connection.sender;
+        sender.ready().await?;
         let answer = sender.send_request(request.body(body)?).await?;
         let code = answer.status().as_u16();
         let text = to_bytes(Body::new(answer.into_body()), LARGEST).await?;
-        connection.abort();
         Ok((code, text.to_vec()))
     }
 
@@ -226,8 +267,26 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub async fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
-        let kind = "application/merge-patch+json";
-        self.request("PATCH", path, kind, Some(patch)).await
+        self.request("PATCH", path, MERGE, Some(patch)).await
+    }
+
+    /// Changes an object by many merge patches, one after another and over one connection: a handshake takes several times as
+    /// long as a change.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; the patches after that one are not sent.
+    pub async fn merge_all(
+        &self,
+        path: &str,
+        patches: impl IntoIterator<Item = Value>,
+    ) -> Result<()> {
+        let mut connection = self.connect().await?;
+        for patch in patches {
+            let sent = self.send(&mut connection, "PATCH", path, MERGE, Some(&patch));
+            let done = answered(sent).await.and_then(accepted);
+            done.with_context(|| format!("PATCH {path}"))?;
+        }
+        Ok(())
     }
 
     /// Changes an object by a strategic merge patch.

@@ -10,7 +10,7 @@ use tests::wait::eventually;
 
 use super::{
     AFTER_BACKOFF, LIMIT, has_failed, image, named, node_credentials, pod, put_private, sees,
-    waiting, with_secret,
+    waiting,
 };
 
 /// What containerd says of a pull that the registry refuses, with and without credentials.
@@ -27,13 +27,10 @@ fn a_good_secret_pulls_a_wrong_one_and_none_do_not() {
         agent.start().await?;
         put_private(node, "right.json", &pull_secret("right", PASSWORD))?;
         put_private(node, "bad.json", &pull_secret("bad", "a guess"))?;
-        node.put("none.yaml", &pod("none", &named("none"), ""))?;
-        let wrong = pod("wrong", &named("wrong"), &with_secret("bad"));
+        node.put("none.yaml", &pod("none", &named("none"), None))?;
+        let wrong = pod("wrong", &named("wrong"), Some("bad"));
         node.put("wrong.yaml", &wrong)?;
-        node.put(
-            "good.yaml",
-            &pod("good", &named("good"), &with_secret("right")),
-        )?;
+        node.put("good.yaml", &pod("good", &named("good"), Some("right")))?;
 
         let good = agent.ready("good", LIMIT).await?;
         let pulled = format!(

@@ -72,12 +72,12 @@ fn a_registry_that_is_down_cuts_or_lies_fails_its_own_pods_and_these_recover() {
         let agent = agent(node, 3).await?;
 
         registry.kill()?;
-        node.put("down.yaml", &pod("down", &named("down"), ""))?;
-        node.put("present.yaml", &pod("present", PRESENT, ""))?;
+        node.put("down.yaml", &pod("down", &named("down"), None))?;
+        node.put("present.yaml", &pod("present", PRESENT, None))?;
         let present = agent.ready("present", LIMIT).await?;
         has_failed(&agent, "down", &named("down"), &["registry.test/down:1"]).await?;
         registry.line().refuse();
-        node.put("refused.yaml", &pod("refused", &named("down"), ""))?;
+        node.put("refused.yaml", &pod("refused", &named("down"), None))?;
         has_failed(&agent, "refused", &named("down"), &["connection refused"]).await?;
         registry.serve().await?;
         registry.line().open();
@@ -86,13 +86,13 @@ fn a_registry_that_is_down_cuts_or_lies_fails_its_own_pods_and_these_recover() {
         }
 
         registry.line().close_after(MIDWAY);
-        node.put("cut.yaml", &pod("cut", &named("cut"), ""))?;
+        node.put("cut.yaml", &pod("cut", &named("cut"), None))?;
         has_failed(&agent, "cut", &named("cut"), &["registry.test/cut:1"]).await?;
         registry.line().open();
         agent.ready("cut", AFTER_BACKOFF).await?;
 
         let right = registry.spoil(&lie.layer)?;
-        node.put("lie.yaml", &pod("lie", &named("lie"), ""))?;
+        node.put("lie.yaml", &pod("lie", &named("lie"), None))?;
         let promised = format!("sha256:{}", lie.layer);
         let words = ["unexpected commit digest", promised.as_str()];
         has_failed(&agent, "lie", &named("lie"), &words).await?;
@@ -118,15 +118,15 @@ fn a_pull_that_hangs_holds_up_the_queue_alone_and_goes_with_its_pod() {
         }
         let agent = agent(node, 1).await?;
         registry.line().hold_after(MIDWAY);
-        node.put("slow.yaml", &pod("slow", &named("slow"), ""))?;
+        node.put("slow.yaml", &pod("slow", &named("slow"), None))?;
         hangs(&registry).await?;
         node.put(
             "other.yaml",
-            &pod("other", &format!("{DIRECT}/other:1"), ""),
+            &pod("other", &format!("{DIRECT}/other:1"), None),
         )?;
         sees(&agent, "other", "Normal Pulling containers{main} ", 1).await?;
         // Its image is there, so that it waits for nobody.
-        node.put("present.yaml", &pod("present", PRESENT, ""))?;
+        node.put("present.yaml", &pod("present", PRESENT, None))?;
         agent.ready("present", LIMIT).await?;
         for name in ["slow", "other"] {
             keeps_pulling(&agent, name).await?;
@@ -146,7 +146,7 @@ fn a_pull_that_hangs_holds_up_the_queue_alone_and_goes_with_its_pod() {
         agent.ready("other", LIMIT).await?;
         // The one that comes after it finds a registry that is well.
         registry.line().open();
-        node.put("slow.yaml", &pod("slow", &named("slow"), ""))?;
+        node.put("slow.yaml", &pod("slow", &named("slow"), None))?;
         agent.ready("slow", AFTER_BACKOFF).await.map(drop)
     });
 }
@@ -160,11 +160,11 @@ fn parallel_pulls_pass_one_that_is_slow() {
         }
         let agent = agent(node, 2).await?;
         registry.line().hold_after(MIDWAY);
-        node.put("slow.yaml", &pod("slow", &named("slow"), ""))?;
+        node.put("slow.yaml", &pod("slow", &named("slow"), None))?;
         hangs(&registry).await?;
         node.put(
             "other.yaml",
-            &pod("other", &format!("{DIRECT}/other:1"), ""),
+            &pod("other", &format!("{DIRECT}/other:1"), None),
         )?;
         agent.ready("other", LIMIT).await?;
         keeps_pulling(&agent, "slow").await?;
@@ -199,7 +199,7 @@ fn pulls_beyond_the_limit_wait_for_their_turn() {
         agent.start().await?;
         node_credentials(node, Some(&docker_config(PASSWORD)))?;
         for name in names {
-            node.put(&format!("{name}.yaml"), &pod(name, &named(name), ""))?;
+            node.put(&format!("{name}.yaml"), &pod(name, &named(name), None))?;
         }
         for name in names {
             agent.ready(name, AFTER_BACKOFF).await?;

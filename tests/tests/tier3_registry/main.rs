@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::agent::{Agent, PodView as _};
 use tests::containerd::Node;
 use tests::images::{Parts, busybox_with};
+use tests::manifest::PodManifest;
 use tests::registry::HOST;
 use tests::wait::eventually;
 
@@ -32,16 +33,16 @@ fn image(name: &str) -> Result<Parts> {
     busybox_with(&own)
 }
 
-/// A pod whose image is never taken from elsewhere than `image`; `rest` are more fields of its spec.
-fn pod(name: &str, image: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  terminationGracePeriodSeconds: 1\n{rest}  \
-         containers:\n  - {{ name: main, image: \"{image}\", imagePullPolicy: IfNotPresent, command: [sleep, \"100000\"] }}\n"
-    )
-}
-
-fn with_secret(name: &str) -> String {
-    format!("  imagePullSecrets: [{{ name: {name} }}]\n")
+/// A pod whose image is never taken from elsewhere than `image`, with the pull secret `secret`.
+fn pod(name: &str, image: &str, secret: Option<&str>) -> String {
+    let pod = PodManifest::of(name, image, &["sleep", "100000"])
+        .main("imagePullPolicy", json!("IfNotPresent"));
+    match secret {
+        Some(secret) => pod
+            .spec("imagePullSecrets", json!([{ "name": secret }]))
+            .text(),
+        None => pod.text(),
+    }
 }
 
 /// Puts an object in place that root alone may read.

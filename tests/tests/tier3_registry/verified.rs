@@ -11,7 +11,7 @@ use tests::registry::{HOST, PASSWORD, Registry, USER, pull_secret};
 use tests::scenario::with_node;
 use tests::wait::eventually;
 
-use super::{AFTER_BACKOFF, LIMIT, has_failed, image, named, pod, put_private, waits, with_secret};
+use super::{AFTER_BACKOFF, LIMIT, has_failed, image, named, pod, put_private, waits};
 
 /// The files below one of the directories of records, as JSON.
 fn records(node: &Node, of: &str) -> Result<Vec<Value>> {
@@ -34,7 +34,7 @@ fn a_pulled_image_is_for_those_who_could_pull_it_and_a_preloaded_one_for_all() {
             put_private(node, &format!("{name}.json"), &pull_secret(name, password))?;
         }
         let secret = named("secret");
-        node.put("owner.yaml", &pod("owner", &secret, &with_secret("right")))?;
+        node.put("owner.yaml", &pod("owner", &secret, Some("right")))?;
         let owner = agent.ready("owner", LIMIT).await?;
         let pulled = records(node, "pulled")?;
         let [record] = &pulled[..] else {
@@ -50,14 +50,14 @@ fn a_pulled_image_is_for_those_who_could_pull_it_and_a_preloaded_one_for_all() {
 
         // Whoever brings the same credentials needs no registry; whoever brings others, or none, is sent there.
         registry.line().refuse();
-        node.put("same.yaml", &pod("same", &secret, &with_secret("same")))?;
+        node.put("same.yaml", &pod("same", &secret, Some("same")))?;
         agent.ready("same", LIMIT).await?;
         registry.line().open();
-        node.put("bad.yaml", &pod("bad", &secret, &with_secret("bad")))?;
-        node.put("none.yaml", &pod("none", &secret, ""))?;
-        let never = pod("never", &secret, "").replace("IfNotPresent", "Never");
+        node.put("bad.yaml", &pod("bad", &secret, Some("bad")))?;
+        node.put("none.yaml", &pod("none", &secret, None))?;
+        let never = pod("never", &secret, None).replace("IfNotPresent", "Never");
         node.put("never.yaml", &never)?;
-        let preloaded = pod("preloaded", "docker.io/library/busybox:1.36", "");
+        let preloaded = pod("preloaded", "docker.io/library/busybox:1.36", None);
         node.put("preloaded.yaml", &preloaded)?;
         has_failed(&agent, "bad", &secret, &["401 Unauthorized"]).await?;
         has_failed(&agent, "none", &secret, &["401 Unauthorized"]).await?;
@@ -73,7 +73,7 @@ fn a_pulled_image_is_for_those_who_could_pull_it_and_a_preloaded_one_for_all() {
         agent.terminate().await?;
         agent.start().await?;
         node.remove("never.yaml")?;
-        node.put("later.yaml", &pod("later", &secret, ""))?;
+        node.put("later.yaml", &pod("later", &secret, None))?;
         has_failed(&agent, "later", &secret, &["401 Unauthorized"]).await?;
         agent.terminate().await?;
         agent.configure(
@@ -103,10 +103,7 @@ fn an_agent_that_died_while_it_pulled_leaves_nothing_open() {
         agent.start().await?;
         put_private(node, "right.json", &pull_secret("right", PASSWORD))?;
         registry.line().hold_after(4 << 20);
-        node.put(
-            "cut.yaml",
-            &pod("cut", &named("cut"), &with_secret("right")),
-        )?;
+        node.put("cut.yaml", &pod("cut", &named("cut"), Some("right")))?;
         eventually("the pull hangs", LIMIT, async || {
             ensure!(!registry.line().is_open());
             Ok(())
@@ -167,7 +164,7 @@ fn a_program_gives_the_credentials_of_a_static_pod() {
                 binaries.display()
             ));
         agent.start().await?;
-        node.put("app.yaml", &pod("app", &named("app"), ""))?;
+        node.put("app.yaml", &pod("app", &named("app"), None))?;
         has_failed(&agent, "app", &named("app"), &["401 Unauthorized"]).await?;
         let log = agent.log()?;
         ensure!(log.contains("exit status 3: it is locked"), "{log}");
