@@ -32,11 +32,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`.
+    /// Listens at `path`, in place of one before.
     ///
     /// # Errors
     /// When that cannot be.
     pub fn at(path: PathBuf) -> Result<Self> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         let socket = UnixDatagram::bind(&path).context("bind a fake service manager")?;
         let messages: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = Arc::downgrade(&messages);
